@@ -1,0 +1,52 @@
+"""A trained model as files: ``model.safetensors`` and ``encoder/`` (configuration and tokenizer)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
+from bam_lightning.store import Store
+
+WEIGHTS = "model.safetensors"
+ENCODER = "encoder"
+
+
+def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, tokenizer: Any) -> None:
+    """Write weights, configuration and tokenizer; nothing in them can run code when read."""
+    from safetensors.torch import save_file
+
+    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    if heads is not None:
+        state |= {f"heads.{name}": value for name, value in heads.state_dict().items()}
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
+    encoder.body.config.save_pretrained(folder / ENCODER)
+    tokenizer.save_pretrained(folder / ENCODER)
+
+
+def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
+    """Return a Run's encoder, its tokenizer and the weights of its heads (``task.name`` -> tensor).
+
+    A pooler that the Run does not have keeps its new weights.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    state = load_file(store.file(run_id, WEIGHTS))
+    store.file(run_id, f"{ENCODER}/config.json")
+    folder = store.folder(run_id) / ENCODER
+    encoder = from_folder(folder, pooler)
+    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    missing, unexpected = encoder.load_state_dict(own, strict=False)
+    odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
+    if odd:
+        raise ValueError(f"Run {run_id}: the weights do not fit the configuration, for example {odd[0]!r}; "
+                         f"delete {store.folder(run_id)}, and it is trained anew")
+    heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
+    return encoder, load_tokenizer(folder), heads

@@ -1,0 +1,108 @@
+"""From rows to padded blocks, with as little padding as is worth it.
+
+A mixed minibatch holds texts of 8 tokens beside texts of 128. Padded to the longest, most of the arithmetic is
+waste; so it is split by length, each part padded to its own longest. B rows, T tokens of the longest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bam_lightning.batch import Batch
+from bam_lightning.tokens import Tokens
+
+LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of a large minibatch
+
+
+class Examples(NamedTuple):
+    """A task's rows, ready for the model: ``labels`` ``[N]``, ``teacher`` logits float32 ``[N, K]`` or none."""
+
+    tokens: Tokens
+    labels: NDArray[np.generic]
+    teacher: NDArray[np.float32] | None = None
+
+
+def split_by_length(
+    lengths: NDArray[np.integer], call_tokens: int, largest: int = LARGEST_CALL
+) -> list[NDArray[np.int64]]:
+    """Return positions grouped so that padded tokens plus ``call_tokens`` per group are fewest.
+
+    Args:
+        lengths: ``[B]`` tokens of each row.
+        call_tokens: what one more encoder call costs, in tokens.
+        largest: padded tokens a group may hold, unless a single row is longer.
+
+    >>> [group.tolist() for group in split_by_length(np.array([9, 128, 10, 120]), call_tokens=50)]
+    [[0, 2], [3, 1]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order].astype(np.int64)
+    count = len(ordered)
+    best = np.zeros(count + 1, dtype=np.int64)
+    cut = np.zeros(count + 1, dtype=np.int64)
+    starts = np.arange(count)
+    for end in range(1, count + 1):
+        padded = (end - starts[:end]) * ordered[end - 1]
+        costs = best[:end] + padded + np.where((padded > largest) & (starts[:end] < end - 1), 1 << 40, 0)
+        cut[end] = int(np.argmin(costs))
+        best[end] = costs[cut[end]] + call_tokens
+    groups = []
+    end = count
+    while end:
+        groups.append(order[cut[end] : end])
+        end = int(cut[end])
+    return groups[::-1]
+
+
+def make_batch(
+    tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int
+) -> Batch:
+    """Return the block of the given rows, padded to the longest of them.
+
+    Args:
+        tasks: the rows to choose from.
+        task_of: B task names.
+        rows: ``[B]`` row numbers within those tasks.
+        pad_id: token id that fills up.
+    """
+    places: dict[str, list[int]] = {}
+    for place, task in enumerate(task_of):
+        places.setdefault(task, []).append(place)
+    index = {task: rows[where] for task, where in places.items()}
+    return Batch(
+        inputs=_inputs(tasks, task_of, rows, pad_id),
+        rows={task: torch.tensor(where) for task, where in places.items()},
+        index={task: torch.as_tensor(numbers) for task, numbers in index.items()},
+        labels={task: torch.from_numpy(tasks[task].labels[numbers]) for task, numbers in index.items()},
+        teacher={
+            task: torch.from_numpy(teacher[numbers])
+            for task, numbers in index.items()
+            if (teacher := tasks[task].teacher) is not None
+        },
+    )
+
+
+def _inputs(
+    tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int
+) -> dict[str, torch.Tensor]:
+    spans = []
+    for task, row in zip(task_of, rows, strict=True):
+        tokens = tasks[task].tokens
+        spans.append((tokens, tokens.offsets[row], tokens.offsets[row + 1]))
+    longest = max(end - start for _, start, end in spans)
+    ids = np.full((len(spans), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(spans), longest), dtype=np.int64)
+    types = np.zeros((len(spans), longest), dtype=np.int64) if spans[0][0].types is not None else None
+    for place, (tokens, start, end) in enumerate(spans):
+        ids[place, : end - start] = tokens.ids[start:end]
+        mask[place, : end - start] = 1
+        if types is not None and tokens.types is not None:
+            types[place, : end - start] = tokens.types[start:end]
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    if types is not None:
+        inputs["token_type_ids"] = torch.from_numpy(types)
+    return inputs

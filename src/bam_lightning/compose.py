@@ -1,0 +1,156 @@
+"""The Hydra edge: where ``conf/`` lies, how command lines become a checked ``Config``, how errors read."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from bam_lightning.checks import suggest
+from bam_lightning.config import Config
+from bam_lightning.data_config import TaskConfig
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """Return the folder of the YAML files: inside an installed wheel, or at the top of a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def register() -> None:
+    """Make the typed schemas known to Hydra under the names that ``conf/`` uses."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="task", name="schema", node=TaskConfig)
+
+
+def to_config(tree: Any) -> Config:
+    """Turn Hydra's tree into a checked ``Config``.
+
+    Raises:
+        ValueError: naming the key, for a missing value or one that the checks refuse.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for unknown in _unknown(tree):
+        raise ValueError(f"no option {unknown!r}{suggest(unknown, _all_keys())}")
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
+    try:
+        config = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Return the checked ``Config`` of a command line, from plain Python.
+
+    >>> compose(["scale=paper", "seed=3"]).optimization.multi.batch_size
+    128
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_config(hydra_compose("train", overrides=list(overrides)))
+
+
+def run(job: Callable[[Config], Any]) -> int:
+    """Run ``job`` on the command line's config under Hydra; return the exit status.
+
+    Errors that this library raises on purpose, and Hydra's own about the command line, are printed as one
+    message; anything else, or everything with HYDRA_FULL_ERROR=1, with its traceback.
+    """
+    import hydra
+
+    register()
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(
+            lambda tree: job(to_config(tree))
+        )()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this one ended", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if full or not deliberate(error):
+            raise
+        print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1" if full else "0"
+    return 0
+
+
+def deliberate(error: BaseException) -> bool:
+    """Return whether the error was raised on purpose: by this library for bad input, or by Hydra."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
+    return ours and isinstance(error, (ValueError, KeyError, OSError, RuntimeError))
+
+
+def message(error: BaseException) -> str:
+    """Return the error's text; for Hydra's «no such key» and «no such choice», with the nearest known name."""
+    if isinstance(error, KeyError):
+        return str(error.args[0])
+    text = str(error)
+    unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)?", f"{text} {error.__cause__}")
+    if unknown:
+        names = sorted(_all_keys())
+        wanted = re.search(r"override '([^']+)'", text)
+        key = wanted.group(1) if wanted else unknown.group(1)
+        return f"no option {key!r}{suggest(key, names)}"
+    if error.__cause__ is not None and text.startswith("Error merging override"):
+        return f"{text}: {str(error.__cause__).splitlines()[0]}"
+    choice = re.search(r"Could not find '([\w/]+)/([\w.-]+)'", text)
+    if choice:
+        group, name = choice.groups()
+        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        return f"no {group} {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}"
+    return text
+
+
+def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield keys that ``+`` or a user's YAML put where the schema has no such field."""
+    from omegaconf import DictConfig, OmegaConf
+
+    kind = OmegaConf.get_type(node)
+    known = {entry.name for entry in fields(kind)} if is_dataclass(kind) else None
+    for key in node:
+        if known is not None and key not in known:
+            yield f"{prefix}{key}"
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            yield from _unknown(node[key], f"{prefix}{key}.")
+
+
+def _all_keys() -> set[str]:
+    def walk(cls: Any, prefix: str) -> set[str]:
+        keys = set()
+        hints = get_type_hints(cls)
+        for entry in fields(cls):
+            keys.add(prefix + entry.name)
+            if is_dataclass(hints[entry.name]):
+                keys |= walk(hints[entry.name], f"{prefix}{entry.name}.")
+        return keys
+
+    return walk(Config, "")

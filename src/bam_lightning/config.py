@@ -1,0 +1,220 @@
+"""Typed configuration of a job: the schema of ``conf/`` and every check that needs nothing but the values.
+
+Values live in YAML, types and checks here. Imports neither torch nor Hydra, so that bad input is refused
+before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from bam_lightning.checks import at_least, in_range, known_name, positive
+from bam_lightning.data_config import MISSING, DataConfig, EncoderConfig, SuiteConfig
+
+
+class StageKind(Enum):
+    """What a stage does: train on labels (``finetune``) or on masked text (``pretrain``)."""
+
+    finetune = "finetune"
+    pretrain = "pretrain"
+
+
+class LoggerKind(Enum):
+    """Where training curves go, besides the Run's own history."""
+
+    wandb = "wandb"
+    csv = "csv"
+    none = "none"
+
+
+class RateShape(Enum):
+    """Learning rate over progress; see ``bam_lightning.schedules``."""
+
+    linear = "linear"
+    bert = "bert"
+    constant = "constant"
+
+
+class Precision(Enum):
+    """Arithmetic of the training step; master weights are float32 always."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class Hyperparameters:
+    """What differs between single-task and multi-task training (section 4); ``null`` leaves it to the profile."""
+
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    epochs: float | None = None
+    layerwise_decay: float | None = None
+    min_steps: int | None = None
+
+    def check(self, key: str) -> None:
+        """Raise ``ValueError`` for a value out of range, naming it by ``key``."""
+        if self.learning_rate is not None:
+            positive(f"{key}.learning_rate", self.learning_rate)
+        if self.batch_size is not None:
+            at_least(f"{key}.batch_size", self.batch_size, 1)
+        if self.epochs is not None:
+            positive(f"{key}.epochs", self.epochs)
+        if self.layerwise_decay is not None:
+            in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
+        if self.min_steps is not None:
+            at_least(f"{key}.min_steps", self.min_steps, 0)
+
+
+@dataclass
+class OptimizationConfig(Hyperparameters):
+    """Optimizer and rates. The five values at the top, where set, win over both profiles."""
+
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    epsilon: float = 1e-6
+    bias_correction: bool = True
+    shape: RateShape = RateShape.linear
+    single: Hyperparameters = field(default_factory=Hyperparameters)
+    multi: Hyperparameters = field(default_factory=Hyperparameters)
+
+    def check(self, key: str = "optimization") -> None:
+        """Raise ``ValueError`` for a value out of range or a profile left incomplete."""
+        super().check(key)
+        in_range(f"{key}.warmup", self.warmup, 0, 1, open_high=True)
+        in_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
+        positive(f"{key}.clip_norm", self.clip_norm)
+        positive(f"{key}.epsilon", self.epsilon)
+        for name, profile in (("single", self.single), ("multi", self.multi)):
+            profile.check(f"{key}.{name}")
+            for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
+                if getattr(profile, value) is None:
+                    raise ValueError(f"{key}.{name}.{value} is missing; give a number")
+
+
+@dataclass
+class StageConfig:
+    """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts."""
+
+    kind: StageKind = StageKind.finetune
+    per_task: bool = False
+    teacher: str | None = None
+    start: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    optimization: Hyperparameters = field(default_factory=Hyperparameters)
+
+
+@dataclass
+class RecipeConfig:
+    """Stages in the order they are trained."""
+
+    name: str = MISSING
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+
+    def check(self, suite: SuiteConfig) -> None:
+        """Raise ``ValueError`` for a stage that names a later or unknown stage, or an unknown task."""
+        if not self.stages:
+            raise ValueError(f"recipe {self.name!r} has no stages; give at least one under recipe.stages")
+        done: list[str] = []
+        for name, stage in self.stages.items():
+            key = f"recipe.stages.{name}"
+            for field_name in ("teacher", "start"):
+                other = getattr(stage, field_name)
+                if other is not None and other not in done:
+                    raise ValueError(
+                        f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
+                    )
+            if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
+                raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
+            for task in stage.tasks:
+                known_name(f"{key}.tasks", task, suite.chosen())
+            stage.optimization.check(f"{key}.optimization")
+            done.append(name)
+
+
+@dataclass
+class DistillationConfig:
+    """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress."""
+
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainerConfig:
+    """Machine and bookkeeping; nothing here changes what is learned but ``precision`` and ``max_steps``."""
+
+    accelerator: str = "auto"
+    precision: Precision = Precision.auto
+    max_steps: int | None = None
+    log_every: int = 10
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    call_tokens: int = 256
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a choice or a count out of range."""
+        known_name("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        at_least("trainer.log_every", self.log_every, 1)
+        for name in ("max_steps", "checkpoint_steps"):
+            if getattr(self, name) is not None:
+                at_least(f"trainer.{name}", getattr(self, name), 1)
+        positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
+        at_least("trainer.call_tokens", self.call_tokens, 0)
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go: ``kind``; the rest is for W&B."""
+
+    kind: LoggerKind = LoggerKind.csv
+    project: str = "bam_lightning"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PathsConfig:
+    """Folders: finished Runs (``store``) and tokenised data (``cache``)."""
+
+    store: str = MISSING
+    cache: str = MISSING
+
+
+@dataclass
+class Config:
+    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of every stage another stage builds on."""
+
+    experiment: str | None = None
+    scale: str = MISSING
+    fidelity: str = MISSING
+    seed: int = 0
+    teacher_seed: int = 0
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        """Check everything once; see the parts' ``check``."""
+        for name in ("seed", "teacher_seed"):
+            at_least(name, getattr(self, name), 0)
+        for part in (self.suite, self.data, self.encoder, self.optimization, self.trainer):
+            part.check()
+        self.recipe.check(self.suite)
+        pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
+        if pretrains and self.encoder.pretraining is None:
+            raise ValueError(
+                f"recipe.stages.{pretrains[0]} is of kind pretrain, so encoder.pretraining must be given; "
+                "for example +encoder.pretraining.text=[my_text.txt]"
+            )

@@ -1,0 +1,123 @@
+"""The data side of Lightning: one mixed stream to train on, length-sorted blocks to predict on.
+
+S optimizer steps, B examples a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from bam_lightning.batch import Batch
+from bam_lightning.batching import Examples, make_batch, split_by_length
+from bam_lightning.stream import EMPTY, Stream
+
+PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
+
+
+class StepLoader(DataLoader):
+    """Yields optimizer steps from a given one on. Its place is the trainer's own step count, so it has no state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; the method tells Lightning that the loader can go on in mid-epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing: the loader was made for the step to go on at."""
+
+
+class Steps(Dataset[list[Batch]]):
+    """Item s: the examples of optimizer step s that belong to this process, as micro-batches."""
+
+    def __init__(
+        self, tasks: Mapping[str, Examples], stream: Stream, pad_id: int, call_tokens: int, rank: int, processes: int
+    ) -> None:
+        self.tasks, self.pad_id, self.call_tokens = tasks, pad_id, call_tokens
+        self.rows, self.rank, self.processes = stream.rows, rank, processes
+        self.names = np.asarray(list(tasks), dtype=object)
+        self.firsts = np.cumsum([0, *(len(task.labels) for task in tasks.values())])
+        self.lengths = np.concatenate([task.tokens.lengths for task in tasks.values()])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        rows = self.rows[step][self.rank :: self.processes]
+        rows = rows[rows != EMPTY]
+        numbers = np.searchsorted(self.firsts, rows, side="right") - 1
+        batches = []
+        for group in split_by_length(self.lengths[rows], self.call_tokens):
+            task_of = self.names[numbers[group]]
+            local = rows[group] - self.firsts[numbers[group]]
+            batches.append(make_batch(self.tasks, task_of.tolist(), local, self.pad_id))
+        return batches
+
+
+class Blocks(Dataset[Batch]):
+    """One task's rows, sorted by length and cut into blocks: nearly no padding, every row once."""
+
+    def __init__(self, name: str, examples: Examples, pad_id: int, rank: int, processes: int) -> None:
+        self.name, self.examples, self.pad_id = name, examples, pad_id
+        order = np.argsort(examples.tokens.lengths, kind="stable")[rank::processes]
+        lengths = examples.tokens.lengths[order]
+        self.blocks: list[np.ndarray] = []
+        start = 0
+        for place in range(len(order)):
+            if (place + 1 - start) * lengths[place] > PREDICT_TOKENS and place > start:
+                self.blocks.append(order[start:place])
+                start = place
+        self.blocks.append(order[start:])
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self.blocks[number]
+        return make_batch({self.name: self.examples}, [self.name] * len(rows), rows, self.pad_id)
+
+
+class MultiTaskData(pl.LightningDataModule):
+    """The examples of all tasks of a Run.
+
+    Args:
+        train: task name -> training examples, in the order that ``stream`` numbers them.
+        predict: what to predict on: task name -> examples.
+        stream: the whole order of training.
+        pad_id: token id that fills up.
+        call_tokens: see ``split_by_length``.
+        workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        train: Mapping[str, Examples],
+        predict: Mapping[str, Examples],
+        stream: Stream,
+        pad_id: int,
+        call_tokens: int,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.predict, self.stream = train, predict, stream
+        self.pad_id, self.call_tokens, self.workers = pad_id, call_tokens, workers
+
+    def train_dataloader(self) -> StepLoader:
+        """Return the steps that are still to be done."""
+        rank, processes = self._place()
+        steps = Steps(self.train, self.stream, self.pad_id, self.call_tokens, rank, processes)
+        done = self.trainer.global_step if self.trainer else 0
+        return StepLoader(steps, batch_size=None, sampler=range(done, len(steps)), num_workers=self.workers)
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Return one loader per task, in the order of ``predict``."""
+        rank, processes = self._place()
+        return [
+            DataLoader(Blocks(name, examples, self.pad_id, rank, processes), batch_size=None)
+            for name, examples in self.predict.items()
+        ]
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,139 @@
+"""Text encoders of the transformers library, reduced to one vector per text, and the depth of their parameters.
+
+B examples, T tokens, D width."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
+# Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
+BELOW = ("embeddings.", "embeddings_project.", "encoder.rel_embeddings.", "encoder.LayerNorm.")
+FIRST_LAYER = ("encoder.conv.",)
+
+
+class Encoder(nn.Module):
+    """A transformer and, if wanted, BERT's tanh pooler: ``tanh(W h + b)`` of the first token's vector h.
+
+    Section 3.1 says "the vector corresponding to the first input token"; the reference code takes it through
+    the pooler. A checkpoint without a pooler gets a new one.
+    """
+
+    def __init__(self, body: nn.Module, pooler: bool) -> None:
+        super().__init__()
+        own = getattr(body, "pooler", None)
+        if hasattr(body, "pooler"):
+            body.pooler = None
+        self.body = body
+        self.pooler: nn.Linear | None = None
+        if pooler:
+            self.pooler = getattr(own, "dense", None) or self._new_pooler()
+
+    def _new_pooler(self) -> nn.Linear:
+        layer = nn.Linear(self.width, self.width)
+        nn.init.normal_(layer.weight, std=getattr(self.body.config, "initializer_range", 0.02))
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    @property
+    def width(self) -> int:
+        """D: size of the vector that heads get."""
+        width: int = self.body.config.hidden_size
+        return width
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers."""
+        count: int = self.body.config.num_hidden_layers
+        return count
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return one vector per text, ``[B, D]``, of padded inputs ``[B, T]``."""
+        first = self.body(**inputs).last_hidden_state[:, 0]  # [B, D]
+        return first if self.pooler is None else torch.tanh(self.pooler(first))
+
+    def depth(self, name: str) -> int:
+        """Return how far a parameter of this module lies above the input: embeddings 0, layer i: i + 1, pooler on top.
+
+        Raises:
+            ValueError: for a parameter of a family whose layers are not known here.
+        """
+        if name.startswith("pooler."):
+            return self.layers + 1
+        inner = name.removeprefix("body.")
+        layer = LAYER.match(inner)
+        if layer:
+            return int(layer.group(1)) + 1
+        if inner.startswith(BELOW):
+            return 0
+        if inner.startswith(FIRST_LAYER):
+            return 1
+        raise ValueError(
+            f"parameter {name!r} of a {type(self.body).__name__} has no known depth, so layer-wise learning rates "
+            "cannot be set; add its family to bam_lightning.encoders, or choose a BERT, RoBERTa, ELECTRA, "
+            "DistilBERT, MiniLM or DeBERTa encoder"
+        )
+
+
+def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
+    """Load a pretrained encoder from the hub or a folder, in float32 whatever its file holds.
+
+    Raises:
+        OSError: if it is not there, or the hub cannot be reached; says how to use a local folder.
+    """
+    from transformers import AutoModel
+
+    body = _load(AutoModel, path, revision, dtype=torch.float32)
+    return Encoder(body.float(), pooler)
+
+
+def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encoder:
+    """Build an untrained encoder: ``model_type`` and any fields of that family's configuration.
+
+    Raises:
+        ValueError: if the family is unknown or its sizes do not fit together.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    fields = {**sizes, "vocab_size": vocabulary}
+    try:
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        return Encoder(AutoModel.from_config(config), pooler)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"encoder.sizes cannot be built: {error}") from error
+
+
+def from_folder(folder: Path, pooler: bool) -> Encoder:
+    """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller."""
+    from transformers import AutoConfig, AutoModel
+
+    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)).float(), pooler)
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
+    """Load the tokenizer that lies beside an encoder; raises ``OSError`` as ``from_path`` does."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, str(path), revision)
+
+
+def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return family.from_pretrained(local, **options)
+    if path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"encoder.path: no folder {path}; give a folder with config.json and "
+                                "model.safetensors, or a hub id such as google-bert/bert-base-uncased")
+    try:
+        return family.from_pretrained(path, revision=revision, **options)
+    except OSError as error:
+        raise OSError(
+            f"encoder {path!r} could not be loaded from the hub ({str(error).splitlines()[0]}); to use a local copy "
+            "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files"
+        ) from error

@@ -1,0 +1,129 @@
+"""A whole recipe: look at the data, plan, train what the store does not have, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from bam_lightning import report
+from bam_lightning.config import Config
+from bam_lightning.files import encoder_fingerprint, hub_or_offline, local_path, read_texts
+from bam_lightning.recipe import Facts, Run, plan, trainable
+from bam_lightning.sources import TaskRows, load_task
+from bam_lightning.store import Store
+from bam_lightning.view import View
+
+WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
+
+
+def run_recipe(config: Config, output: Path) -> dict[str, Any]:
+    """Train the recipe of ``config`` and return its results, which also lie in ``output``.
+
+    Finished Runs are taken from ``config.paths.store``. Everything that can be known to be wrong is found out
+    before the first Run is trained.
+
+    Raises:
+        ValueError, OSError: for bad data, naming task, row and column, or a hub that cannot be reached.
+    """
+    view = View(config.trainer.progress)
+    store = Store(config.paths.store)
+    rows, texts, facts = look(config)
+    runs = plan(config, facts)
+    finished = [run.id for run in runs if store.finished(run.id)]
+    view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
+    output.mkdir(parents=True, exist_ok=True)
+    left = [run for run in runs if run.id not in finished]
+    view.start(left)
+    try:
+        _train(left, config, rows, texts, store, output, view)
+    finally:
+        view.close()
+    return _report(config, runs, rows, store, output, view)
+
+
+def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
+    """Read and check all rows and texts; return them with what the plan must know of them."""
+    needs_hub = any(local_path(n, t, config.data) is None and t.path != "generated" for n, t in trainable(config).items())
+    if needs_hub or config.encoder.path:
+        local = bool(config.encoder.path and Path(config.encoder.path).expanduser().is_dir())
+        if needs_hub or not local:
+            hub_or_offline()
+    rows = {name: load_task(name, task, config.data) for name, task in trainable(config).items()}
+    texts = pretraining_texts(config)
+    encoder = (
+        encoder_fingerprint(config.encoder.path, config.encoder.revision)
+        if config.encoder.path
+        else _hash(json.dumps(config.encoder.sizes, sort_keys=True))
+    )
+    facts = Facts(
+        sizes={name: len(task.train.labels) for name, task in rows.items()},
+        fingerprints={name: task.fingerprint for name, task in rows.items()},
+        encoder=encoder, text_lines=len(texts), text_fingerprint=_hash("\n".join(texts)) if texts else "",
+    )
+    return rows, texts, facts
+
+
+def pretraining_texts(config: Config) -> list[str]:
+    """Return the texts that ``encoder.pretraining`` asks for: a user's files, or the generated language."""
+    settings = config.encoder.pretraining
+    if settings is None:
+        return []
+    if settings.text:
+        return read_texts(settings.text)
+    from bam_lightning.synthetic import corpus
+
+    return corpus(settings.sentences, config.data.seed)
+
+
+def _train(left: Sequence[Run], config: Config, rows: dict[str, TaskRows], texts: list[str], store: Store,
+           output: Path, view: View) -> None:
+    """Train the Runs in order; one that another process is training is left to it, and the next free one taken."""
+    from bam_lightning.execute import Context, execute
+
+    context = Context(config, rows, texts, store, output, view.step)
+    open_runs = list(left)
+    while open_runs:
+        moved = False
+        for run in list(open_runs):
+            if store.finished(run.id):
+                open_runs.remove(run)
+                moved = True
+                continue
+            if not all(store.finished(need) for need in run.needs):
+                continue
+            try:
+                with store.lock(run.id).acquire(timeout=0):
+                    if not store.finished(run.id):
+                        view.begin(run)
+                        view.done(run, execute(run, context))
+            except Timeout:
+                continue
+            open_runs.remove(run)
+            moved = True
+        if not moved:
+            time.sleep(WAIT_SECONDS)
+
+
+def _report(config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path,
+            view: View) -> dict[str, Any]:
+    found = report.results(config, runs, store)
+    report.save(output, found)
+    report.plot(output, config, found, store)
+    if found["average"]:
+        from bam_lightning.metrics import majority
+
+        base = {name: majority(task.dev.labels, config.suite.tasks[name].metric.value) for name, task in rows.items()}
+        head, lines = report.table(config, found, base)
+        view.scores(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines)
+    print(output.resolve())
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,68 @@
+"""Where training curves go: W&B (offline where nobody is logged in), CSV files, or nowhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from bam_lightning.config import Config, LoggerKind
+from bam_lightning.recipe import Run, plain
+
+PROBE_SECONDS = 3.0
+
+
+def make_logger(run: Run, config: Config, output: Path) -> Any:
+    """Return Lightning's logger for one Run, or ``None``."""
+    name = run.label.replace("/", "-")
+    if config.logger.kind is LoggerKind.csv:
+        from pytorch_lightning.loggers import CSVLogger
+
+        return CSVLogger(output / "csv", name=f"{name}-{run.id}", version="")
+    if config.logger.kind is LoggerKind.none:
+        return None
+    from pytorch_lightning.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_DATA_DIR", str(output / "wandb"))  # so that a run can be synced from elsewhere
+    os.environ.setdefault("WANDB_SILENT", "true")
+    settings = config.logger
+    logger = WandbLogger(
+        name=name, save_dir=output, offline=not online(), project=settings.project, entity=settings.entity,
+        group=settings.group or config.experiment or config.recipe.name, job_type=run.stage,
+        tags=[*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
+        config={**plain(asdict(config)), "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)}},
+        reinit="finish_previous",
+    )
+    logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+    return logger
+
+
+def online() -> bool:
+    """Return whether W&B is to be sent to: somebody is logged in, and the server answers within seconds.
+
+    Its client alone waits 91 s for a server that cannot be reached.
+    """
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    address = urlparse(base)
+    if not os.environ.get("WANDB_API_KEY") and not _key_kept(address.hostname or ""):
+        return False
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _key_kept(host: str) -> bool:
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

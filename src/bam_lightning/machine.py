@@ -1,0 +1,71 @@
+"""What this machine is and does well: device, precision, allocator, versions."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import logging
+import platform
+import warnings
+
+import torch
+
+from bam_lightning.config import Precision, TrainerConfig
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
+
+
+def prepare() -> None:
+    """Quiet Lightning's greetings, and let the C library keep freed memory.
+
+    glibc hands large blocks back after every step and maps them anew in the next; keeping them is faster.
+    """
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def on_gpu(settings: TrainerConfig) -> bool:
+    """Return whether training runs on CUDA.
+
+    Raises:
+        ValueError: if a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if settings.accelerator == "gpu" and not there:
+        raise ValueError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
+    return there and settings.accelerator != "cpu"
+
+
+def precision(settings: TrainerConfig) -> str:
+    """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
+    if settings.precision is Precision.auto:
+        if on_gpu(settings):
+            fast = torch.cuda.get_device_capability()[0] >= 8
+        else:
+            fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return "bf16-mixed" if fast else "32-true"
+    return "bf16-mixed" if settings.precision is Precision.bfloat16 else "32-true"
+
+
+def device_name(settings: TrainerConfig) -> str:
+    """Return the name of the device, with the number of threads on a CPU."""
+    if on_gpu(settings):
+        return str(torch.cuda.get_device_name())
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[name] = "not installed"
+    return found

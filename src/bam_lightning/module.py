@@ -1,0 +1,130 @@
+"""The model side of Lightning: the encoder, a head per task, and the step of section 3.
+
+B examples, n examples of one task, D width of the encoder, K outputs of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from bam_lightning import clock
+from bam_lightning.batch import Batch
+from bam_lightning.config import OptimizationConfig
+from bam_lightning.distillation import mix_targets
+from bam_lightning.encoders import Encoder
+from bam_lightning.heads import Head
+from bam_lightning.optim import (
+    build_optimizer,
+    clip_gradients,
+    local_gradients,
+    parameter_groups,
+    set_rates,
+    sum_gradients,
+)
+from bam_lightning.record import Record
+from bam_lightning.schedules import RATES
+
+Schedule = Callable[[float], float]
+
+
+class BamModule(pl.LightningModule):
+    """One encoder with the heads of all its tasks.
+
+    Args:
+        encoder: gives ``[B, D]``.
+        heads: task name -> head.
+        schedule: progress -> lam, the weight of gold.
+        optimization: optimizer settings.
+        learning_rate: of the heads, at its peak.
+        layerwise_decay: alpha of section 4.
+        weights: task name -> factor on its example losses (1 unless the stream says otherwise).
+        seed: of dropout, which is a pure function of (seed, optimizer step), so that a resumed run is the same run.
+        log_every: optimizer steps.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        heads: Mapping[str, Head],
+        schedule: Schedule,
+        optimization: OptimizationConfig,
+        learning_rate: float,
+        layerwise_decay: float,
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(dict(heads))
+        self.schedule, self.optimization = schedule, optimization
+        self.learning_rate, self.layerwise_decay = learning_rate, layerwise_decay
+        self.weights = dict(weights or {})
+        self.seed = seed
+        self.record = Record(heads, log_every)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer; rates are set at each step."""
+        groups = parameter_groups(
+            self.encoder, self.heads, self.layerwise_decay, self.optimization.weight_decay
+        )
+        return build_optimizer(groups, self.optimization)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return task -> logits ``[n, K]``."""
+        pooled = self.encoder(batch.inputs)  # [B, D]
+        return {task: self.heads[task](pooled[rows]) for task, rows in batch.rows.items()}
+
+    def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:
+        """Return task -> loss summed over its examples, against the target of section 3.2.
+
+        The sum over tasks is "the summed loss across all tasks" of section 3.1; a mean per task would undo the
+        sampling of section 4.
+        """
+        losses = {}
+        for task, logits in self(batch).items():
+            head = self.heads[task]
+            gold = head.encode(batch.labels[task])
+            teacher = head.outputs(batch.teacher[task]) if task in batch.teacher else None
+            target = mix_targets(gold, teacher, lam)
+            losses[task] = head.loss(logits, target).sum()
+        return losses
+
+    def training_step(self, step: list[Batch], _: int) -> None:
+        """Take one optimizer step on a minibatch that comes in parts of like length."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        progress = clock.progress(self.trainer)
+        lam = self.schedule(progress)
+        rate = self.learning_rate * RATES[self.optimization.shape.value](progress, self.optimization.warmup)
+        set_rates(optimizer.optimizer, rate)
+        clock.seed_step(self.trainer, self.seed)
+        with local_gradients(self):
+            for batch in step:
+                losses = self.task_losses(batch, lam)
+                for task, loss in losses.items():
+                    self.record.add(task, loss, len(batch.rows[task]))
+                self.manual_backward(sum(self.weights.get(t, 1.0) * loss for t, loss in losses.items()))
+        sum_gradients(self)
+        norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        logged = {"progress": progress, "lam": lam, "learning_rate": rate, "gradient_norm": norm}
+        self.record.write(self.trainer, logged)
+
+    def predict_step(self, batch: Batch, _: int, __: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return task -> (row numbers ``[n]``, float32 logits ``[n, K]``)."""
+        return {task: (batch.index[task], logits) for task, logits in self(batch).items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is logged, so that a resumed run's record is whole."""
+        checkpoint["record"] = self.record.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the record up again."""
+        self.record.load_state_dict(checkpoint["record"])

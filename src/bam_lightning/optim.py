@@ -1,0 +1,125 @@
+"""Optimizer: layer-wise learning rates, decoupled weight decay, Adam with and without bias correction.
+
+The rate of every group is its ``share`` of the Run's rate at the current progress; see ``schedules``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from bam_lightning.config import OptimizationConfig
+from bam_lightning.encoders import Encoder
+
+UNDECAYED = (nn.LayerNorm,)
+
+
+def parameter_groups(
+    encoder: Encoder, heads: nn.ModuleDict, layerwise_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return optimizer groups in which every parameter stands once.
+
+    A head's ``share`` of the learning rate is 1, each layer further down has ``layerwise_decay`` times that of the
+    layer above (section 4, "BASE LR * alpha^d"): pooler alpha, top layer alpha^2, ..., embeddings alpha^(L + 2).
+    Biases and LayerNorm weights are not decayed (reference code).
+    """
+    top = encoder.layers + 2
+    undecayed = {
+        f"{prefix}.{module}.{name}"
+        for prefix, part in (("encoder", encoder), ("heads", heads))
+        for module, layer in part.named_modules()
+        for name, _ in layer.named_parameters(recurse=False)
+        if name == "bias" or isinstance(layer, UNDECAYED) or "LayerNorm" in type(layer).__name__
+    }
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    named = [(f"encoder.{n}", encoder.depth(n), p) for n, p in encoder.named_parameters()]
+    named += [(f"heads.{n}", top, p) for n, p in heads.named_parameters()]
+    for name, depth, parameter in named:
+        groups.setdefault((depth, name not in undecayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "share": layerwise_decay ** (top - depth),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (depth, decayed), parameters in sorted(groups.items())
+    ]
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: OptimizationConfig) -> torch.optim.Optimizer:
+    """Return AdamW, or BERT's Adam where ``bias_correction`` is off."""
+    if settings.bias_correction:
+        return torch.optim.AdamW(groups, lr=0.0, eps=settings.epsilon, fused=True)
+    return BertAdam(groups, epsilon=settings.epsilon)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of ``rate``."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:
+    """Scale all gradients so that their joint norm is at most ``norm``; return the norm before.
+
+    Not in the paper: reference code, which clips the gradient of the minibatch's summed loss at 1.0.
+    """
+    return nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+
+
+def local_gradients(module: pl.LightningModule) -> AbstractContextManager[None]:
+    """Keep Lightning from averaging gradients between processes; ``sum_gradients`` adds them up at the end."""
+    strategy = module.trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def sum_gradients(module: pl.LightningModule) -> None:
+    """Add up the processes' gradients: the sum over the global minibatch, whichever heads a process used."""
+    if module.trainer.world_size == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam without bias correction and with decoupled weight decay, as BERT and the reference code have it.
+
+    Early updates are larger than AdamW's: 3.2 times at step 1, 6.5 at 10, 1.6 at 500.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["mean"] = torch.zeros_like(parameter)
+                    state["square"] = torch.zeros_like(parameter)
+                state["mean"].mul_(first).add_(parameter.grad, alpha=1 - first)
+                state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+                update = state["mean"] / (state["square"].sqrt() + group["epsilon"])
+                parameter.sub_(group["lr"] * (update + group["weight_decay"] * parameter))
+        return loss
+

@@ -1,0 +1,66 @@
+"""What a Run logs: a row every so many optimizer steps, kept with the Run and sent to the loggers.
+
+Losses stay on the device until a row is due, so that a step waits for no copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+
+class Record:
+    """Example losses summed per task since the last row, examples seen per task, and the rows so far."""
+
+    def __init__(self, tasks: Iterable[str], every: int) -> None:
+        self.every = every
+        self.history: list[dict[str, float]] = []
+        self.seen: dict[str, int] = dict.fromkeys(tasks, 0)
+        self._losses: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, task: str, loss: Tensor, count: int) -> None:
+        """Add ``loss``, the sum over ``count`` examples of ``task``."""
+        loss = loss.detach()
+        self._losses[task] = self._losses[task] + loss if task in self._losses else loss
+        self._counts[task] = self._counts.get(task, 0) + count
+        self.seen[task] += count
+
+    def write(self, trainer: pl.Trainer, values: Mapping[str, float | Tensor]) -> None:
+        """Write a row if one is due at this step: ``values``, mean losses per example, examples seen.
+
+        Raises:
+            RuntimeError: if a loss or the gradient is no longer a number, naming step, tasks and learning rate.
+        """
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps:
+            return
+        row = {"step": float(step)} | {name: float(value) for name, value in values.items()}
+        means = {task: float(loss) / max(1, self._counts[task]) for task, loss in self._losses.items()}
+        lost = [task for task, mean in means.items() if mean != mean or abs(mean) == float("inf")]
+        if lost or row["gradient_norm"] != row["gradient_norm"]:
+            raise RuntimeError(
+                f"the loss is no longer a number: task {', '.join(lost) or 'none, but the gradient'}, in the "
+                f"{self.every} steps before step {step}, learning rate {row['learning_rate']:.3g}; "
+                "try a lower optimization.learning_rate, or trainer.precision=float32"
+            )
+        row["loss"] = sum(float(loss) for loss in self._losses.values()) / max(1, sum(self._counts.values()))
+        row |= {f"loss/{task}": mean for task, mean in means.items()}
+        row |= {f"examples/{task}": float(seen) for task, seen in self.seen.items()}
+        self.history.append(row)
+        self._losses, self._counts = {}, {}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in row.items() if name != "step"}, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as plain numbers."""
+        losses = {task: float(loss) for task, loss in self._losses.items()}
+        return {"history": self.history, "seen": self.seen, "losses": losses, "counts": self._counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.history, self.seen, self._counts = list(state["history"]), dict(state["seen"]), dict(state["counts"])
+        self._losses = {task: torch.tensor(value) for task, value in state["losses"].items()}

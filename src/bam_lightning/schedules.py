@@ -1,0 +1,68 @@
+"""Pure schedules over ``progress``, the share of a Run's optimizer steps already done, in [0, 1).
+
+Two families: ``lam``, the weight of the gold label (section 3.2), and the factor on the learning rate
+(not in the paper; the reference code's is ``bert_rate``). Both read one clock, see ``BamModule.progress``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Linear:
+    """lam = progress: from the teacher's target to gold (teacher annealing, section 3.2).
+
+    >>> Linear()(0.25)
+    0.25
+    """
+
+    def __call__(self, progress: float) -> float:
+        """Return lam at ``progress``."""
+        return progress
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same lam throughout: 0 is pure distillation, 1 is gold only (ablations of Table 4).
+
+    Raises:
+        ValueError: if ``lam`` lies outside [0, 1].
+    """
+
+    lam: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam must be in [0, 1], got {self.lam}")
+
+    def __call__(self, progress: float) -> float:
+        """Return lam, whatever the progress."""
+        return self.lam
+
+
+def linear_rate(progress: float, warmup: float) -> float:
+    """Return the factor that rises from 0 to 1 until ``warmup`` and falls linearly to 0 at the end.
+
+    >>> [round(linear_rate(p, 0.1), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warmup:
+        return progress / warmup
+    return max(0.0, (1.0 - progress) / (1.0 - warmup))
+
+
+def bert_rate(progress: float, warmup: float) -> float:
+    """Return BERT's own factor: it rises to 1, then drops to ``1 - progress``, a line that starts at step 0.
+
+    >>> [round(bert_rate(p, 0.1), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    [0.0, 0.5, 0.9, 0.45, 0.0]
+    """
+    return progress / warmup if progress < warmup else max(0.0, 1.0 - progress)
+
+
+def constant_rate(progress: float, warmup: float) -> float:
+    """Return the factor that rises to 1 until ``warmup`` and stays there."""
+    return progress / warmup if progress < warmup else 1.0
+
+
+RATES = {"linear": linear_rate, "bert": bert_rate, "constant": constant_rate}

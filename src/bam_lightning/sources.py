@@ -1,0 +1,187 @@
+"""The rows of a task: texts, gold labels and content keys, checked before anything is trained.
+
+A row's key is a hash of its texts, its task's text columns and label map: never of its position, so a teacher's
+column finds its row whatever the order of the file. Training rows are put in the order of their keys, so that
+permuting a file changes nothing. N rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bam_lightning.data_config import DataConfig, TaskConfig
+from bam_lightning.files import read_split
+
+UNLABELLED = -1
+
+
+class Rows(NamedTuple):
+    """One split. ``texts``: one or two lists of N strings; ``labels``: int64 class ids or float32 scores ``[N]``;
+    ``keys``: N hashes of 16 bytes."""
+
+    texts: tuple[list[str], ...]
+    labels: NDArray[np.generic]
+    keys: list[bytes]
+
+    def take(self, order: NDArray[np.int64]) -> Rows:
+        """Return the rows at the positions ``order``, in that order."""
+        picked = tuple([column[i] for i in order] for column in self.texts)
+        return Rows(picked, self.labels[order], [self.keys[i] for i in order])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of keys and labels in their order."""
+        digest = hashlib.sha256(b"".join(self.keys))
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class TaskRows(NamedTuple):
+    """The training rows, in the order of their keys, and the dev rows, in the order of the file."""
+
+    train: Rows
+    dev: Rows
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that a Run learns from and is scored on."""
+        return hashlib.sha256(f"{self.train.fingerprint}{self.dev.fingerprint}".encode()).hexdigest()[:16]
+
+
+def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
+    """Read and check the training and dev rows of one task.
+
+    Raises:
+        FileNotFoundError, OSError: see ``read_split``.
+        ValueError: naming task, split, row and column, for rows that cannot be learned from.
+    """
+    assert task.train_split is not None and task.dev_split is not None
+    train = load_rows(name, task, data, task.train_split, task.train_rows)
+    dev = load_rows(name, task, data, task.dev_split, task.dev_rows)
+    if data.double_symmetric and task.symmetric:
+        train = doubled(name, task, train)
+    order = sorted(range(len(train.keys)), key=lambda i: (train.keys[i], float(train.labels[i])))
+    return TaskRows(train.take(np.asarray(order)), dev)
+
+
+def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> Rows:
+    """Read and check one labelled split; ``limit`` keeps its first rows."""
+    if task.path == "generated":
+        table, where = _generated(name, task, data, split), f"the generated suite ({split})"
+    else:
+        table, where = read_split(name, task, data, split)
+    if limit is not None:
+        table = table.slice(0, limit)
+    where = f"task {name!r}, {where}"
+    if table.num_rows == 0:
+        raise ValueError(f"{where}: the split is empty; check the file, or choose another split")
+    wanted = [*task.text_columns, task.label_column, *([task.id_column] if task.id_column else [])]
+    for column in wanted:
+        if column not in table.column_names:
+            raise ValueError(
+                f"{where}: no column {column!r}; columns there: {', '.join(table.column_names)}; "
+                f"set text_columns, label_column or id_column (null: none) under suite.tasks.{name}"
+            )
+    if task.id_column:
+        _check_ids(where, name, table.column(task.id_column))
+    texts = tuple(_texts(where, name, task, column, table.column(column)) for column in task.text_columns)
+    _check_names(where, name, task, table.schema)
+    labels = _labels(where, name, task, table.column(task.label_column))
+    return Rows(texts, labels, row_keys(name, task, texts))
+
+
+def row_keys(name: str, task: TaskConfig, texts: tuple[list[str], ...]) -> list[bytes]:
+    """Return the content key of each row: 16 bytes over task, label map and texts."""
+    prefix = json.dumps([name, task.head.label_names, [float(x) for x in task.head.label_range]]).encode()
+    base = hashlib.blake2b(prefix, digest_size=16)
+    keys = []
+    for row in zip(*texts, strict=True):
+        digest = base.copy()
+        digest.update(json.dumps(row).encode())
+        keys.append(digest.digest())
+    return keys
+
+
+def doubled(name: str, task: TaskConfig, rows: Rows) -> Rows:
+    """Return the rows followed by their pairs in the other order (reference code: MRPC and STS-B)."""
+    swapped = (rows.texts[1], rows.texts[0])
+    both = tuple(one + two for one, two in zip(rows.texts, swapped, strict=True))
+    labels = np.concatenate([rows.labels, rows.labels])
+    return Rows(both, labels, rows.keys + row_keys(name, task, swapped))
+
+
+def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.Table:
+    from bam_lightning.checks import known_name
+    from bam_lightning.synthetic import KINDS, generate
+
+    known_name(f"suite.tasks.{name}.subset", task.subset or "", KINDS)
+    if task.train_rows is None or task.dev_rows is None:
+        raise ValueError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
+    columns: Mapping[str, list] = generate(task.subset or "", task.train_rows, task.dev_rows, data.seed)[split]
+    return pa.table(dict(columns))
+
+
+def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
+    counts = column.value_counts()
+    for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
+        rows = [i for i, value in enumerate(column.to_pylist()) if value == entry["values"]]
+        raise ValueError(f"{where}: id {entry['values']} stands in rows {rows[0]} and {rows[1]}; ids must be "
+                         f"unique; mend the file, or set suite.tasks.{name}.id_column=null")
+
+
+def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.ChunkedArray) -> list[str]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"{where}: column {title!r} holds {column.type}, not text; check text_columns")
+    texts: list[str] = column.to_pylist()
+    for row, text in enumerate(texts):
+        if text is None:
+            raise ValueError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")
+        if not text.strip() and not task.allow_empty_text:
+            raise ValueError(f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "
+                             f"with suite.tasks.{name}.allow_empty_text=true")
+    return texts
+
+
+def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> None:
+    """Refuse a file whose own class names (Hugging Face keeps them in Parquet) are in another order than ours."""
+    kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    own = kept.get("info", {}).get("features", {}).get(task.label_column, {}).get("names")
+    if own and task.head.label_names and list(own) != list(task.head.label_names):
+        raise ValueError(f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
+                         f"{task.head.label_names}; the order gives the class ids, so they must agree")
+
+
+def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> NDArray[np.generic]:
+    values = column.to_pylist()
+    for row, value in enumerate(values):
+        if value is None or value != value:
+            raise ValueError(f"{where}, row {row}: the label is missing; fill it or remove the row")
+    if all(value == UNLABELLED for value in values):
+        raise ValueError(f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
+                         f"trained on nor scored; choose another split under suite.tasks.{name}")
+    if task.regression:
+        return _scores(where, task, values)
+    names = task.head.label_names
+    ids = {label: number for number, label in enumerate(names)}
+    ids |= {str(number): number for number in range(len(names))}
+    for row, value in enumerate(values):
+        if (value if isinstance(value, str) else str(value)) not in ids:
+            raise ValueError(f"{where}, row {row}: label {value!r} is neither one of {', '.join(names)} nor a class "
+                             f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names")
+    return np.asarray([ids[value if isinstance(value, str) else str(value)] for value in values], dtype=np.int64)
+
+
+def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
+    low, high = task.head.label_range
+    for row, value in enumerate(values):
+        if isinstance(value, (str, bool)) or not low <= value <= high:
+            raise ValueError(f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} "
+                             "(label_range)")
+    return np.asarray(values, dtype=np.float32)

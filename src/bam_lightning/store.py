@@ -1,0 +1,181 @@
+"""Finished Runs and what they say of their rows: content-addressed, checked on reading, never half-written.
+
+``runs/ID/`` holds a finished Run; it is built in ``building/ID/`` and renamed as a whole, so a folder under
+``runs`` is complete. ``outputs/ID/`` holds the logits of a Run on the rows of a task, keyed by row content.
+N rows, K outputs of a head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+MANIFEST = "run.json"
+KEY_BYTES = 16
+
+
+class Store:
+    """A folder of Runs that any number of processes may use at the same time."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+        try:
+            for name in ("runs", "building", "outputs", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"paths.store: cannot write to {self.root} ({error.strerror}); give another folder") from error
+
+    def folder(self, run_id: str) -> Path:
+        """Return where the finished Run lies."""
+        return self.root / "runs" / run_id
+
+    def building(self, run_id: str) -> Path:
+        """Return where the Run is built, with its checkpoints; made if it is not there."""
+        path = self.root / "building" / run_id
+        path.mkdir(exist_ok=True)
+        return path
+
+    def lock(self, run_id: str) -> FileLock:
+        """Return the lock that its builder holds; it is free again when that process dies."""
+        return FileLock(self.root / "locks" / f"{run_id}.lock")
+
+    def finished(self, run_id: str) -> bool:
+        """Return whether the Run is there."""
+        return (self.folder(run_id) / MANIFEST).is_file()
+
+    def begun(self, run_id: str) -> bool:
+        """Return whether a Run that is not finished has left a checkpoint."""
+        return (self.root / "building" / run_id / "last.ckpt").is_file()
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        """Return what is known of a finished Run: stage, tasks, scores, times, versions, files."""
+        path = self.folder(run_id) / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete its folder, and the Run is trained anew") from error
+        return manifest
+
+    def file(self, run_id: str, name: str) -> Path:
+        """Return the path of a Run's file, after comparing it with the manifest.
+
+        Raises:
+            FileNotFoundError: if the Run or the file is not there.
+            ValueError: if the file is not the one that was written.
+        """
+        path = self.folder(run_id) / name
+        expected = self.manifest(run_id)["files"].get(name)
+        if expected is None or not path.is_file():
+            raise FileNotFoundError(f"Run {run_id} has no file {name!r}; delete {path.parent}, and it is trained anew")
+        found = file_hash(path)
+        if found != expected:
+            raise ValueError(f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; "
+                             f"delete {self.folder(run_id)}, and the Run is trained anew")
+        return path
+
+    def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
+        """Turn what lies in ``building/ID`` into the finished Run."""
+        building = self.building(run_id)
+        for left in building.glob("*.ckpt"):
+            left.unlink()
+        files = {
+            str(path.relative_to(building)): file_hash(path) for path in sorted(building.rglob("*")) if path.is_file()
+        }
+        files.pop(MANIFEST, None)
+        write_text(building / MANIFEST, json.dumps({**manifest, "files": files}, indent=1, sort_keys=True))
+        if self.folder(run_id).exists():
+            shutil.rmtree(self.folder(run_id))
+        building.rename(self.folder(run_id))
+
+    def outputs_path(self, run_id: str, task: str, split: str) -> Path:
+        """Return where the logits of a Run on a split lie."""
+        return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
+
+    def write_outputs(
+        self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]
+    ) -> None:
+        """Keep the logits ``[N, K]`` of the rows with the given keys."""
+        from safetensors.numpy import save_file
+
+        path = self.outputs_path(run_id, task, split)
+        path.parent.mkdir(exist_ok=True)
+        tensors = {
+            "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
+            "logits": np.ascontiguousarray(logits, dtype=np.float32),
+        }
+        beside = path.with_suffix(f".{os.getpid()}.part")
+        save_file(tensors, beside, metadata={"digest": _digest(tensors), "run": run_id, "task": task})
+        beside.replace(path)
+
+    def read_outputs(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
+        """Return row key -> logits ``[K]``.
+
+        Raises:
+            FileNotFoundError: if the Run has not written them.
+            ValueError: if a byte of them has changed since, or they are another Run's.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.outputs_path(run_id, task, split)
+        if not path.is_file():
+            raise FileNotFoundError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                kept, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
+        if kept != {"digest": _digest(tensors), "run": run_id, "task": task}:
+            raise ValueError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
+        keys = tensors["keys"].tobytes()
+        return {
+            keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])
+        }
+
+
+def teacher_column(
+    store: Store, run_id: str, task: str, keys: Sequence[bytes], texts: tuple[Sequence[str], ...]
+) -> NDArray[np.float32]:
+    """Return the teacher's logits ``[N, K]`` for the rows with the given keys, in their order.
+
+    Raises:
+        ValueError: naming the task and the first row that the teacher has not seen.
+    """
+    known = store.read_outputs(run_id, task, "train")
+    for row, key in enumerate(keys):
+        if key not in known:
+            text = " / ".join(column[row] for column in texts)
+            raise ValueError(f"teacher {run_id} of task {task!r} has no prediction for training row {row} "
+                             f"({text[:80]!r}); it was trained on other rows, texts or labels")
+    return np.stack([known[key] for key in keys])
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+            hashlib.sha256(source.read()).hexdigest()
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is whole or not there."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def _digest(tensors: Mapping[str, NDArray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()

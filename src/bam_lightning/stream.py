@@ -1,0 +1,137 @@
+"""The mixed stream: which training row stands in which place of which optimizer step (section 4).
+
+A stream is a pure function of (sizes, epochs, batch size, seed): it is computed whole before training starts,
+so a resumed run goes on at its step, and N processes read N slices of the same rows. An epoch is as many
+examples as there are training rows, over all tasks. Rows of all tasks are numbered through, in the order of
+``sizes``: task 0 has rows 0 .. n0 - 1, task 1 the next n1, and so on. S steps, B rows a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+EMPTY = -1  # a place without an example: the last step of an epoch of copies may have some
+
+
+class Stream(NamedTuple):
+    """``rows``: int32 ``[S, B]`` row numbers (or ``EMPTY``); ``weights``: factor on each task's example losses."""
+
+    rows: NDArray[np.int32]
+    weights: dict[str, float]
+
+
+def size_power(sizes: Mapping[str, int], exponent: float) -> dict[str, float]:
+    """Return p(task) proportional to ``size ** exponent`` (section 4, after Bowman et al. 2018).
+
+    >>> size_power({"a": 1, "b": 16}, 0.75)
+    {'a': 0.1111111111111111, 'b': 0.8888888888888888}
+    """
+    powers = {task: float(size) ** exponent for task, size in sizes.items()}
+    total = math.fsum(powers.values())
+    return {task: power / total for task, power in powers.items()}
+
+
+def epoch_steps(sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+    """Return the optimizer steps of ``epochs`` passes over as many examples as there are rows, rounded up.
+
+    >>> epoch_steps({"rte": 2490}, epochs=3, batch_size=32)
+    234
+    """
+    return max(1, math.ceil(epochs * sum(sizes.values()) / batch_size - 1e-9))
+
+
+@dataclass(frozen=True)
+class SizePower:
+    """True sampling: each place draws its task with p proportional to ``size ** exponent``.
+
+    Exponent 1 is proportional, 0 uniform. Within a task, rows come without replacement, in passes of
+    their own: a small task starts its next pass when it is through.
+    """
+
+    exponent: float
+
+    def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+        """Return the number of optimizer steps."""
+        return epoch_steps(sizes, epochs, batch_size)
+
+    def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
+        """Return the whole order of a training run."""
+        probabilities = size_power(sizes, self.exponent)
+        rng = np.random.default_rng([seed, 0])
+        tasks = rng.choice(len(sizes), size=steps * batch_size, p=list(probabilities.values()))
+        rows = np.empty(steps * batch_size, dtype=np.int32)
+        first = 0
+        for number, size in enumerate(sizes.values()):
+            places = np.flatnonzero(tasks == number)
+            rows[places] = first + _passes(size, len(places), np.random.default_rng([seed, 1, number]))
+            first += size
+        return Stream(rows.reshape(steps, batch_size), dict.fromkeys(sizes, 1.0))
+
+
+def _passes(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    passes = [rng.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate([np.empty(0, dtype=np.int64), *passes])[:count]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The reference code's balance: whole copies of small tasks, and loss weights for the remainder.
+
+    Copies bring each task near ``size ** exponent``, weights the rest of the way. ``anchor`` is the size that
+    gets one copy (default: the largest task here; the reference code always takes MNLI's 392,702). The code
+    shuffles once and repeats that order; here every epoch is shuffled anew.
+    """
+
+    exponent: float
+    anchor: int | None = None
+
+    def copies(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return how often each task stands in an epoch; a task of the anchor's size stands in it once.
+
+        >>> Copies(0.75).copies({"mnli": 392702, "rte": 2490, "cola": 8551})
+        {'mnli': 1, 'rte': 4, 'cola': 3}
+        """
+        largest = self.anchor or max(sizes.values())
+        target = {task: size**self.exponent * largest ** (1 - self.exponent) for task, size in sizes.items()}
+        return {task: max(1, round((target[task] + 0.01) / size)) for task, size in sizes.items()}
+
+    def weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return the factor on each task's losses; their mean over tasks is 1."""
+        copies = self.copies(sizes)
+        raw = {task: p / (sizes[task] * copies[task]) for task, p in size_power(sizes, self.exponent).items()}
+        mean = math.fsum(raw.values()) / len(raw)
+        return {task: weight / mean for task, weight in raw.items()}
+
+    def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+        """Return the number of optimizer steps: an epoch is filled up to whole batches.
+
+        >>> Copies(0.75, anchor=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
+        1500
+        """
+        copies = self.copies(sizes)
+        epoch = -(-sum(copies[task] * size for task, size in sizes.items()) // batch_size)
+        return max(1, int(epoch * epochs))
+
+    def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
+        """Return the whole order of a training run."""
+        copies = self.copies(sizes)
+        firsts = np.cumsum([0, *sizes.values()])
+        parts = [
+            np.tile(np.arange(first, first + size, dtype=np.int32), copies[task])
+            for (task, size), first in zip(sizes.items(), firsts, strict=False)
+        ]
+        epoch = np.concatenate(parts)
+        empty = np.full(-len(epoch) % batch_size, EMPTY, dtype=np.int32)
+        epoch = np.concatenate([epoch, empty])
+        count = -(-steps * batch_size // len(epoch))
+        orders = [np.random.default_rng([seed, 2, e]).permutation(epoch) for e in range(count)]
+        rows = np.concatenate(orders)[: steps * batch_size].reshape(steps, batch_size)
+        return Stream(rows, self.weights(sizes))
+
+
+Sampler = SizePower | Copies

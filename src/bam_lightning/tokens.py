@@ -1,0 +1,88 @@
+"""Texts as token ids, encoded once and kept in memory-mapped Arrow files under a fingerprint.
+
+The fingerprint covers the texts, the tokenizer and the length, so a change of any of them is encoded anew.
+N rows, M tokens in all of them together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bam_lightning.sources import Rows
+
+CHUNK_ROWS = 10_000
+
+
+class Tokens(NamedTuple):
+    """``ids``: int32 ``[M]``; row i has ``ids[offsets[i]:offsets[i + 1]]``; ``types``: segment ids ``[M]`` or none."""
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    types: NDArray[np.uint8] | None
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row, special tokens included: ``[N]``."""
+        return np.diff(self.offsets)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a hash of everything the tokenizer does to a text."""
+    inner = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+    text = f"{type(tokenizer).__name__} {tokenizer.model_input_names} {inner}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def encode(rows: Rows, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
+    """Return the rows' tokens, from the cache where it has them.
+
+    Pairs are cut from the longer side, single texts at the end, to ``max_length`` tokens with the special ones.
+    """
+    text = f"{b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length}"
+    path = cache / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:20]}.arrow"
+    if not path.exists():
+        _write(path, _encode(rows, tokenizer, max_length))
+    return _read(path)
+
+
+def _encode(rows: Rows, tokenizer: Any, max_length: int) -> pa.Table:
+    wants_types = "token_type_ids" in tokenizer.model_input_names
+    parts = []
+    for first in range(0, len(rows.keys), CHUNK_ROWS):
+        columns = [column[first : first + CHUNK_ROWS] for column in rows.texts]
+        encoded = tokenizer(
+            *columns,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=wants_types,
+        )
+        part = {"ids": pa.array(encoded["input_ids"], pa.list_(pa.int32()))}
+        if wants_types:
+            part["types"] = pa.array(encoded["token_type_ids"], pa.list_(pa.uint8()))
+        parts.append(pa.table(part))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    beside.replace(path)
+
+
+def _read(path: Path) -> Tokens:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a whole Arrow file ({error}); delete it, and it is written anew") from error
+    ids = table.column("ids").chunk(0)
+    types = table.column("types").chunk(0).values.to_numpy() if "types" in table.column_names else None
+    return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types)
