@@ -90,7 +90,7 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
     from transformers import AutoModel
 
     body = _load(AutoModel, path, revision, dtype=torch.float32)
-    return Encoder(body.float(), pooler)
+    return Encoder(body.float(), pooler).train()  # it comes in eval mode, without dropout
 
 
 def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encoder:
@@ -113,7 +113,7 @@ def from_folder(folder: Path, pooler: bool) -> Encoder:
     """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller."""
     from transformers import AutoConfig, AutoModel
 
-    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)).float(), pooler)
+    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)), pooler)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
@@ -124,6 +124,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
     if local.is_dir():
         return family.from_pretrained(local, **options)

@@ -117,7 +117,7 @@ class BamModule(pl.LightningModule):
         logged = {"progress": progress, "lam": lam, "learning_rate": rate, "gradient_norm": norm}
         self.record.write(self.trainer, logged)
 
-    def predict_step(self, batch: Batch, _: int, __: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
         """Return task -> (row numbers ``[n]``, float32 logits ``[n, K]``)."""
         return {task: (batch.index[task], logits) for task, logits in self(batch).items()}
 
