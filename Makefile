@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all a fresh machine needs; `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: install demo test lint types imports golden clean help
+
+install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
+
+$(STAMP): setup.cfg pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $(STAMP)
+
+demo: install  ## the main job, Single->Multi, on the embedded default: no GPU, no account, no download
+	$(BIN)/python -m bam_lightning.train +experiment=single_multi
+
+test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: install  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## static types
+	$(BIN)/mypy
+
+imports: install  ## the layers of setup.cfg
+	$(BIN)/lint-imports
+
+golden: install  ## rewrite tests/golden; explain a difference in the commit
+	$(BIN)/python -m pytest tests/test_golden.py --golden
+
+clean:  ## remove what was built (not the store)
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10

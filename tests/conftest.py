@@ -1,0 +1,73 @@
+"""What all tests share: one seed, a folder of their own, no network, a tiny random BERT and tiny tasks."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """Seed everything and work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+WORDS = "a the cat dog man woman sleeps rests eats runs good bad not is it was who what where in on".split()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A folder with a random two-layer BERT, its tokenizer and nothing from outside."""
+    from transformers import BertConfig, BertModel
+
+    from bam_lightning.pretraining import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    tokenizer = make_tokenizer([" ".join(WORDS)], 200)
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def sentences(count: int, seed: int, longest: int = 12) -> list[str]:
+    """Return different texts of the tiny vocabulary."""
+    rng = np.random.default_rng(seed)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts[" ".join(rng.choice(WORDS, rng.integers(2, longest)))] = None
+    return list(texts)
+
+
+@pytest.fixture
+def tiny_data(tmp_path) -> Path:
+    """A data root with two local tasks in GLUE's columns: ``rte`` (Parquet) and ``stsb`` (CSV)."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    root = tmp_path / "data"
+    for number, (split, size) in enumerate({"train": 40, "validation": 24}.items()):
+        first, second = sentences(size, number), sentences(size, 10 + number)
+        rng = np.random.default_rng(number)
+        rte = {"sentence1": first, "sentence2": second, "label": rng.integers(0, 2, size), "idx": np.arange(size)}
+        stsb = {**rte, "label": rng.random(size).astype(np.float32) * 5}
+        for name in ("rte", "stsb"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table(rte), root / "rte" / f"{split}.parquet")
+        csv.write_csv(pa.table(stsb), root / "stsb" / f"{split}.csv")
+    return root
