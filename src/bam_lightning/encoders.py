@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam_lightning.dropout import install
+
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 # Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
 BELOW = ("embeddings.", "embeddings_project.", "encoder.rel_embeddings.", "encoder.LayerNorm.")
@@ -30,6 +32,7 @@ class Encoder(nn.Module):
         own = getattr(body, "pooler", None)
         if hasattr(body, "pooler"):
             body.pooler = None
+        install(body)
         self.body = body
         self.pooler: nn.Linear | None = None
         if pooler:

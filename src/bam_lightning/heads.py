@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bam_lightning.dropout import Dropout
+
 
 class Head(nn.Module, ABC):
     """Dropout and one linear layer; Glorot-uniform weights and zero bias (not in the paper: reference code)."""
 
     def __init__(self, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(width, outputs)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
