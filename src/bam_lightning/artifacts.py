@@ -46,7 +46,9 @@ def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any,
     missing, unexpected = encoder.load_state_dict(own, strict=False)
     odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
     if odd:
-        raise ValueError(f"Run {run_id}: the weights do not fit the configuration, for example {odd[0]!r}; "
-                         f"delete {store.folder(run_id)}, and it is trained anew")
+        raise ValueError(
+            f"Run {run_id}: the weights do not fit the configuration, for example {odd[0]!r}; "
+            f"delete {store.folder(run_id)}, and it is trained anew"
+        )
     heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
     return encoder, load_tokenizer(folder), heads

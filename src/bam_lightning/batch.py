@@ -14,6 +14,6 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]  # encoder inputs: [B, T] each
     rows: dict[str, Tensor]  # task -> [n] positions in this batch
-    index: dict[str, Tensor]  # task -> [n] row numbers in the task's split
+    numbers: dict[str, Tensor]  # task -> [n] row numbers in the task's split
     labels: dict[str, Tensor]  # task -> [n] class ids (int64) or scores (float32)
     teacher: dict[str, Tensor]  # task -> [n, K] teacher logits; absent: the task has no teacher

@@ -58,9 +58,7 @@ def split_by_length(
     return groups[::-1]
 
 
-def make_batch(
-    tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int
-) -> Batch:
+def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int) -> Batch:
     """Return the block of the given rows, padded to the longest of them.
 
     Args:
@@ -72,15 +70,15 @@ def make_batch(
     places: dict[str, list[int]] = {}
     for place, task in enumerate(task_of):
         places.setdefault(task, []).append(place)
-    index = {task: rows[where] for task, where in places.items()}
+    numbers = {task: rows[where] for task, where in places.items()}
     return Batch(
         inputs=_inputs(tasks, task_of, rows, pad_id),
         rows={task: torch.tensor(where) for task, where in places.items()},
-        index={task: torch.as_tensor(numbers) for task, numbers in index.items()},
-        labels={task: torch.from_numpy(tasks[task].labels[numbers]) for task, numbers in index.items()},
+        numbers={task: torch.as_tensor(own) for task, own in numbers.items()},
+        labels={task: torch.from_numpy(tasks[task].labels[own]) for task, own in numbers.items()},
         teacher={
-            task: torch.from_numpy(teacher[numbers])
-            for task, numbers in index.items()
+            task: torch.from_numpy(teacher[own])
+            for task, own in numbers.items()
             if (teacher := tasks[task].teacher) is not None
         },
     )

@@ -137,9 +137,13 @@ class RecipeConfig:
 
 @dataclass
 class DistillationConfig:
-    """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress."""
+    """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress.
+
+    ``teachers`` names finished Runs that teach tasks of the last stage, whatever encoder they have.
+    """
 
     schedule: dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -212,6 +216,8 @@ class Config:
         for part in (self.suite, self.data, self.encoder, self.optimization, self.trainer):
             part.check()
         self.recipe.check(self.suite)
+        for task in self.distillation.teachers:
+            known_name("distillation.teachers", task, self.suite.chosen())
         pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
         if pretrains and self.encoder.pretraining is None:
             raise ValueError(

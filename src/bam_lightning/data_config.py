@@ -135,6 +135,7 @@ class DataConfig:
     max_length: int = 128
     double_symmetric: bool = False
     workers: int = 0
+    test: bool = False
 
     def check(self) -> None:
         """Raise ``ValueError`` for lengths and counts out of range."""

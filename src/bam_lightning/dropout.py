@@ -40,8 +40,14 @@ class Dropout(nn.Dropout):
 
 
 def attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **_: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of ``[B, H, T, D]`` as transformers asks for it; returns ``[B, T, H, D]``.
 
@@ -64,7 +70,7 @@ def attention(
 _drop = dropout
 
 
-def install(body: nn.Module) -> None:
+def install(body: Any) -> None:
     """Give a transformers model this module's dropout, and its attention where the family takes one."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask

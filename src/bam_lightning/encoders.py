@@ -27,13 +27,13 @@ class Encoder(nn.Module):
     the pooler. A checkpoint without a pooler gets a new one.
     """
 
-    def __init__(self, body: nn.Module, pooler: bool) -> None:
+    def __init__(self, body: Any, pooler: bool) -> None:
         super().__init__()
         own = getattr(body, "pooler", None)
         if hasattr(body, "pooler"):
             body.pooler = None
         install(body)
-        self.body = body
+        self.body: Any = body
         self.pooler: nn.Linear | None = None
         if pooler:
             self.pooler = getattr(own, "dense", None) or self._new_pooler()
@@ -135,8 +135,10 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     if local.is_dir():
         return family.from_pretrained(local, **options)
     if path.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"encoder.path: no folder {path}; give a folder with config.json and "
-                                "model.safetensors, or a hub id such as google-bert/bert-base-uncased")
+        raise FileNotFoundError(
+            f"encoder.path: no folder {path}; give a folder with config.json and "
+            "model.safetensors, or a hub id such as google-bert/bert-base-uncased"
+        )
     try:
         return family.from_pretrained(path, revision=revision, **options)
     except OSError as error:

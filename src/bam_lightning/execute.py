@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -16,35 +15,26 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from bam_lightning import machine, metrics
+from bam_lightning import machine, metrics, predictions
 from bam_lightning.artifacts import load_encoder, save_model
 from bam_lightning.batching import Examples
 from bam_lightning.callbacks import CHECKPOINT, Advance, Checkpoints
 from bam_lightning.config import Config, StageKind
+from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Head
 from bam_lightning.loggers import make_logger
 from bam_lightning.module import BamModule
 from bam_lightning.pretraining import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
-from bam_lightning.recipe import Run
-from bam_lightning.sources import Rows, TaskRows, row_keys
-from bam_lightning.store import Store, teacher_column, write_text
+from bam_lightning.recipe import wanted
+from bam_lightning.run import DEV, TRAIN, Run, Wanted
+from bam_lightning.schedules import Linear
+from bam_lightning.sources import Rows, row_keys
+from bam_lightning.store import outputs_column, write_text
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
-from bam_lightning.tokens import encode
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every Run of a job shares: config, checked rows of each task, pretraining texts, store, output folder."""
-
-    config: Config
-    rows: Mapping[str, TaskRows]
-    texts: list[str]
-    store: Store
-    output: Path
-    listener: Callable[[int], None] = field(default=lambda step: None)
+from bam_lightning.tokens import Tokens, encode
 
 
 def execute(run: Run, context: Context) -> dict[str, Any]:
@@ -62,17 +52,32 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     module, data, tokenizer, tokens = make(run, context)
     building = context.store.building(run.id)
     seconds = _fit(run, context, module, data, building)
-    scores = _score(run, context, module, data) if isinstance(module, BamModule) else {}
-    heads = module.heads if isinstance(module, BamModule) else None
+    scores, heads = {}, None
+    if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
+        heads = module.heads
+        _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
+        scores = _score(run, context, module)
     save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
     manifest = {
-        "id": run.id, "stage": run.stage, "kind": run.kind.value, "tasks": list(run.tasks), "seed": run.seed,
-        "steps": run.steps, "examples": run.examples, "train_seconds": seconds,
-        "examples_per_second": run.examples / seconds, "tokens_per_second": tokens / seconds,
-        "metrics": scores, "teachers": dict(run.teachers), "start": run.start, "spec": dict(run.spec),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "machine": platform.platform(),
-        "device": machine.device_name(context.config.trainer), "versions": machine.versions(),
+        "id": run.id,
+        "stage": run.stage,
+        "kind": run.kind.value,
+        "tasks": list(run.tasks),
+        "seed": run.seed,
+        "steps": run.steps,
+        "examples": run.examples,
+        "train_seconds": seconds,
+        "examples_per_second": run.examples / seconds,
+        "tokens_per_second": tokens / seconds,
+        "metrics": scores,
+        "teachers": dict(run.teachers),
+        "start": run.start,
+        "spec": dict(run.spec),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "device": machine.device_name(context.config.trainer),
+        "versions": machine.versions(),
     }
     context.store.publish(run.id, manifest)
     return manifest
@@ -100,40 +105,65 @@ def _fit(
 def _trainer(context: Context, logger: Any, callbacks: list[pl.Callback], steps: int) -> pl.Trainer:
     settings = context.config.trainer
     return pl.Trainer(
-        accelerator=settings.accelerator, devices=1, precision=machine.precision(settings),
-        max_steps=steps, max_epochs=-1, logger=logger or False, callbacks=callbacks,
-        log_every_n_steps=settings.log_every, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=context.output,
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=machine.precision(settings),
+        max_steps=steps,
+        max_epochs=-1,
+        logger=logger or False,
+        callbacks=callbacks,
+        log_every_n_steps=settings.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=context.output,
     )
 
 
 def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, Any, int]:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
-    cache = Path(config.paths.cache)
-    length = config.data.max_length
-    tokenised = partial(encode, tokenizer=tokenizer, max_length=length, cache=cache)
-    train, dev = {}, {}
+    tokenised = _tokenised(context, tokenizer)
+    train = {}
     for task in run.tasks:
-        rows = context.rows[task]
-        train[task] = Examples(tokenised(rows.train), rows.train.labels, _column(run, context, task, rows.train))
-        dev[task] = Examples(tokenised(rows.dev), rows.dev.labels)
-    heads: dict[str, Head] = {}
-    for task in run.tasks:
-        settings = config.suite.tasks[task].head
-        heads[task] = build(f"suite.tasks.{task}.head", {"width": encoder.width, **vars(settings)})
-        own = {name.removeprefix(f"{task}."): v for name, v in kept.items() if name.startswith(f"{task}.")}
-        if own:
-            heads[task].load_state_dict(own)
+        rows = context.rows[task].train
+        train[task] = Examples(tokenised(rows), rows.labels, _column(run, context, task, rows))
+    heads = _heads(run.tasks, encoder, kept, config)
     stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
-    data = MultiTaskData(train, dev, stream, tokenizer.pad_token_id, config.trainer.call_tokens, config.data.workers)
-    assert run.hyper.learning_rate is not None and run.hyper.layerwise_decay is not None
+    data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, config.trainer.call_tokens, config.data.workers)
+    assert run.hyper.learning_rate is not None
+    assert run.hyper.layerwise_decay is not None
     module = BamModule(
-        encoder, heads, build("distillation.schedule", config.distillation.schedule), config.optimization,
-        run.hyper.learning_rate, run.hyper.layerwise_decay, stream.weights, run.seed, config.trainer.log_every,
+        encoder,
+        heads,
+        build("distillation.schedule", config.distillation.schedule),
+        config.optimization,
+        run.hyper.learning_rate,
+        run.hyper.layerwise_decay,
+        stream.weights,
+        run.seed,
+        config.trainer.log_every,
     )
     lengths = np.concatenate([[*examples.tokens.lengths] for examples in train.values()])
     return module, data, tokenizer, int(lengths[stream.rows[stream.rows >= 0]].sum())
+
+
+def _tokenised(context: Context, tokenizer: Any) -> Callable[[Rows], Tokens]:
+    cache = Path(context.config.paths.cache)
+    return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
+
+
+def _heads(tasks: Iterable[str], encoder: Encoder, kept: Mapping[str, torch.Tensor], config: Config) -> dict[str, Head]:
+    """Return a head per task, with the weights ``kept`` from an earlier Run where it had that head."""
+    heads: dict[str, Head] = {}
+    for task in tasks:
+        settings = vars(config.suite.tasks[task].head)
+        heads[task] = build(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
+        own = {name.removeprefix(f"{task}."): v for name, v in kept.items() if name.startswith(f"{task}.")}
+        if own:
+            heads[task].load_state_dict(own)
+    return heads
 
 
 def _stream(run: Run, config: Config, sizes: Mapping[str, int]) -> Stream:
@@ -145,7 +175,7 @@ def _stream(run: Run, config: Config, sizes: Mapping[str, int]) -> Stream:
 def _column(run: Run, context: Context, task: str, rows: Rows) -> Any:
     if task not in run.teachers:
         return None
-    return teacher_column(context.store, run.teachers[task], task, rows.keys, rows.texts)
+    return outputs_column(context.store, run.teachers[task], task, TRAIN, rows.keys, rows.texts)
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
@@ -181,35 +211,44 @@ def text_keys(texts: list[str]) -> list[bytes]:
     return row_keys("", TaskConfig(), (texts,))
 
 
-def _score(run: Run, context: Context, module: BamModule, data: MultiTaskData) -> dict[str, dict[str, float]]:
-    """Predict dev, and for a teacher its own training rows; keep both in the store and return the dev scores."""
+def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
+    """Predict what a finished Run has not predicted yet: it did not teach when it was trained, say.
+
+    The Run may have another encoder and tokenizer than this job's config.
+    """
+    machine.prepare()
+    manifest = context.store.manifest(run_id)
+    encoder, tokenizer, kept = load_encoder(context.store, run_id, manifest["spec"]["pooler"])
+    module = BamModule(
+        encoder,
+        _heads({one.head for one in every}, encoder, kept, context.config),
+        Linear(),
+        context.config.optimization,
+        learning_rate=0.0,
+        layerwise_decay=1.0,
+    )
+    data = MultiTaskData({}, {}, Stream(np.empty((0, 0), np.int32), {}), tokenizer.pad_token_id, 0)
+    _write_outputs(run_id, every, context, module, data, tokenizer)
+
+
+def _write_outputs(
+    run_id: str, every: Sequence[Wanted], context: Context, module: BamModule, data: MultiTaskData, tokenizer: Any
+) -> None:
+    trainer = _trainer(context, None, [], -1)
+    tokenised = _tokenised(context, tokenizer)
+
+    def logits_of(rows: Rows, head: str) -> np.ndarray:
+        return predictions.predict(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
+
+    predictions.write(run_id, every, context.config, context.rows, context.store, logits_of)
+
+
+def _score(run: Run, context: Context, module: BamModule) -> dict[str, dict[str, float]]:
+    """Return the dev scores of the logits in the store."""
     results = {}
-    for task, logits in _predict(context, module, data, data.predict).items():
+    for task in run.tasks:
         rows = context.rows[task].dev
-        context.store.write_outputs(run.id, task, "dev", rows.keys, logits)
-        predictions = module.heads[task].predict(torch.from_numpy(logits)).numpy()
-        results[task] = metrics.scores(predictions, rows.labels, context.config.suite.tasks[task].metric.value)
-    if run.teaches:
-        for task, logits in _predict(context, module, data, data.train).items():
-            context.store.write_outputs(run.id, task, "train", context.rows[task].train.keys, logits)
+        logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
+        values = module.head(task).predict(torch.from_numpy(logits)).numpy()
+        results[task] = metrics.scores(values, rows.labels, context.config.suite.tasks[task].metric.value)
     return results
-
-
-def _predict(
-    context: Context, module: BamModule, data: MultiTaskData, examples: Mapping[str, Examples]
-) -> dict[str, np.ndarray]:
-    data.predict = examples
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        parts = _trainer(context, None, [], -1).predict(module, datamodule=data)
-    found: dict[str, tuple[list, list]] = {}
-    for part in parts or []:
-        for block in part if isinstance(part, list) else [part]:
-            for task, (index, logits) in block.items():
-                found.setdefault(task, ([], []))[0].append(index.cpu().numpy())
-                found[task][1].append(logits.float().cpu().numpy())
-    ordered = {}
-    for task, (index, logits) in found.items():
-        order = np.argsort(np.concatenate(index), kind="stable")
-        ordered[task] = np.concatenate(logits)[order]
-    return ordered

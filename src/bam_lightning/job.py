@@ -13,8 +13,10 @@ from filelock import Timeout
 
 from bam_lightning import report
 from bam_lightning.config import Config
+from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, hub_or_offline, local_path, read_texts
-from bam_lightning.recipe import Facts, Run, plan, trainable
+from bam_lightning.recipe import plan, trainable, wanted
+from bam_lightning.run import TRAIN, Facts, Run, Wanted
 from bam_lightning.sources import TaskRows, load_task
 from bam_lightning.store import Store
 from bam_lightning.view import View
@@ -35,21 +37,32 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     store = Store(config.paths.store)
     rows, texts, facts = look(config)
     runs = plan(config, facts)
+    _check_teachers(config, store)
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
     output.mkdir(parents=True, exist_ok=True)
-    left = [run for run in runs if run.id not in finished]
-    view.start(left)
+    view.start([run for run in runs if run.id not in finished])
     try:
-        _train(left, config, rows, texts, store, output, view)
+        _train(runs, Context(config, rows, texts, store, output, view.step), view)
     finally:
         view.close()
     return _report(config, runs, rows, store, output, view)
 
 
+def _check_teachers(config: Config, store: Store) -> None:
+    for task, run_id in config.distillation.teachers.items():
+        if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
+            raise ValueError(
+                f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
+                f"{task!r} in {store.root}; see the Plan of the job that trained it"
+            )
+
+
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
     """Read and check all rows and texts; return them with what the plan must know of them."""
-    needs_hub = any(local_path(n, t, config.data) is None and t.path != "generated" for n, t in trainable(config).items())
+    needs_hub = any(
+        local_path(n, t, config.data) is None and t.path != "generated" for n, t in trainable(config).items()
+    )
     if needs_hub or config.encoder.path:
         local = bool(config.encoder.path and Path(config.encoder.path).expanduser().is_dir())
         if needs_hub or not local:
@@ -64,7 +77,9 @@ def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
     facts = Facts(
         sizes={name: len(task.train.labels) for name, task in rows.items()},
         fingerprints={name: task.fingerprint for name, task in rows.items()},
-        encoder=encoder, text_lines=len(texts), text_fingerprint=_hash("\n".join(texts)) if texts else "",
+        encoder=encoder,
+        text_lines=len(texts),
+        text_fingerprint=_hash("\n".join(texts)) if texts else "",
     )
     return rows, texts, facts
 
@@ -81,37 +96,52 @@ def pretraining_texts(config: Config) -> list[str]:
     return corpus(settings.sentences, config.data.seed)
 
 
-def _train(left: Sequence[Run], config: Config, rows: dict[str, TaskRows], texts: list[str], store: Store,
-           output: Path, view: View) -> None:
+def _train(runs: Sequence[Run], context: Context, view: View) -> None:
     """Train the Runs in order; one that another process is training is left to it, and the next free one taken."""
-    from bam_lightning.execute import Context, execute
-
-    context = Context(config, rows, texts, store, output, view.step)
-    open_runs = list(left)
+    open_runs = list(runs)
     while open_runs:
-        moved = False
+        before = len(open_runs)
         for run in list(open_runs):
-            if store.finished(run.id):
+            if all(context.store.finished(need) for need in run.needs) and _do(run, context, view):
                 open_runs.remove(run)
-                moved = True
-                continue
-            if not all(store.finished(need) for need in run.needs):
-                continue
-            try:
-                with store.lock(run.id).acquire(timeout=0):
-                    if not store.finished(run.id):
-                        view.begin(run)
-                        view.done(run, execute(run, context))
-            except Timeout:
-                continue
-            open_runs.remove(run)
-            moved = True
-        if not moved:
+        if len(open_runs) == before:
             time.sleep(WAIT_SECONDS)
 
 
-def _report(config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path,
-            view: View) -> dict[str, Any]:
+def _do(run: Run, context: Context, view: View) -> bool:
+    """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
+    from bam_lightning.execute import execute
+
+    store = context.store
+    every = wanted(run, context.config)
+    try:
+        with store.lock(run.id).acquire(timeout=0):
+            if not store.finished(run.id):
+                for task, teacher in run.teachers.items():
+                    _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
+                view.begin(run)
+                view.done(run, execute(run, context))
+            else:
+                _complete(run.id, every, context, view)
+    except Timeout:
+        return False
+    return True
+
+
+def _complete(run_id: str, every: Sequence[Wanted], context: Context, view: View) -> None:
+    """Predict what a finished Run has not yet: it did not teach when it was trained, say."""
+    lacking = [one for one in every if not context.store.predicted(run_id, one.task, one.split)]
+    if not lacking:
+        return
+    from bam_lightning.execute import complete
+
+    view.say(f"Run {run_id} predicts {', '.join(f'{one.task} ({one.split})' for one in lacking)}")
+    complete(run_id, lacking, context)
+
+
+def _report(
+    config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path, view: View
+) -> dict[str, Any]:
     found = report.results(config, runs, store)
     report.save(output, found)
     report.plot(output, config, found, store)

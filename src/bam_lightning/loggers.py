@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from bam_lightning.config import Config, LoggerKind
-from bam_lightning.recipe import Run, plain
+from bam_lightning.run import Run, plain
 
 PROBE_SECONDS = 3.0
 
@@ -30,8 +30,13 @@ def make_logger(run: Run, config: Config, output: Path) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     settings = config.logger
     logger = WandbLogger(
-        name=name, save_dir=output, offline=not online(), project=settings.project, entity=settings.entity,
-        group=settings.group or config.experiment or config.recipe.name, job_type=run.stage,
+        name=name,
+        save_dir=output,
+        offline=not online(),
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group or config.experiment or config.recipe.name,
+        job_type=run.stage,
         tags=[*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
         config={**plain(asdict(config)), "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)}},
         reinit="finish_previous",

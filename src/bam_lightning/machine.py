@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import warnings
+from typing import Literal
 
 import torch
 
@@ -42,7 +43,7 @@ def on_gpu(settings: TrainerConfig) -> bool:
     return there and settings.accelerator != "cpu"
 
 
-def precision(settings: TrainerConfig) -> str:
+def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
     """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
     if settings.precision is Precision.auto:
         if on_gpu(settings):

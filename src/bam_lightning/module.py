@@ -5,7 +5,7 @@ B examples, n examples of one task, D width of the encoder, K outputs of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -70,15 +70,17 @@ class BamModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer; rates are set at each step."""
-        groups = parameter_groups(
-            self.encoder, self.heads, self.layerwise_decay, self.optimization.weight_decay
-        )
+        groups = parameter_groups(self.encoder, self.heads, self.layerwise_decay, self.optimization.weight_decay)
         return build_optimizer(groups, self.optimization)
+
+    def head(self, task: str) -> Head:
+        """Return the head of a task."""
+        return cast(Head, self.heads[task])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return task -> logits ``[n, K]``."""
         pooled = self.encoder(batch.inputs)  # [B, D]
-        return {task: self.heads[task](pooled[rows]) for task, rows in batch.rows.items()}
+        return {task: self.head(task)(pooled[rows]) for task, rows in batch.rows.items()}
 
     def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:
         """Return task -> loss summed over its examples, against the target of section 3.2.
@@ -88,7 +90,7 @@ class BamModule(pl.LightningModule):
         """
         losses = {}
         for task, logits in self(batch).items():
-            head = self.heads[task]
+            head = self.head(task)
             gold = head.encode(batch.labels[task])
             teacher = head.outputs(batch.teacher[task]) if task in batch.teacher else None
             target = mix_targets(gold, teacher, lam)
@@ -109,17 +111,22 @@ class BamModule(pl.LightningModule):
                 losses = self.task_losses(batch, lam)
                 for task, loss in losses.items():
                     self.record.add(task, loss, len(batch.rows[task]))
-                self.manual_backward(sum(self.weights.get(t, 1.0) * loss for t, loss in losses.items()))
+                self.manual_backward(torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
         sum_gradients(self)
         norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        logged = {"progress": progress, "lam": lam, "learning_rate": rate, "gradient_norm": norm}
+        logged: dict[str, float | Tensor] = {
+            "progress": progress,
+            "lam": lam,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+        }
         self.record.write(self.trainer, logged)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
         """Return task -> (row numbers ``[n]``, float32 logits ``[n, K]``)."""
-        return {task: (batch.index[task], logits) for task, logits in self(batch).items()}
+        return {task: (batch.numbers[task], logits) for task, logits in self(batch).items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is logged, so that a resumed run's record is whole."""

@@ -122,4 +122,3 @@ class BertAdam(torch.optim.Optimizer):
                 update = state["mean"] / (state["square"].sqrt() + group["epsilon"])
                 parameter.sub_(group["lr"] * (update + group["weight_decay"] * parameter))
         return loss
-

@@ -78,9 +78,7 @@ class MaskedSteps(Dataset[dict[str, Tensor]]):
             ids[place, : lengths[place]] = self.tokens.ids[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
         real = np.arange(ids.shape[1])[None, :] < lengths[:, None]
         rng = np.random.default_rng([self.seed, 3, step])
-        inputs, labels = mask_tokens(
-            ids, real & ~np.isin(ids, self.special), self.masked, self.mask_id, self.size, rng
-        )
+        inputs, labels = mask_tokens(ids, real & ~np.isin(ids, self.special), self.masked, self.mask_id, self.size, rng)
         block = {"input_ids": inputs, "attention_mask": real.astype(np.int64), "labels": labels}
         mine = slice(self.rank, None, self.processes)
         return {name: torch.from_numpy(np.ascontiguousarray(values[mine])) for name, values in block.items()}
@@ -99,9 +97,7 @@ class MaskedText(pl.LightningDataModule):
         if self.trainer:
             done = self.trainer.global_step
             self.steps.rank, self.steps.processes = self.trainer.global_rank, self.trainer.world_size
-        return StepLoader(
-            self.steps, batch_size=None, sampler=range(done, len(self.steps)), num_workers=self.workers
-        )
+        return StepLoader(self.steps, batch_size=None, sampler=range(done, len(self.steps)), num_workers=self.workers)
 
 
 class MaskedModule(pl.LightningModule):

@@ -62,5 +62,5 @@ class Record:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
-        self.history, self.seen, self._counts = list(state["history"]), dict(state["seen"]), dict(state["counts"])
+        self.history, self.seen, self._counts = (list(state["history"]), dict(state["seen"]), dict(state["counts"]))
         self._losses = {task: torch.tensor(value) for task, value in state["losses"].items()}

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config import Config
-from bam_lightning.recipe import Run
+from bam_lightning.run import Run
 from bam_lightning.store import Store, write_text
 
-RUN_FIELDS = ("id", "stage", "tasks", "seed", "steps", "train_seconds", "examples_per_second", "tokens_per_second",
-              "metrics")
+RUN_FIELDS = (
+    "id",
+    "stage",
+    "tasks",
+    "seed",
+    "steps",
+    "train_seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "metrics",
+)
 
 
 def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]:
@@ -28,9 +37,14 @@ def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]
         if counted:
             averages[stage] = sum(counted) / len(counted)
     return {
-        "recipe": config.recipe.name, "experiment": config.experiment, "seed": config.seed,
-        "teacher_seed": config.teacher_seed, "scale": config.scale, "fidelity": config.fidelity,
-        "average": averages, "runs": entries,
+        "recipe": config.recipe.name,
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "teacher_seed": config.teacher_seed,
+        "scale": config.scale,
+        "fidelity": config.fidelity,
+        "average": averages,
+        "runs": entries,
     }
 
 
@@ -38,7 +52,8 @@ def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: st
     """Return task -> headline score of a stage."""
     return {
         task: values[config.suite.tasks[task].metric.value]
-        for entry in entries if entry["stage"] == stage
+        for entry in entries
+        if entry["stage"] == stage
         for task, values in entry["metrics"].items()
     }
 

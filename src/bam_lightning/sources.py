@@ -62,7 +62,8 @@ def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
         FileNotFoundError, OSError: see ``read_split``.
         ValueError: naming task, split, row and column, for rows that cannot be learned from.
     """
-    assert task.train_split is not None and task.dev_split is not None
+    assert task.train_split is not None
+    assert task.dev_split is not None
     train = load_rows(name, task, data, task.train_split, task.train_rows)
     dev = load_rows(name, task, data, task.dev_split, task.dev_rows)
     if data.double_symmetric and task.symmetric:
@@ -73,17 +74,32 @@ def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
 
 def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> Rows:
     """Read and check one labelled split; ``limit`` keeps its first rows."""
+    table, where = _table(name, task, data, split, [task.label_column])
+    if limit is not None:
+        table = table.slice(0, limit)
+    texts = _all_texts(where, name, task, table)
+    _check_names(where, name, task, table.schema)
+    labels = _labels(where, name, task, table.column(task.label_column))
+    return Rows(texts, labels, row_keys(name, task, texts))
+
+
+def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str) -> Rows:
+    """Read and check a split without looking at labels, which a test split does not have; all are -1."""
+    table, where = _table(name, task, data, split, [])
+    texts = _all_texts(where, name, task, table)
+    return Rows(texts, np.full(len(texts[0]), UNLABELLED), row_keys(name, task, texts))
+
+
+def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list[str]) -> tuple[pa.Table, str]:
+    """Return a split that has rows, unique ids, the text columns and ``more``; and where it comes from."""
     if task.path == "generated":
         table, where = _generated(name, task, data, split), f"the generated suite ({split})"
     else:
         table, where = read_split(name, task, data, split)
-    if limit is not None:
-        table = table.slice(0, limit)
     where = f"task {name!r}, {where}"
     if table.num_rows == 0:
         raise ValueError(f"{where}: the split is empty; check the file, or choose another split")
-    wanted = [*task.text_columns, task.label_column, *([task.id_column] if task.id_column else [])]
-    for column in wanted:
+    for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
         if column not in table.column_names:
             raise ValueError(
                 f"{where}: no column {column!r}; columns there: {', '.join(table.column_names)}; "
@@ -91,10 +107,7 @@ def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: 
             )
     if task.id_column:
         _check_ids(where, name, table.column(task.id_column))
-    texts = tuple(_texts(where, name, task, column, table.column(column)) for column in task.text_columns)
-    _check_names(where, name, task, table.schema)
-    labels = _labels(where, name, task, table.column(task.label_column))
-    return Rows(texts, labels, row_keys(name, task, texts))
+    return table, where
 
 
 def row_keys(name: str, task: TaskConfig, texts: tuple[list[str], ...]) -> list[bytes]:
@@ -132,8 +145,14 @@ def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
     counts = column.value_counts()
     for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
         rows = [i for i, value in enumerate(column.to_pylist()) if value == entry["values"]]
-        raise ValueError(f"{where}: id {entry['values']} stands in rows {rows[0]} and {rows[1]}; ids must be "
-                         f"unique; mend the file, or set suite.tasks.{name}.id_column=null")
+        raise ValueError(
+            f"{where}: id {entry['values']} stands in rows {rows[0]} and {rows[1]}; ids must be "
+            f"unique; mend the file, or set suite.tasks.{name}.id_column=null"
+        )
+
+
+def _all_texts(where: str, name: str, task: TaskConfig, table: pa.Table) -> tuple[list[str], ...]:
+    return tuple(_texts(where, name, task, column, table.column(column)) for column in task.text_columns)
 
 
 def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.ChunkedArray) -> list[str]:
@@ -144,8 +163,10 @@ def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.Chunk
         if text is None:
             raise ValueError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")
         if not text.strip() and not task.allow_empty_text:
-            raise ValueError(f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "
-                             f"with suite.tasks.{name}.allow_empty_text=true")
+            raise ValueError(
+                f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "
+                f"with suite.tasks.{name}.allow_empty_text=true"
+            )
     return texts
 
 
@@ -154,8 +175,10 @@ def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> 
     kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     own = kept.get("info", {}).get("features", {}).get(task.label_column, {}).get("names")
     if own and task.head.label_names and list(own) != list(task.head.label_names):
-        raise ValueError(f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
-                         f"{task.head.label_names}; the order gives the class ids, so they must agree")
+        raise ValueError(
+            f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
+            f"{task.head.label_names}; the order gives the class ids, so they must agree"
+        )
 
 
 def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> NDArray[np.generic]:
@@ -164,8 +187,10 @@ def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) ->
         if value is None or value != value:
             raise ValueError(f"{where}, row {row}: the label is missing; fill it or remove the row")
     if all(value == UNLABELLED for value in values):
-        raise ValueError(f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
-                         f"trained on nor scored; choose another split under suite.tasks.{name}")
+        raise ValueError(
+            f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
+            f"trained on nor scored; choose another split under suite.tasks.{name}"
+        )
     if task.regression:
         return _scores(where, task, values)
     names = task.head.label_names
@@ -173,8 +198,10 @@ def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) ->
     ids |= {str(number): number for number in range(len(names))}
     for row, value in enumerate(values):
         if (value if isinstance(value, str) else str(value)) not in ids:
-            raise ValueError(f"{where}, row {row}: label {value!r} is neither one of {', '.join(names)} nor a class "
-                             f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names")
+            raise ValueError(
+                f"{where}, row {row}: label {value!r} is neither one of {', '.join(names)} nor a class "
+                f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names"
+            )
     return np.asarray([ids[value if isinstance(value, str) else str(value)] for value in values], dtype=np.int64)
 
 
@@ -182,6 +209,7 @@ def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
     low, high = task.head.label_range
     for row, value in enumerate(values):
         if isinstance(value, (str, bool)) or not low <= value <= high:
-            raise ValueError(f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} "
-                             "(label_range)")
+            raise ValueError(
+                f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} (label_range)"
+            )
     return np.asarray(values, dtype=np.float32)

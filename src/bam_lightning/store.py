@@ -31,7 +31,9 @@ class Store:
             for name in ("runs", "building", "outputs", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"paths.store: cannot write to {self.root} ({error.strerror}); give another folder") from error
+            raise OSError(
+                f"paths.store: cannot write to {self.root} ({error.strerror}); give another folder"
+            ) from error
 
     def folder(self, run_id: str) -> Path:
         """Return where the finished Run lies."""
@@ -79,8 +81,10 @@ class Store:
             raise FileNotFoundError(f"Run {run_id} has no file {name!r}; delete {path.parent}, and it is trained anew")
         found = file_hash(path)
         if found != expected:
-            raise ValueError(f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; "
-                             f"delete {self.folder(run_id)}, and the Run is trained anew")
+            raise ValueError(
+                f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; "
+                f"delete {self.folder(run_id)}, and the Run is trained anew"
+            )
         return path
 
     def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
@@ -101,6 +105,10 @@ class Store:
         """Return where the logits of a Run on a split lie."""
         return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
 
+    def predicted(self, run_id: str, task: str, split: str) -> bool:
+        """Return whether the logits of a Run on a split are there."""
+        return self.outputs_path(run_id, task, split).is_file()
+
     def write_outputs(
         self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]
     ) -> None:
@@ -109,7 +117,7 @@ class Store:
 
         path = self.outputs_path(run_id, task, split)
         path.parent.mkdir(exist_ok=True)
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
             "logits": np.ascontiguousarray(logits, dtype=np.float32),
         }
@@ -131,39 +139,41 @@ class Store:
             raise FileNotFoundError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
         try:
             with safe_open(path, framework="numpy") as opened:
-                kept, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")}
+                kept, tensors = (opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")})
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
         if kept != {"digest": _digest(tensors), "run": run_id, "task": task}:
             raise ValueError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
         keys = tensors["keys"].tobytes()
-        return {
-            keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])
-        }
+        return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
 
 
-def teacher_column(
-    store: Store, run_id: str, task: str, keys: Sequence[bytes], texts: tuple[Sequence[str], ...]
+def outputs_column(
+    store: Store, run_id: str, task: str, split: str, keys: Sequence[bytes], texts: tuple[Sequence[str], ...]
 ) -> NDArray[np.float32]:
-    """Return the teacher's logits ``[N, K]`` for the rows with the given keys, in their order.
+    """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order.
 
     Raises:
-        ValueError: naming the task and the first row that the teacher has not seen.
+        ValueError: naming the task and the first row that the Run has not predicted.
     """
-    known = store.read_outputs(run_id, task, "train")
+    known = store.read_outputs(run_id, task, split)
     for row, key in enumerate(keys):
         if key not in known:
             text = " / ".join(column[row] for column in texts)
-            raise ValueError(f"teacher {run_id} of task {task!r} has no prediction for training row {row} "
-                             f"({text[:80]!r}); it was trained on other rows, texts or labels")
+            raise ValueError(
+                f"Run {run_id} has no prediction of task {task!r}, {split} row {row} ({text[:80]!r}); "
+                "it predicted other rows, texts or labels"
+            )
     return np.stack([known[key] for key in keys])
 
 
 def file_hash(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-            hashlib.sha256(source.read()).hexdigest()
+        return (
+            hashlib.file_digest(source, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else (hashlib.sha256(source.read()).hexdigest())
         )
 
 

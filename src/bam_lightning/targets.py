@@ -50,6 +50,8 @@ def _locate(key: str, path: Any) -> Any:
         raise ValueError(f"{key}._target_ names {path!r}, whose module cannot be imported: {error}") from error
     target = getattr(module, name, None)
     if not callable(target):
-        raise ValueError(f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
-                         f"{suggest(name, [n for n in vars(module) if not n.startswith('_')])}")
+        raise ValueError(
+            f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
+            f"{suggest(name, [n for n in vars(module) if not n.startswith('_')])}"
+        )
     return target

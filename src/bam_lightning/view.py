@@ -7,12 +7,20 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bam_lightning.recipe import Run
+from bam_lightning.run import Run
 
 
 class Speed(ProgressColumn):
@@ -30,9 +38,15 @@ class View:
     def __init__(self, bars: bool) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), Speed(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            console=self.console, disable=not (bars and self.console.is_terminal),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            Speed(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (bars and self.console.is_terminal),
         )
         self.whole: TaskID | None = None
         self.current: TaskID | None = None
@@ -45,17 +59,26 @@ class View:
     def plan(self, runs: Sequence[Run], finished: Collection[str], begun: Collection[str]) -> None:
         """Print the Runs to come: stage, tasks, examples, optimizer steps, and what the store already has."""
         table = Table(title="Plan", title_justify="left")
-        for title, justify in (("Run", "left"), ("stage", "left"), ("tasks", "left"), ("seed", "right"),
-                               ("examples", "right"), ("steps", "right"), ("state", "left")):
-            table.add_column(title, justify=justify)  # type: ignore[arg-type]
+        for title, justify in (
+            ("Run", "left"),
+            ("stage", "left"),
+            ("tasks", "left"),
+            ("seed", "right"),
+            ("examples", "right"),
+            ("steps", "right"),
+            ("state", "left"),
+        ):
+            table.add_column(title, justify=justify, no_wrap=title in ("Run", "state"))  # type: ignore[arg-type]
         for run in runs:
             state = "in the store" if run.id in finished else "goes on" if run.id in begun else "to train"
             tasks = ", ".join(run.tasks) or "(text)"
             table.add_row(run.id, run.stage, tasks, str(run.seed), f"{run.examples:,}", f"{run.steps:,}", state)
         self.console.print(table)
         left = [run for run in runs if run.id not in finished]
-        self.say(f"{len(runs)} Runs, {len(runs) - len(left)} of them in the store; to train: "
-                 f"{sum(run.examples for run in left):,} examples in {sum(run.steps for run in left):,} steps")
+        self.say(
+            f"{len(runs)} Runs, {len(runs) - len(left)} of them in the store; to train: "
+            f"{sum(run.examples for run in left):,} examples in {sum(run.steps for run in left):,} steps"
+        )
 
     def start(self, runs: Sequence[Run]) -> None:
         """Open the recipe's bar over the Runs to train."""
@@ -84,8 +107,10 @@ class View:
         scores = ", ".join(
             f"{task} {100 * next(iter(values.values())):.1f}" for task, values in manifest["metrics"].items()
         )
-        self.say(f"{run.label} ({run.id}): {manifest['train_seconds']:.1f} s, "
-                 f"{manifest['examples_per_second']:,.0f} examples/s{'; ' + scores if scores else ''}")
+        self.say(
+            f"{run.label} ({run.id}): {manifest['train_seconds']:.1f} s, "
+            f"{manifest['examples_per_second']:,.0f} examples/s{'; ' + scores if scores else ''}"
+        )
         self.run = None
 
     def close(self) -> None:
