@@ -37,8 +37,12 @@ def tiny_bert(tmp_path_factory) -> Path:
     tokenizer = make_tokenizer([" ".join(WORDS)], 200)
     torch.manual_seed(1)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -71,3 +75,31 @@ def tiny_data(tmp_path) -> Path:
         parquet.write_table(pa.table(rte), root / "rte" / f"{split}.parquet")
         csv.write_csv(pa.table(stsb), root / "stsb" / f"{split}.csv")
     return root
+
+
+@pytest.fixture
+def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
+    """The command line of a whole Single->Multi that takes a second: two tiny tasks, the tiny BERT."""
+    return [
+        "scale=small",
+        "suite.only=[rte,stsb]",
+        f"data.root={tiny_data}",
+        f"encoder.path={tiny_bert}",
+        "logger=none",
+        "trainer.precision=float32",
+        "trainer.accelerator=cpu",
+        "trainer.log_every=2",
+        "optimization.single.batch_size=8",
+        "optimization.multi.batch_size=16",
+        "optimization.learning_rate=1e-3",
+        f"paths.store={tmp_path}/store",
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left():
+    """Let no test leave Hydra initialised for the next."""
+    yield
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()

@@ -101,11 +101,12 @@ class TaskConfig:
 
 @dataclass
 class SuiteConfig:
-    """The tasks trained together; ``only`` keeps some of them (empty: all)."""
+    """The tasks trained together; ``only`` keeps some of them (empty: all); ``sigmoid`` is what regression heads do."""
 
     name: str = MISSING
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
+    sigmoid: bool = True
 
     def check(self) -> None:
         """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""

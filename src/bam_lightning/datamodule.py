@@ -4,12 +4,12 @@ S optimizer steps, B examples a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bam_lightning.batch import Batch
 from bam_lightning.batching import Examples, make_batch, split_by_length
@@ -18,8 +18,28 @@ from bam_lightning.stream import EMPTY, Stream
 PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
 
 
+class StepsFrom(Sampler[int]):
+    """The steps that are still to be done, out of all: it yields the rest, but is as long as the whole.
+
+    Lightning goes on counting batches at the step it stopped at, so a length of the rest would end its epoch early.
+    """
+
+    def __init__(self, done: int, steps: int) -> None:
+        self.done, self.steps = done, steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.done, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
 class StepLoader(DataLoader):
     """Yields optimizer steps from a given one on. Its place is the trainer's own step count, so it has no state."""
+
+    def __init__(self, steps: Dataset, done: int, workers: int) -> None:
+        order = StepsFrom(done, len(steps))  # type: ignore[arg-type]
+        super().__init__(steps, batch_size=None, sampler=order, num_workers=workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing; the method tells Lightning that the loader can go on in mid-epoch."""
@@ -109,7 +129,7 @@ class MultiTaskData(pl.LightningDataModule):
         rank, processes = self._place()
         steps = Steps(self.train, self.stream, self.pad_id, self.call_tokens, rank, processes)
         done = self.trainer.global_step if self.trainer else 0
-        return StepLoader(steps, batch_size=None, sampler=range(done, len(steps)), num_workers=self.workers)
+        return StepLoader(steps, done, self.workers)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return one loader per task, in the order of ``predict``."""

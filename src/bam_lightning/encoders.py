@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam_lightning.checks import known_name
 from bam_lightning.dropout import install
 
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
@@ -102,13 +103,17 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
     Raises:
         ValueError: if the family is unknown or its sizes do not fit together.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModel
 
     fields = {**sizes, "vocab_size": vocabulary}
     try:
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        return Encoder(AutoModel.from_config(config), pooler)
-    except (KeyError, ValueError) as error:
+        family = fields.pop("model_type")
+        known = AutoConfig.for_model(family).to_dict()
+        for name in fields:
+            known_name("encoder.sizes", name, known)
+        return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooler)
+    except (KeyError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"encoder.sizes cannot be built: {error}") from error
 
 

@@ -24,7 +24,7 @@ from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Head
-from bam_lightning.loggers import make_logger
+from bam_lightning.loggers import finish, make_logger
 from bam_lightning.module import BamModule
 from bam_lightning.pretraining import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
 from bam_lightning.recipe import wanted
@@ -96,7 +96,7 @@ def _fit(
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         trainer.fit(module, datamodule=data, ckpt_path=saved if saved.is_file() else None, weights_only=True)
     if logger:
-        logger.finalize("success")
+        finish(logger)
     if trainer.global_step < run.steps:
         raise KeyboardInterrupt
     return checkpoints.seconds
@@ -250,5 +250,7 @@ def _score(run: Run, context: Context, module: BamModule) -> dict[str, dict[str,
         rows = context.rows[task].dev
         logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
         values = module.head(task).predict(torch.from_numpy(logits)).numpy()
-        results[task] = metrics.scores(values, rows.labels, context.config.suite.tasks[task].metric.value)
+        task_config = context.config.suite.tasks[task]
+        classes = len(task_config.head.label_names) or None
+        results[task] = metrics.scores(values, rows.labels, task_config.metric.value, classes)
     return results

@@ -45,6 +45,13 @@ def make_logger(run: Run, config: Config, output: Path) -> Any:
     return logger
 
 
+def finish(logger: Any) -> None:
+    """Close the logger of a Run, so that the next Run gets one of its own."""
+    logger.finalize("success")
+    if hasattr(logger.experiment, "finish"):
+        logger.experiment.finish()
+
+
 def online() -> bool:
     """Return whether W&B is to be sent to: somebody is logged in, and the server answers within seconds.
 

@@ -20,6 +20,8 @@ def accuracy(predictions: Values, gold: Values) -> float:
 
 def matthews(predictions: Values, gold: Values) -> float:
     """Return Matthews' correlation (CoLA); 0 where either side is constant."""
+    if np.ptp(predictions) == 0 or np.ptp(gold) == 0:
+        return 0.0  # torchmetrics makes +-0.03 of it by an epsilon
     classes = int(max(predictions.max(), gold.max(), 1)) + 1
     return float(classification.multiclass_matthews_corrcoef(*_tensors(predictions, gold), num_classes=classes))
 
@@ -62,20 +64,21 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 REGRESSION = ("spearman", "pearson")
 
 
-def scores(predictions: Values, gold: Values, metric: str) -> dict[str, float]:
-    """Return the task's own metric first, then what else is commonly read beside it.
+def scores(predictions: Values, gold: Values, metric: str, classes: int | None = None) -> dict[str, float]:
+    """Return the task's own metric first, then what else is commonly read beside it (F1 for two ``classes``).
 
     >>> scores(np.array([0, 1, 1]), np.array([0, 1, 0]), "matthews")
     {'matthews': 0.5, 'accuracy': 0.6666666666666666}
     """
     names = [metric, *(REGRESSION if metric in REGRESSION else ("accuracy",))]
-    if metric == "accuracy" and max(predictions.max(), gold.max()) == 1:
+    if metric == "accuracy" and (classes or int(max(predictions.max(), gold.max())) + 1) == 2:
         names.append("f1")
     return {name: METRICS[name](predictions, gold) for name in dict.fromkeys(names)}
 
 
 def majority(gold: Values, metric: str) -> float:
     """Return the score of always predicting the commonest class; 0 for correlations."""
-    if metric != "accuracy":
+    if metric not in ("accuracy", "f1"):
         return 0.0
-    return float(np.unique(gold, return_counts=True)[1].max() / len(gold))
+    values, counts = np.unique(gold, return_counts=True)
+    return METRICS[metric](np.full_like(gold, values[counts.argmax()]), gold)

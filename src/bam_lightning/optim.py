@@ -34,7 +34,7 @@ def parameter_groups(
         for prefix, part in (("encoder", encoder), ("heads", heads))
         for module, layer in part.named_modules()
         for name, _ in layer.named_parameters(recurse=False)
-        if name == "bias" or isinstance(layer, UNDECAYED) or "LayerNorm" in type(layer).__name__
+        if "bias" in name or isinstance(layer, UNDECAYED) or "LayerNorm" in type(layer).__name__
     }
     groups: dict[tuple[int, bool], list[Tensor]] = {}
     named = [(f"encoder.{n}", encoder.depth(n), p) for n, p in encoder.named_parameters()]

@@ -97,7 +97,7 @@ class MaskedText(pl.LightningDataModule):
         if self.trainer:
             done = self.trainer.global_step
             self.steps.rank, self.steps.processes = self.trainer.global_rank, self.trainer.world_size
-        return StepLoader(self.steps, batch_size=None, sampler=range(done, len(self.steps)), num_workers=self.workers)
+        return StepLoader(self.steps, done, self.workers)
 
 
 class MaskedModule(pl.LightningModule):

@@ -93,41 +93,21 @@ def _finetuning(
         teachers |= {task: run for task, run in config.distillation.teachers.items() if task in tasks}
     start = pretrained
     if stage.start:
-        start = _of_task(done[stage.start], tasks[0] if stage.per_task else None, name).id
+        base = done[stage.start]  # one Run serves all (STILTs, Table 3); of several, the task's own
+        start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name).id
     run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
     return replace(run, spec=run_spec(run, config, facts))
 
 
-def _of_task(runs: list[Run], task: str | None, asker: str) -> Run:
+def _of_task(runs: list[Run], task: str, asker: str) -> Run:
+    """Return the Run that trained ``task``: its own where the stage has one Run per task."""
     for run in runs:
-        if len(runs) == 1 and (task is None or task in run.tasks or run.kind is StageKind.pretrain):
-            return run
-        if task is not None and run.tasks == (task,):
+        if task in run.tasks:
             return run
     raise ValueError(
         f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
         f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
     )
-
-
-def _pretraining(name: str, config: Config, facts: Facts) -> Run:
-    settings = config.encoder.pretraining
-    assert settings is not None
-    steps = epoch_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
-    hyper = Hyperparameters(settings.learning_rate, settings.batch_size, settings.epochs, 1.0, 0)
-    steps = min(steps, config.trainer.max_steps or steps)
-    spec: dict[str, Any] = {
-        "algorithm": ALGORITHM,
-        "kind": StageKind.pretrain,
-        "pretraining": {k: v for k, v in asdict(settings).items() if k not in ("text", "epochs")},
-        "text": facts.text_fingerprint,
-        "encoder": facts.encoder,
-        "max_length": config.data.max_length,
-        "precision": config.trainer.precision,
-        "pooler": config.encoder.pooler,
-        "steps": steps,
-    }
-    return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
 
 
 def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...]) -> Hyperparameters:

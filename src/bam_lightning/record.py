@@ -44,7 +44,7 @@ class Record:
         if lost or row["gradient_norm"] != row["gradient_norm"]:
             raise RuntimeError(
                 f"the loss is no longer a number: task {', '.join(lost) or 'none, but the gradient'}, in the "
-                f"{self.every} steps before step {step}, learning rate {row['learning_rate']:.3g}; "
+                f"{min(self.every, step)} steps before step {step}, learning rate {row['learning_rate']:.3g}; "
                 "try a lower optimization.learning_rate, or trainer.precision=float32"
             )
         row["loss"] = sum(float(loss) for loss in self._losses.values()) / max(1, sum(self._counts.values()))

@@ -196,11 +196,13 @@ def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) ->
     names = task.head.label_names
     ids = {label: number for number, label in enumerate(names)}
     ids |= {str(number): number for number in range(len(names))}
+    hint = "; YAML reads yes, no, on and off as truth values, so quote them" if "True" in names else ""
     for row, value in enumerate(values):
         if (value if isinstance(value, str) else str(value)) not in ids:
             raise ValueError(
                 f"{where}, row {row}: label {value!r} is neither one of {', '.join(names)} nor a class "
                 f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names"
+                f"{hint}"
             )
     return np.asarray([ids[value if isinstance(value, str) else str(value)] for value in values], dtype=np.int64)
 

@@ -1,0 +1,135 @@
+"""Bad values are refused before anything heavy is imported, naming key, value and choices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bam_lightning.compose import compose, message
+
+BAD = [
+    ("seeed=1", "no option 'seeed'; did you mean 'seed'?"),
+    (
+        "optimization.learning_rat=1",
+        "no option 'optimization.learning_rat'; did you mean 'optimization.learning_rate'?",
+    ),
+    ("++fo.bar=1", "no option 'fo'"),
+    ("scale=papr", "no scale 'papr'; choices: base, embedded, paper, small; did you mean 'paper'?"),
+    ("recipe=nope", "no recipe 'nope'; choices: multi, pretrain, single, single_multi"),
+    ("seed=x", "Error merging override seed=x: Value 'x' of type 'str' could not be converted to Integer"),
+    ("seed=-1", "seed must be at least 0, got -1"),
+    ("teacher_seed=-2", "teacher_seed must be at least 0, got -2"),
+    ("optimization.learning_rate=-1", "optimization.learning_rate must be above 0, got -1.0"),
+    ("optimization.multi.learning_rate=null", "optimization.multi.learning_rate is missing; give a number"),
+    ("optimization.single.layerwise_decay=1.5", "optimization.single.layerwise_decay must be in (0, 1], got 1.5"),
+    ("optimization.batch_size=0", "optimization.batch_size must be at least 1, got 0"),
+    ("optimization.epochs=0", "optimization.epochs must be above 0, got 0.0"),
+    ("optimization.warmup=1", "optimization.warmup must be in [0, 1), got 1.0"),
+    ("optimization.clip_norm=0", "optimization.clip_norm must be above 0, got 0.0"),
+    ("data.max_length=4", "data.max_length must be at least 8, got 4"),
+    ("data.workers=-1", "data.workers must be at least 0, got -1"),
+    ("trainer.accelerator=tpu", "trainer.accelerator names 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?"),
+    ("trainer.log_every=0", "trainer.log_every must be at least 1, got 0"),
+    ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
+    (
+        "trainer.precision=fp8",
+        "Error merging override trainer.precision=fp8: Invalid value 'fp8', expected one of [auto, float32, bfloat16]",
+    ),
+    (
+        "suite.only=[sentimet]",
+        "suite.only names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?",
+    ),
+    (
+        "suite.tasks.sentiment.metric=spearman",
+        "suite.tasks.sentiment.metric 'spearman' does not fit label_names: use accuracy, matthews or f1",
+    ),
+    (
+        "suite.tasks.similarity.metric=accuracy",
+        "suite.tasks.similarity.metric 'accuracy' does not fit label_range: use spearman",
+    ),
+    ("suite.tasks.entailment.metric=f1", "suite.tasks.entailment.metric 'f1' needs 2 label_names, got 3"),
+    (
+        "suite.tasks.sentiment.head.label_names=[yes]",
+        "suite.tasks.sentiment.head.label_names must be at least 2 different names, got ['yes']",
+    ),
+    (
+        "suite.tasks.similarity.head.label_range=[5,0]",
+        "suite.tasks.similarity.head.label_range must be [lowest, highest], got [5.0, 0.0]",
+    ),
+    ("suite.tasks.sentiment.head.dropout=1", "suite.tasks.sentiment.head.dropout must be in [0, 1), got 1.0"),
+    ("suite.tasks.sentiment.text_columns=[]", "suite.tasks.sentiment.text_columns must name 1 or 2 columns, got []"),
+    ("suite.tasks.sentiment.symmetric=true", "suite.tasks.sentiment.symmetric needs two text columns, got ['text_a']"),
+    (
+        "suite.tasks.sentiment.dev_split=null",
+        "suite.tasks.sentiment.dev_split is null; a task needs one, unless scored_by names another task",
+    ),
+    ("suite.tasks.sentiment.train_rows=0", "suite.tasks.sentiment.train_rows must be at least 1, got 0"),
+    (
+        "recipe.stages.student.teacher=multi",
+        "recipe.stages.student.teacher names stage 'multi'; stages before it: single",
+    ),
+    ("recipe.stages.single.start=student", "recipe.stages.single.start names stage 'student'; stages before it: none"),
+    (
+        "recipe.stages.single.tasks=[rte]",
+        "recipe.stages.single.tasks names 'rte'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "question_paraphrase, entailment, answer_entailment, small_entailment",
+    ),
+    (
+        "encoder.path=x",
+        "encoder 'embedded' needs either path=HUB_ID_OR_DIR or sizes, got path=x and sizes={'model_type': 'bert', "
+        "'hidden_size': 96, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 192, "
+        "'max_position_embeddings': 64, 'initializer_range': 0.05, 'hidden_dropout_prob': 0.0, "
+        "'attention_probs_dropout_prob': 0.0}",
+    ),
+    ("encoder.pretraining=null", "encoder 'embedded' is given by sizes, so it needs encoder.pretraining as well"),
+    (
+        "encoder.pretraining.sentences=0",
+        "encoder.pretraining needs either text=[FILE, ...] or sentences=N of the generated language, "
+        "got text=[] and sentences=0",
+    ),
+    ("encoder.pretraining.masked=0", "encoder.pretraining.masked must be in (0, 1), got 0.0"),
+    (
+        "+distillation.teachers.sentimnt=abc",
+        "distillation.teachers names 'sentimnt'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), BAD, ids=[override for override, _ in BAD])
+def test_a_bad_value_is_refused_with_its_key(override, expected):
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011: Hydra's own errors among them
+        compose([override])
+    assert message(caught.value) == expected
+
+
+def test_a_pretraining_recipe_needs_something_to_read():
+    with pytest.raises(
+        ValueError, match=r"^recipe\.stages\.pretrain is of kind pretrain, so encoder\.pretraining must"
+    ):
+        compose(["scale=small", "recipe=pretrain"])
+
+
+def test_a_task_scored_by_an_absent_task_is_refused():
+    with pytest.raises(ValueError, match=r"^suite\.tasks\.ax\.scored_by names 'mnli'; choices: rte, ax$"):
+        compose(["scale=small", "suite.only=[rte,ax]"])
+
+
+def test_a_user_file_with_an_unknown_key_is_refused(tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(
+        "defaults: [schema, /head: classification, _self_]\npath: x\ntext_colums: [a]\n"
+    )
+    with pytest.raises(Exception, match="text_colums"):  # noqa: PT011
+        compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine"])
+
+
+def test_planning_rooms_import_no_torch():
+    code = (
+        "import sys; import bam_lightning.compose, bam_lightning.recipe, bam_lightning.store, bam_lightning.stream, "
+        "bam_lightning.sources, bam_lightning.config; assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,124 @@
+"""A whole recipe on local files: what it leaves, what it skips, what it goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bam_lightning.compose import compose
+from bam_lightning.job import run_recipe
+from bam_lightning.store import Store
+
+
+def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
+    found = run_recipe(compose(tiny_job), tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert kept == found
+    assert [run["stage"] for run in found["runs"]] == ["single", "single", "student"]
+    assert found["runs"][-1]["tasks"] == ["stsb", "rte"]
+    student = found["runs"][-1]["metrics"]
+    assert found["average"]["student"] == pytest.approx((student["rte"]["accuracy"] + student["stsb"]["spearman"]) / 2)
+    assert found["runs"][-1]["steps"] == 30  # 6 epochs of 80 rows by 16
+    assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(tmp_path / "out")
+    assert "teacher (single)" in printed.out
+    assert "3 Runs, 0 of them in the store; to train: 720 examples in 60 steps" in printed.err
+
+
+def test_a_second_call_trains_nothing(tiny_job, tmp_path, capsys, monkeypatch):
+    first = run_recipe(compose(tiny_job), tmp_path / "out")
+    monkeypatch.setattr("bam_lightning.execute._fit", None)
+    assert run_recipe(compose(tiny_job), tmp_path / "again") == first
+    assert "3 Runs, 3 of them in the store" in capsys.readouterr().err
+
+
+def test_a_run_that_did_not_teach_predicts_for_a_student_later(tiny_job, tmp_path):
+    run_recipe(compose([*tiny_job, "recipe=single"]), tmp_path / "single")
+    later = run_recipe(compose([*tiny_job, "paths.store=" + str(tmp_path / "store")]), tmp_path / "later")
+    fresh = run_recipe(compose([*tiny_job, f"paths.store={tmp_path}/other"]), tmp_path / "fresh")
+    assert [run["metrics"] for run in later["runs"]] == [run["metrics"] for run in fresh["runs"]]
+
+
+def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
+    other = tmp_path / "roberta_like"
+    from transformers import BertConfig, BertModel
+
+    from bam_lightning.pretraining import make_tokenizer
+
+    tokenizer = make_tokenizer(["the cat sleeps"], 50)  # spells most words in characters
+    BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        )
+    ).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    taught = run_recipe(compose([*tiny_job, "recipe=single", f"encoder.path={other}"]), tmp_path / "teacher")
+    teacher = next(run["id"] for run in taught["runs"] if run["tasks"] == ["rte"])
+    config = compose([*tiny_job, "recipe=multi", f"+distillation.teachers.rte={teacher}", "distillation=teacher_only"])
+    found = run_recipe(config, tmp_path / "student")
+    store = Store(config.paths.store)
+    assert store.manifest(found["runs"][0]["id"])["teachers"] == {"rte": teacher}
+    assert store.predicted(teacher, "rte", "train")
+
+
+def test_a_teacher_that_is_not_there_is_named_at_the_start(tiny_job, tmp_path):
+    config = compose([*tiny_job, "recipe=multi", "+distillation.teachers.rte=nothere"])
+    with pytest.raises(ValueError, match=r"^distillation\.teachers\.rte names Run 'nothere', which is not a finished"):
+        run_recipe(config, tmp_path / "out")
+
+
+def test_test_splits_are_predicted_when_asked(tiny_job, tiny_data, tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = {"sentence1": ["the cat", "a dog", "it"], "sentence2": ["eats"] * 3, "label": [-1] * 3, "idx": [0, 1, 2]}
+    for task in ("rte", "stsb"):
+        parquet.write_table(pa.table(rows), tiny_data / task / "test.parquet")
+    config = compose([*tiny_job, "recipe=multi", "data.test=true"])
+    found = run_recipe(config, tmp_path / "out")
+    outputs = Store(config.paths.store).read_outputs(found["runs"][-1]["id"], "rte", "test")
+    assert [logits.shape for logits in outputs.values()] == [(2,)] * 3
+
+
+def start(tiny_job: list[str], out: Path, *more: str) -> subprocess.Popen:
+    """Start the command line in a process group of its own."""
+    command = [sys.executable, "-m", "bam_lightning.train", *tiny_job, *more, f"hydra.run.dir={out}"]
+    with Path(f"{out}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_and_ends_with_the_same_scores(tiny_job, tmp_path):
+    slow = ["optimization.multi.epochs=60", "trainer.checkpoint_steps=10"]
+    whole = start([*tiny_job, f"paths.store={tmp_path}/whole"], tmp_path / "a", *slow)
+    assert whole.wait(120) == 0
+    broken = start(tiny_job, tmp_path / "b", *slow)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "store" / "building").glob("*/last.ckpt")) or not _student_begun(tmp_path / "store"):
+        assert time.monotonic() < deadline
+        assert broken.poll() is None
+        time.sleep(0.02)
+    os.killpg(broken.pid, signal.SIGKILL)
+    broken.wait()
+    again = start(tiny_job, tmp_path / "b", *slow)
+    assert again.wait(120) == 0
+    assert "goes on" in (tmp_path / "b.log").read_text()
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    assert [run["metrics"] for run in one["runs"]] == [run["metrics"] for run in two["runs"]]
+    weights = [
+        (tmp_path / store / "runs" / one["runs"][-1]["id"] / "model.safetensors").read_bytes()
+        for store in ("whole", "store")
+    ]
+    assert weights[0] == weights[1]
+
+
+def _student_begun(store: Path) -> bool:
+    return len(list((store / "runs").iterdir())) == 2

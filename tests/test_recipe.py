@@ -1,0 +1,194 @@
+"""The plan: which Runs a recipe has, what they need, and what changes their ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bam_lightning.compose import compose
+from bam_lightning.config import Hyperparameters, StageConfig
+from bam_lightning.recipe import plan, resolve, wanted
+from bam_lightning.run import Facts, Wanted
+
+SIZES = {
+    "cola": 8551,
+    "sst2": 67349,
+    "mrpc": 3668,
+    "stsb": 5749,
+    "qqp": 363846,
+    "mnli": 392702,
+    "qnli": 104743,
+    "rte": 2490,
+}
+FACTS = Facts(sizes=SIZES, fingerprints=dict.fromkeys(SIZES, "f"), encoder="e")
+
+
+def planned(*overrides: str):
+    """Return the Runs of a GLUE job at the paper's scale."""
+    return plan(compose(["scale=paper", *overrides]), FACTS)
+
+
+def with_stages(stages: dict[str, StageConfig], *overrides: str):
+    """Return the Runs of a recipe of one's own."""
+    config = compose(["scale=paper", *overrides])
+    config.recipe.stages = stages
+    return plan(config, FACTS)
+
+
+def test_single_multi_has_a_teacher_per_task_and_one_student():
+    runs = planned("recipe=single_multi")
+    teachers, student = runs[:-1], runs[-1]
+    assert [run.tasks for run in teachers] == [(task,) for task in SIZES]
+    assert student.tasks == tuple(SIZES)
+    assert student.teachers == {run.tasks[0]: run.id for run in teachers}
+    assert set(student.needs) == {run.id for run in teachers}
+    assert all(run.teaches for run in teachers)
+    assert not student.teaches
+
+
+def test_steps_are_the_papers():
+    runs = planned("recipe=single_multi")
+    steps = {run.label: run.steps for run in runs}
+    assert steps["single/rte"] == 234  # reference.md, section 4
+    assert steps["single/mnli"] == 36816
+    assert steps["student"] == -(-6 * sum(SIZES.values()) // 128)
+    assert {run.hyper.learning_rate for run in runs[:-1]} == {5e-5}
+    assert runs[-1].hyper.learning_rate == 1e-4
+    assert runs[-1].hyper.layerwise_decay == 0.9
+
+
+def test_reference_code_counts_steps_by_copies():
+    doubled = replace(FACTS, sizes={**SIZES, "mrpc": 7336, "stsb": 11498})
+    student = plan(compose(["scale=paper", "recipe=multi", "fidelity=reference_code"]), doubled)[-1]
+    assert student.steps == 50466  # reference.md, 6.4: 1,076,606 rows of the hub's sizes
+
+
+def test_students_of_all_seeds_share_their_teachers():
+    first, second = planned("seed=0"), planned("seed=1")
+    assert [run.id for run in first[:-1]] == [run.id for run in second[:-1]]
+    assert first[-1].id != second[-1].id
+    other = planned("seed=0", "teacher_seed=1")
+    assert not {run.id for run in other} & {run.id for run in first}
+
+
+def test_single_runs_are_the_teachers_of_the_same_seed():
+    assert {run.id for run in planned("recipe=single", "seed=3")} == {
+        run.id for run in planned("recipe=single_multi", "teacher_seed=3", "seed=8")[:-1]
+    }
+
+
+CHANGES = [
+    "optimization.learning_rate=1e-5",
+    "optimization.warmup=0.2",
+    "optimization.weight_decay=0.1",
+    "optimization.clip_norm=2",
+    "optimization.epsilon=1e-8",
+    "optimization.bias_correction=false",
+    "optimization.shape=bert",
+    "optimization.batch_size=64",
+    "optimization.epochs=1",
+    "optimization.layerwise_decay=0.5",
+    "data.max_length=64",
+    "encoder.pooler=false",
+    "trainer.precision=float32",
+    "trainer.max_steps=7",
+    "sampler.exponent=0.5",
+    "distillation=half",
+    "seed=1",
+    "suite.tasks.rte.head.dropout=0.2",
+    "suite.tasks.rte.head.label_names=[a,b]",
+    "suite.sigmoid=false",
+    "suite.tasks.rte.teacher=false",
+]
+IDLE = [
+    "logger=csv",
+    "logger.project=x",
+    "paths.store=elsewhere",
+    "trainer.log_every=3",
+    "trainer.checkpoint_minutes=9",
+    "trainer.progress=false",
+    "trainer.call_tokens=9",
+    "data.root=elsewhere",
+    "data.workers=2",
+    "suite.tasks.rte.train_split=other",
+    "suite.tasks.rte.in_average=false",
+    "optimization.single.epochs=9",
+]
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_what_changes_weights_changes_the_id(override):
+    assert planned(override)[-1].id != planned()[-1].id
+
+
+@pytest.mark.parametrize("override", IDLE)
+def test_what_cannot_change_weights_leaves_the_student_of_given_teachers_alone(override):
+    given = ["recipe=multi", "+distillation.teachers.rte=abc"]
+    assert planned(*given, override)[-1].id == planned(*given)[-1].id
+
+
+@pytest.mark.parametrize("fact", ["fingerprints", "encoder"])
+def test_other_data_or_another_encoder_is_another_run(fact):
+    value = {**FACTS.fingerprints, "rte": "g"} if fact == "fingerprints" else "g"
+    config = compose(["scale=paper", "suite.only=[rte]"])
+    assert plan(config, replace(FACTS, **{fact: value}))[0].id != plan(config, FACTS)[0].id
+
+
+def test_values_come_from_stage_then_command_line_then_task_then_profile():
+    config = compose(["scale=paper", "optimization.learning_rate=3e-5", "suite.tasks.rte.layerwise_decay=0.9"])
+    stage = StageConfig(per_task=True, optimization=Hyperparameters(epochs=1.0))
+    hyper = resolve(config, stage, ("rte",))
+    assert (hyper.epochs, hyper.learning_rate, hyper.layerwise_decay, hyper.batch_size) == (1.0, 3e-5, 0.9, 32)
+    assert resolve(config, stage, ("rte", "mnli")).layerwise_decay == 0.9  # the multi profile's
+    assert resolve(config, stage, ("cola",)).layerwise_decay == 1.0
+
+
+def test_min_steps_lengthens_small_tasks_only():
+    runs = {run.label: run.steps for run in planned("recipe=single", "optimization.min_steps=500")}
+    assert runs["single/rte"] == 500
+    assert runs["single/cola"] == 802
+
+
+def test_a_task_without_teacher_learns_from_gold():
+    student = planned("suite.tasks.rte.teacher=false")[-1]
+    assert "rte" not in student.teachers
+    assert "mnli" in student.teachers
+
+
+def test_a_stage_starts_from_another_and_trains_some_tasks():
+    target = StageConfig(per_task=True, start="intermediate", tasks=["rte", "cola"])
+    runs = with_stages({"intermediate": StageConfig(tasks=["mnli"]), "target": target}, "seed=5")
+    first = runs[0]
+    assert [run.label for run in runs[-2:]] == ["target/rte", "target/cola"]
+    assert {run.start for run in runs[-2:]} == {first.id}
+    assert first.tasks == ("mnli",)
+    assert (first.seed, runs[-1].seed) == (0, 5)
+
+
+def test_a_teacher_stage_without_the_task_is_named():
+    stages = {"single": StageConfig(per_task=True, tasks=["mnli"]), "student": StageConfig(teacher="single")}
+    with pytest.raises(
+        ValueError, match=r"^recipe\.stages\.student needs a Run of task 'cola' from stage 'single', which trains mnli$"
+    ):
+        with_stages(stages)
+
+
+def test_pretraining_comes_first_and_everything_starts_from_it():
+    config = compose([])
+    sizes = {name: task.train_rows for name, task in config.suite.tasks.items()}
+    facts = Facts(sizes, dict.fromkeys(sizes, "f"), "e", text_lines=20000, text_fingerprint="t")
+    runs = plan(config, facts)
+    assert runs[0].stage == "pretrain"
+    assert runs[0].steps == 1000
+    assert {run.start for run in runs[1:]} == {runs[0].id}
+    again = plan(config, replace(facts, text_fingerprint="u"))
+    assert not {run.id for run in again} & {run.id for run in runs}
+
+
+def test_the_last_stage_predicts_test_splits_and_diagnostics_when_asked():
+    config = compose(["scale=paper", "data.test=true"])
+    runs = plan(config, FACTS)
+    assert Wanted("ax", "mnli", "test") in wanted(runs[-1], config)
+    assert Wanted("rte", "rte", "test") in wanted(runs[-1], config)
+    assert not any(one.split == "test" for run in runs[:-1] for one in wanted(run, config))
