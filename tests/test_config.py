@@ -123,7 +123,7 @@ def test_a_user_file_with_an_unknown_key_is_refused(tmp_path):
     (tmp_path / "task" / "mine.yaml").write_text(
         "defaults: [schema, /head: classification, _self_]\npath: x\ntext_colums: [a]\n"
     )
-    with pytest.raises(Exception, match="text_colums"):  # noqa: PT011
+    with pytest.raises(Exception, match="text_colums"):
         compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine"])
 
 

@@ -110,6 +110,26 @@ def _of_task(runs: list[Run], task: str, asker: str) -> Run:
     )
 
 
+def _pretraining(name: str, config: Config, facts: Facts) -> Run:
+    settings = config.encoder.pretraining
+    assert settings is not None
+    steps = epoch_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
+    hyper = Hyperparameters(settings.learning_rate, settings.batch_size, settings.epochs, 1.0, 0)
+    steps = min(steps, config.trainer.max_steps or steps)
+    spec: dict[str, Any] = {
+        "algorithm": ALGORITHM,
+        "kind": StageKind.pretrain,
+        "pretraining": {k: v for k, v in asdict(settings).items() if k not in ("text", "epochs")},
+        "text": facts.text_fingerprint,
+        "encoder": facts.encoder,
+        "max_length": config.data.max_length,
+        "precision": config.trainer.precision,
+        "pooler": config.encoder.pooler,
+        "steps": steps,
+    }
+    return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
+
+
 def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...]) -> Hyperparameters:
     """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's."""
     optimization = config.optimization
