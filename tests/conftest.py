@@ -15,6 +15,10 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption("--golden", action="store_true", help="rewrite tests/golden instead of comparing with it")
+
+
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     """Seed everything and work in an empty folder."""

@@ -84,11 +84,15 @@ BAD = [
         "'max_position_embeddings': 64, 'initializer_range': 0.05, 'hidden_dropout_prob': 0.0, "
         "'attention_probs_dropout_prob': 0.0}",
     ),
-    ("encoder.pretraining=null", "encoder 'embedded' is given by sizes, so it needs encoder.pretraining as well"),
+    (
+        "encoder.pretraining.text=[a.txt]",
+        "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
+        "got text=['a.txt'] and sentences=20000",
+    ),
     (
         "encoder.pretraining.sentences=0",
-        "encoder.pretraining needs either text=[FILE, ...] or sentences=N of the generated language, "
-        "got text=[] and sentences=0",
+        "encoder 'embedded' is given by sizes, so it must be pretrained first; "
+        "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N",
     ),
     ("encoder.pretraining.masked=0", "encoder.pretraining.masked must be in (0, 1), got 0.0"),
     (
@@ -108,7 +112,7 @@ def test_a_bad_value_is_refused_with_its_key(override, expected):
 
 def test_a_pretraining_recipe_needs_something_to_read():
     with pytest.raises(
-        ValueError, match=r"^recipe\.stages\.pretrain is of kind pretrain, so encoder\.pretraining must"
+        ValueError, match=r"^recipe\.stages\.pretrain is of kind pretrain, so it needs text to read; give"
     ):
         compose(["scale=small", "recipe=pretrain"])
 

@@ -219,8 +219,8 @@ class Config:
         for task in self.distillation.teachers:
             known_name("distillation.teachers", task, self.suite.chosen())
         pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
-        if pretrains and self.encoder.pretraining is None:
+        if pretrains and not self.encoder.pretraining.wanted:
             raise ValueError(
-                f"recipe.stages.{pretrains[0]} is of kind pretrain, so encoder.pretraining must be given; "
-                "for example +encoder.pretraining.text=[my_text.txt]"
+                f"recipe.stages.{pretrains[0]} is of kind pretrain, so it needs text to read; "
+                "give encoder.pretraining.text=[FILE, ...]"
             )

@@ -146,7 +146,10 @@ class DataConfig:
 
 @dataclass
 class PretrainingConfig:
-    """Masked-language-model training of the encoder, before any task (Devlin et al. 2019, section 3.1)."""
+    """Masked-language-model training of the encoder, before any task (Devlin et al. 2019, section 3.1).
+
+    There is none unless ``text`` names files, or ``sentences`` of the generated language are asked for.
+    """
 
     text: list[str] = field(default_factory=list)
     sentences: int = 0
@@ -157,13 +160,19 @@ class PretrainingConfig:
     learning_rate: float = 1e-4
     seed: int = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to read."""
+        return bool(self.text or self.sentences)
+
     def check(self) -> None:
-        """Raise ``ValueError`` unless there is text and every number is in range."""
-        if bool(self.text) == bool(self.sentences):
+        """Raise ``ValueError`` for two kinds of text at once, or a number out of range."""
+        if self.text and self.sentences:
             raise ValueError(
-                "encoder.pretraining needs either text=[FILE, ...] or sentences=N of the generated language, "
+                "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
                 f"got text={self.text} and sentences={self.sentences}"
             )
+        at_least("encoder.pretraining.sentences", self.sentences, 0)
         in_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
         at_least("encoder.pretraining.batch_size", self.batch_size, 1)
         positive("encoder.pretraining.epochs", self.epochs)
@@ -179,7 +188,7 @@ class EncoderConfig:
     revision: str | None = None
     sizes: dict[str, Any] = field(default_factory=dict)
     pooler: bool = True
-    pretraining: PretrainingConfig | None = None
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def check(self) -> None:
         """Raise ``ValueError`` unless the encoder comes from exactly one place."""
@@ -188,7 +197,9 @@ class EncoderConfig:
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or sizes, "
                 f"got path={self.path} and sizes={self.sizes or None}"
             )
-        if self.sizes and self.pretraining is None:
-            raise ValueError(f"encoder {self.name!r} is given by sizes, so it needs encoder.pretraining as well")
-        if self.pretraining is not None:
-            self.pretraining.check()
+        self.pretraining.check()
+        if self.sizes and not self.pretraining.wanted:
+            raise ValueError(
+                f"encoder {self.name!r} is given by sizes, so it must be pretrained first; "
+                "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N"
+            )

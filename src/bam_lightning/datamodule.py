@@ -89,7 +89,8 @@ class Blocks(Dataset[Batch]):
             if (place + 1 - start) * lengths[place] > PREDICT_TOKENS and place > start:
                 self.blocks.append(order[start:place])
                 start = place
-        self.blocks.append(order[start:])
+        if len(order):
+            self.blocks.append(order[start:])
 
     def __len__(self) -> int:
         return len(self.blocks)

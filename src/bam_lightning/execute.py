@@ -185,7 +185,6 @@ def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch
     if settings.path:
         tokenizer = load_tokenizer(settings.path, settings.revision)
         return from_path(settings.path, settings.revision, settings.pooler), tokenizer, {}
-    assert settings.pretraining is not None
     tokenizer = make_tokenizer(context.texts, settings.pretraining.vocabulary)
     return from_sizes(settings.sizes, len(tokenizer), settings.pooler), tokenizer, {}
 
@@ -193,7 +192,6 @@ def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch
 def _pretraining(run: Run, context: Context) -> tuple[MaskedModule, MaskedText, Any, int]:
     config = context.config
     settings = config.encoder.pretraining
-    assert settings is not None
     encoder, tokenizer, _ = _start(run, context)
     texts = (context.texts,)
     rows = Rows(texts, np.zeros(len(context.texts)), text_keys(context.texts))

@@ -49,7 +49,7 @@ def local_path(name: str, task: TaskConfig, data: DataConfig) -> Path | None:
 def split_file(name: str, folder: Path, split: str) -> Path:
     """Return the file of ``split``: that very name, or the name with one of the known endings."""
     if folder.is_file():
-        folder, split = folder.parent, folder.name
+        folder = folder.parent
     for candidate in (folder / split, *(folder / f"{split}{ending}" for ending in ENDINGS)):
         if candidate.is_file() and candidate.suffix in ENDINGS:
             return candidate
@@ -63,7 +63,10 @@ def split_file(name: str, folder: Path, split: str) -> Path:
 
 
 def read_file(path: Path, text_columns: list[str]) -> pa.Table:
-    """Read one file; the columns named are text whatever they look like. TSV is unquoted, as GLUE's files are."""
+    """Read one file; in CSV and TSV the columns named are text, whatever they look like.
+
+    TSV is unquoted, as GLUE's files are.
+    """
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
@@ -80,7 +83,11 @@ def read_file(path: Path, text_columns: list[str]) -> pa.Table:
         parse_options=csv.ParseOptions(
             delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
         ),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(text_columns, pa.string()),
+            true_values=[],
+            false_values=[],  # class names
+        ),
     )
 
 
@@ -91,10 +98,12 @@ def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
     try:
         return load_dataset(task.path, task.subset, split=split).with_format(None).data.table
     except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        what = f"{task.path} ({task.subset or 'default'}, split {split})"
         raise OSError(
-            f"task {name!r}: {task.path} ({task.subset or 'default'}, split {split}) could not be read from the hub "
-            f"({str(error).splitlines()[0]}); to use local files give data.root=DIR, holding "
-            f"{task.subset or name}/{split}.parquet (or csv, tsv, jsonl), or suite.tasks.{name}.path=DIR"
+            f"task {name!r}: {what} could not be read from the hub ({reason}); "
+            f"to use local files give data.root=DIR, holding {task.subset or name}/{split}.parquet "
+            f"(or csv, tsv, jsonl), or suite.tasks.{name}.path=DIR"
         ) from error
 
 

@@ -87,7 +87,7 @@ def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
 def pretraining_texts(config: Config) -> list[str]:
     """Return the texts that ``encoder.pretraining`` asks for: a user's files, or the generated language."""
     settings = config.encoder.pretraining
-    if settings is None:
+    if not settings.wanted:
         return []
     if settings.text:
         return read_texts(settings.text)

@@ -88,6 +88,15 @@ def sum_gradients(module: pl.LightningModule) -> None:
         torch.distributed.all_reduce(parameter.grad)
 
 
+def sum_of_processes(module: pl.LightningModule, count: int) -> int:
+    """Return the sum of a count over all processes."""
+    if module.trainer.world_size == 1:
+        return count
+    total = torch.tensor(count, device=module.device)
+    torch.distributed.all_reduce(total)
+    return int(total)
+
+
 class BertAdam(torch.optim.Optimizer):
     """Adam without bias correction and with decoupled weight decay, as BERT and the reference code have it.
 

@@ -5,7 +5,6 @@ B texts, T tokens, V words of the vocabulary."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 from bam_lightning import clock
 from bam_lightning.datamodule import StepLoader
 from bam_lightning.encoders import Encoder
-from bam_lightning.optim import clip_gradients, local_gradients, sum_gradients
+from bam_lightning.optim import clip_gradients, local_gradients, sum_gradients, sum_of_processes
 from bam_lightning.record import Record
 from bam_lightning.schedules import linear_rate
 from bam_lightning.tokens import Tokens
@@ -32,9 +31,12 @@ TASK = "text"  # the name under which the loss is recorded
 
 def make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     """Return a BERT tokenizer of the commonest ``vocabulary`` words; other words are spelt in characters."""
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
+    normal, split = BertNormalizer(), BertPreTokenizer()  # what the tokenizer does before it looks a word up
+    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(normal.normalize_str(text)))
     letters = sorted({letter for word in counts for letter in word})
     common = sorted(counts, key=lambda word: (-counts[word], word))[:vocabulary]
     words = [*SPECIAL, *dict.fromkeys([*common, *letters, *(f"##{letter}" for letter in letters)])]
@@ -139,7 +141,7 @@ class MaskedModule(pl.LightningModule):
         loss, count = self.masked_loss(block)
         self.record.add(TASK, loss, count)
         with local_gradients(self):
-            self.manual_backward(loss / max(1, count))
+            self.manual_backward(loss / max(1, sum_of_processes(self, count)))
         sum_gradients(self)
         norm = clip_gradients(self.parameters(), 1.0)
         optimizer.step()  # type: ignore[union-attr]

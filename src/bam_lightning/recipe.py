@@ -23,7 +23,7 @@ def plan(config: Config, facts: Facts) -> list[Run]:
     if config.distillation.schedule:
         build("distillation.schedule", config.distillation.schedule)
     stages = dict(config.recipe.stages)
-    if config.encoder.pretraining is not None and not any(s.kind is StageKind.pretrain for s in stages.values()):
+    if config.encoder.pretraining.wanted and not any(s.kind is StageKind.pretrain for s in stages.values()):
         stages = {PRETRAIN: StageConfig(kind=StageKind.pretrain), **stages}
     built_on = {name for s in stages.values() for name in (s.teacher, s.start) if name}
     taught_by = {s.teacher for s in stages.values()}
@@ -112,7 +112,6 @@ def _of_task(runs: list[Run], task: str, asker: str) -> Run:
 
 def _pretraining(name: str, config: Config, facts: Facts) -> Run:
     settings = config.encoder.pretraining
-    assert settings is not None
     steps = epoch_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
     hyper = Hyperparameters(settings.learning_rate, settings.batch_size, settings.epochs, 1.0, 0)
     steps = min(steps, config.trainer.max_steps or steps)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -137,8 +136,10 @@ def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.
     known_name(f"suite.tasks.{name}.subset", task.subset or "", KINDS)
     if task.train_rows is None or task.dev_rows is None:
         raise ValueError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
-    columns: Mapping[str, list] = generate(task.subset or "", task.train_rows, task.dev_rows, data.seed)[split]
-    return pa.table(dict(columns))
+    splits = generate(task.subset or "", task.train_rows, task.dev_rows, data.seed)
+    if split not in splits:
+        raise ValueError(f"suite.tasks.{name} is generated and has no split {split!r}; splits: {', '.join(splits)}")
+    return pa.table(splits[split])
 
 
 def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
@@ -184,7 +185,7 @@ def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> 
 def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> NDArray[np.generic]:
     values = column.to_pylist()
     for row, value in enumerate(values):
-        if value is None or value != value:
+        if value is None or value != value or value == "":
             raise ValueError(f"{where}, row {row}: the label is missing; fill it or remove the row")
     if all(value == UNLABELLED for value in values):
         raise ValueError(
@@ -195,7 +196,8 @@ def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) ->
         return _scores(where, task, values)
     names = task.head.label_names
     ids = {label: number for number, label in enumerate(names)}
-    ids |= {str(number): number for number in range(len(names))}
+    if not any(str(number) in ids for number in range(len(names))):  # names that are numbers are names first
+        ids |= {str(number): number for number in range(len(names))}
     hint = "; YAML reads yes, no, on and off as truth values, so quote them" if "True" in names else ""
     for row, value in enumerate(values):
         if (value if isinstance(value, str) else str(value)) not in ids:

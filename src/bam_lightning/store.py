@@ -186,6 +186,6 @@ def write_text(path: Path, text: str) -> None:
 
 def _digest(tensors: Mapping[str, NDArray]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].tobytes())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
     return digest.hexdigest()

@@ -41,7 +41,7 @@ def build(key: str, section: Mapping[str, Any]) -> Any:
 
 
 def _locate(key: str, path: Any) -> Any:
-    if not isinstance(path, str) or "." not in path:
+    if not isinstance(path, str) or "." not in path or not all(path.split(".")):
         raise ValueError(f"{key}._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}")
     module_name, _, name = path.rpartition(".")
     try:
@@ -52,6 +52,6 @@ def _locate(key: str, path: Any) -> Any:
     if not callable(target):
         raise ValueError(
             f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
-            f"{suggest(name, [n for n in vars(module) if not n.startswith('_')])}"
+            f"{suggest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
         )
     return target

@@ -6,6 +6,7 @@ N rows, M tokens in all of them together."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,12 @@ class Tokens(NamedTuple):
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return a hash of everything the tokenizer does to a text."""
-    inner = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+    if tokenizer.is_fast:
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # these two are what the last call asked for, not what the tokenizer is
+        inner = json.dumps({name: part for name, part in parts.items() if name not in ("truncation", "padding")})
+    else:
+        inner = repr(sorted(tokenizer.get_vocab().items()))
     text = f"{type(tokenizer).__name__} {tokenizer.model_input_names} {inner}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,0 +1,121 @@
+"""Resume at any step, of any kind of Run: bit-equal to the Run that was never stopped (CPU)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from bam_lightning import execute as room
+from bam_lightning.callbacks import Checkpoints
+from bam_lightning.compose import compose
+from bam_lightning.context import Context
+from bam_lightning.job import look, run_recipe
+from bam_lightning.recipe import plan
+from bam_lightning.store import Store
+from conftest import sentences
+
+PRETRAINING = ["recipe=pretrain", "encoder.pretraining.text=[text.txt]", "encoder.pretraining.epochs=3"]
+
+
+class Stopped(Exception):
+    """What stops a Run in these tests."""
+
+
+def train(overrides: list[str], store: Path, stop_at: int | None = None, kind: int = -1) -> dict:
+    """Train the Run number ``kind`` of a recipe and those before it; stop it after ``stop_at`` steps if given."""
+    config = compose([*overrides, f"paths.store={store}", "trainer.log_every=3"])
+    rows, texts, facts = look(config)
+    context = Context(config, rows, texts, Store(store), store.parent / "out")
+    run = plan(config, facts)[kind]
+
+    def listener(step: int) -> None:
+        if stop_at is not None and step == stop_at:
+            raise Stopped
+
+    for other in plan(config, facts):
+        if other.id in run.needs and not context.store.finished(other.id):
+            room.execute(other, context)
+    return room.execute(run, Context(config, rows, texts, context.store, context.output, listener))
+
+
+def result(store: Path, run_id: str) -> tuple[dict, dict, list]:
+    """Return weights, scores and record of a finished Run."""
+    folder = store / "runs" / run_id
+    manifest = json.loads((folder / "run.json").read_text())
+    return (
+        load_file(folder / "model.safetensors"),
+        manifest["metrics"],
+        json.loads((folder / "history.json").read_text()),
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "more", "stop"),
+    [
+        ("single", ["recipe=single"], 7),
+        ("multi", ["recipe=multi"], 1),
+        ("distilled, early", [], 4),
+        ("distilled, late", [], 29),
+        ("reference code", ["fidelity=reference_code"], 20),
+        ("pretrained", PRETRAINING, 2),
+    ],
+)
+def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_path):
+    if workers and kind not in ("distilled, early", "pretrained"):
+        workers = 0  # the loader is the same for all kinds; two of them with processes are enough
+    Path("text.txt").write_text("\n".join(sentences(150, 3)))
+    overrides = [*tiny_job, *more, f"data.workers={workers}", "trainer.checkpoint_steps=1"]
+    whole = train(overrides, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(overrides, tmp_path / "broken", stop_at=stop)
+    store = Store(tmp_path / "broken")
+    assert store.begun(whole["id"])
+    assert not store.finished(whole["id"])
+    again = train(overrides, tmp_path / "broken")
+    assert again["id"] == whole["id"]
+    (one, scores, record), (other, scores_again, record_again) = (
+        result(tmp_path / name, whole["id"]) for name in ("whole", "broken")
+    )
+    assert set(one) == set(other)
+    assert all(one[name].equal(other[name]) for name in one)
+    assert scores == scores_again
+    assert record == record_again
+
+
+def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Checkpoints, "on_train_batch_end", lambda self, trainer, *_: seen.append((trainer.global_step, self.path))
+    )
+    manifest = train([*tiny_job, "recipe=multi"], tmp_path / "store")
+    assert len(seen) == manifest["steps"]
+    assert not list((tmp_path / "store" / "runs").rglob("*.ckpt"))
+
+
+def test_a_fine_tuned_run_takes_encoder_and_head_of_the_run_it_starts_from(tiny_job, tmp_path):
+    from bam_lightning.config import Hyperparameters, StageConfig
+
+    config = compose([*tiny_job, "trainer.max_steps=1"])
+    config.recipe.stages = {
+        "multi": StageConfig(),
+        "tuned": StageConfig(per_task=True, start="multi", optimization=Hyperparameters(learning_rate=1e-12)),
+    }
+    found = run_recipe(config, tmp_path / "out")
+    multi, tuned = found["runs"][0], found["runs"][-1]
+    assert tuned["tasks"] == ["rte"]
+    assert tuned["metrics"]["rte"] == multi["metrics"]["rte"]  # it has hardly moved
+    store = Store(config.paths.store)
+    first, last = (load_file(store.file(run["id"], "model.safetensors")) for run in (multi, tuned))
+    assert last["heads.rte.linear.weight"].equal(first["heads.rte.linear.weight"])
+
+
+def test_manifest_says_what_made_the_numbers(tiny_job, tmp_path):
+    manifest = train([*tiny_job, "recipe=multi"], tmp_path / "store")
+    assert manifest["examples"] == 480
+    assert manifest["versions"]["torch"].startswith("2.")
+    assert manifest["spec"]["sampler"]["exponent"] == 0.75
+    assert manifest["tokens_per_second"] > manifest["examples_per_second"] > 0

@@ -1,0 +1,71 @@
+"""One process equals two (gloo): the same losses and dev scores, whatever tasks a process happens to get."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import json, os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+from pathlib import Path
+import numpy as np, pytorch_lightning as pl, torch
+from bam_lightning import execute, predictions
+from bam_lightning.compose import compose
+from bam_lightning.context import Context
+from bam_lightning.job import look
+from bam_lightning.recipe import plan
+from bam_lightning.store import Store
+
+overrides, out, processes = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+config = compose(overrides)
+rows, texts, facts = look(config)
+context = Context(config, rows, texts, Store(config.paths.store), out)
+run = plan(config, facts)[-1]
+torch.manual_seed(5)
+module, data, tokenizer, _ = execute._finetuning(run, context)
+for part in module.modules():
+    if isinstance(part, torch.nn.Dropout):
+        part.p = 0.0  # each process draws its own
+module.encoder.body.config.attention_probs_dropout_prob = 0.0
+trainer = pl.Trainer(
+    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_steps=run.steps,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    use_distributed_sampler=False, default_root_dir=out,
+)
+trainer.fit(module, datamodule=data)
+state = {name: value.double().sum().item() for name, value in module.state_dict().items()}
+if trainer.global_rank == 0:
+    out.mkdir(exist_ok=True)
+    (out / f"{processes}.json").write_text(json.dumps([state, module.record.history[-1]["gradient_norm"]]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(tiny_job, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(CODE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = []
+    for processes in (1, 2):
+        arguments = [json.dumps([*tiny_job, "recipe=multi"]), str(tmp_path / "out"), str(processes)]
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env={**__import__("os").environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads((tmp_path / "out" / f"{processes}.json").read_text()))
+    (one, norm), (two, norm_of_two) = found
+    assert one.keys() == two.keys()
+    for name in one:
+        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-4), name  # sums over thousands of weights
+    assert norm_of_two == pytest.approx(norm, rel=1e-4)
