@@ -19,8 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-TEXTS = {"cola": ("sentence",), "mrpc": ("sentence1", "sentence2"), "stsb": ("sentence1", "sentence2"),
-         "rte": ("sentence1", "sentence2")}
+TEXTS = {
+    "cola": ("sentence",),
+    "mrpc": ("sentence1", "sentence2"),
+    "stsb": ("sentence1", "sentence2"),
+    "rte": ("sentence1", "sentence2"),
+}
 
 
 def ours(task: str, data: str, encoder: str, steps: int) -> float:
@@ -29,10 +33,19 @@ def ours(task: str, data: str, encoder: str, steps: int) -> float:
     from bam_lightning.job import run_recipe
 
     with tempfile.TemporaryDirectory() as folder:
-        config = compose([
-            "recipe=single", "scale=small", f"data.root={data}", f"encoder.path={encoder}", f"suite.only=[{task}]",
-            f"trainer.max_steps={steps}", f"paths.store={folder}", "logger=none", f"suite.tasks.{task}.dev_rows=8",
-        ])
+        config = compose(
+            [
+                "recipe=single",
+                "scale=small",
+                f"data.root={data}",
+                f"encoder.path={encoder}",
+                f"suite.only=[{task}]",
+                f"trainer.max_steps={steps}",
+                f"paths.store={folder}",
+                "logger=none",
+                f"suite.tasks.{task}.dev_rows=8",
+            ]
+        )
         seconds: float = run_recipe(config, Path(folder) / "out")["runs"][0]["train_seconds"]
     return seconds
 
@@ -47,19 +60,29 @@ def peers(task: str, data: str, encoder: str, steps: int) -> float:
     rows = datasets.load_dataset("parquet", data_files=f"{data}/{task}/train.parquet", split="train")
     tokenizer = hf.AutoTokenizer.from_pretrained(encoder)
     columns = TEXTS[task]
-    rows = rows.map(lambda batch: tokenizer(*(batch[c] for c in columns), truncation=True, max_length=128), batched=True)
+    rows = rows.map(
+        lambda batch: tokenizer(*(batch[c] for c in columns), truncation=True, max_length=128), batched=True
+    )
     rows = rows.select_columns([*tokenizer.model_input_names, "label"]).rename_column("label", "labels")
     labels = 1 if task == "stsb" else 2
     model = hf.AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=labels, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         settings = hf.TrainingArguments(
-            folder, per_device_train_batch_size=32, learning_rate=5e-5, max_steps=steps, bf16=bf16, use_cpu=True,
-            train_sampling_strategy="group_by_length", save_strategy="no", report_to=[], disable_tqdm=True,
-            logging_strategy="no", warmup_steps=steps // 10, weight_decay=0.01,
+            folder,
+            per_device_train_batch_size=32,
+            learning_rate=5e-5,
+            max_steps=steps,
+            bf16=bf16,
+            use_cpu=True,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            warmup_steps=steps // 10,
+            weight_decay=0.01,
         )
-        trainer = hf.Trainer(
-            model, settings, train_dataset=rows, data_collator=hf.DataCollatorWithPadding(tokenizer)
-        )
+        trainer = hf.Trainer(model, settings, train_dataset=rows, data_collator=hf.DataCollatorWithPadding(tokenizer))
         return float(trainer.train().metrics["train_runtime"])
 
 
@@ -82,10 +105,23 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"ours": [], "peers": []}
         for _ in range(options.rounds):
             for side, found in seconds.items():
-                command = [sys.executable, __file__, "--one", side, "--data", options.data, "--encoder",
-                           options.encoder, "--steps", str(options.steps), "--tasks", task]
-                done = subprocess.run(command, capture_output=True, text=True, check=True,
-                                      env={**os.environ, "GOMP_SPINCOUNT": "1000"})  # ours sets it itself
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    side,
+                    "--data",
+                    options.data,
+                    "--encoder",
+                    options.encoder,
+                    "--steps",
+                    str(options.steps),
+                    "--tasks",
+                    task,
+                ]
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=True, env={**os.environ, "GOMP_SPINCOUNT": "1000"}
+                )  # ours sets it itself
                 lines = [line for line in done.stdout.splitlines() if line.replace(".", "").isdigit()]
                 found.append(float(lines[-1]))
         ratios = [one / other for one, other in zip(seconds["ours"], seconds["peers"], strict=True)]
