@@ -93,6 +93,7 @@ def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
         "trainer.precision=float32",
         "trainer.accelerator=cpu",
         "trainer.log_every=2",
+        "data.max_length=32",
         "optimization.single.batch_size=8",
         "optimization.multi.batch_size=16",
         "optimization.learning_rate=1e-3",

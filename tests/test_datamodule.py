@@ -151,3 +151,25 @@ def test_a_row_as_long_as_a_block_stands_alone(length):
         [0],
         [1],
     ]
+
+
+def test_predictions_come_back_in_the_order_of_the_rows():
+    import pytorch_lightning as pl
+    import torch
+
+    from bam_lightning.predictions import predict
+
+    class Lengths(pl.LightningModule):
+        """Predicts the number of a row's tokens."""
+
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            return {"t": (batch.numbers["t"], batch.inputs["attention_mask"].sum(-1, keepdim=True).float())}
+
+    lengths = np.random.default_rng(0).integers(2, 40, 300)
+    ids = np.ones(lengths.sum(), np.int32)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    examples = Examples(Tokens(ids, offsets, None), np.zeros(300, np.int64))
+    data = MultiTaskData({}, {}, Stream(np.empty((0, 0), np.int32), {}), 0, 0)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    assert predict(Lengths(), trainer, data, examples, "t")[:, 0].tolist() == lengths.tolist()
+    assert torch.is_inference_mode_enabled() is False

@@ -66,7 +66,7 @@ def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
     found = run_recipe(config, tmp_path / "student")
     store = Store(config.paths.store)
     assert store.manifest(found["runs"][0]["id"])["teachers"] == {"rte": teacher}
-    assert store.predicted(teacher, "rte", "train")
+    assert len(store.read_outputs(teacher, "rte", "train")) == 40
 
 
 def test_a_teacher_that_is_not_there_is_named_at_the_start(tiny_job, tmp_path):
@@ -122,3 +122,41 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_scores(tiny_job, tmp_path):
 
 def _student_begun(store: Path) -> bool:
     return len(list((store / "runs").iterdir())) == 2
+
+
+def test_a_teacher_of_another_label_order_is_refused(tiny_job, tmp_path):
+    taught = run_recipe(compose([*tiny_job, "recipe=single", "suite.only=[rte]"]), tmp_path / "teacher")
+    swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
+    config = compose([*tiny_job, "recipe=multi", f"+distillation.teachers.rte={taught['runs'][0]['id']}", swapped])
+    with pytest.raises(ValueError, match=r"was trained with head\.label_names \['entailment', 'not_entailment'\]"):
+        run_recipe(config, tmp_path / "out")
+
+
+def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^task 'stsb': no split 'test' in "):
+        run_recipe(compose([*tiny_job, "data.test=true"]), tmp_path / "out")
+    assert not list((tmp_path / "store" / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
+        ("suite.tasks.rte.head._target_=bam_lightning.heads.Clasification", "did you mean 'Classification'"),
+        ("sampler.exponent=500", r"exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 500$"),
+        ("data.max_length=99", r"^data\.max_length is 99, but the encoder has 64 positions; set data\.max_length$"),
+    ],
+)
+def test_what_would_stop_a_later_run_is_said_before_the_first(override, expected, tiny_job, tmp_path):
+    with pytest.raises(ValueError, match=expected):
+        run_recipe(compose([*tiny_job, override]), tmp_path / "out")
+    assert not list((tmp_path / "store" / "runs").iterdir())
+
+
+def test_an_encoder_without_its_tokenizer_is_refused(tiny_job, tiny_bert, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((tiny_bert / name).read_bytes())
+    with pytest.raises(FileNotFoundError, match=rf"^encoder\.path: no tokenizer in {bare}; put one of tokenizer\.json"):
+        run_recipe(compose([*tiny_job, f"encoder.path={bare}"]), tmp_path / "out")

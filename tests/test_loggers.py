@@ -40,7 +40,8 @@ def test_an_offline_run_holds_config_group_curves_and_tags(tiny_job, tmp_path, m
     found = run_recipe(config, tmp_path / "out")
     files = sorted((tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == len(found["runs"]) == 3
-    kept = list(records(files[-1]))
+    student = found["runs"][-1]["id"]
+    kept = list(records(next(path for path in files if path.stem == f"run-{student}")))
     run = next(record.run for record in kept if record.HasField("run"))
     assert (run.run_group, run.job_type, run.display_name) == ("single_multi", "student", "student")
     assert set(run.tags) == {"mine", "small", "paper", "stsb", "rte"}

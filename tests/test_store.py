@@ -121,8 +121,10 @@ def test_outputs_come_back_bit_for_bit_under_their_keys(store):
     read = store.read_outputs(RUN, "rte", "train")
     assert list(read) == KEYS
     assert np.stack(list(read.values())).tobytes() == LOGITS.tobytes()
-    assert store.predicted(RUN, "rte", "train")
-    assert not store.predicted(RUN, "rte", "dev")
+    assert store.predicted(RUN, "rte", "train", KEYS)
+    assert store.predicted(RUN, "rte", "train", KEYS[:1])
+    assert not store.predicted(RUN, "rte", "train", [*KEYS, b"x" * 16])
+    assert not store.predicted(RUN, "rte", "dev", KEYS)
     assert len(list(store.outputs_path(RUN, "rte", "train").parent.iterdir())) == 1
 
 

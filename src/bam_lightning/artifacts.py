@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bam_lightning import machine
+from bam_lightning.config import TrainerConfig
 from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
+from bam_lightning.run import Run
 from bam_lightning.store import Store
 
 WEIGHTS = "model.safetensors"
@@ -39,7 +44,9 @@ def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any,
     from safetensors.torch import load_file
 
     state = load_file(store.file(run_id, WEIGHTS))
-    store.file(run_id, f"{ENCODER}/config.json")
+    for name in store.manifest(run_id)["files"]:
+        if name.startswith(f"{ENCODER}/"):
+            store.file(run_id, name)
     folder = store.folder(run_id) / ENCODER
     encoder = from_folder(folder, pooler)
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
@@ -52,3 +59,29 @@ def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any,
         )
     heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
     return encoder, load_tokenizer(folder), heads
+
+
+def make_manifest(
+    run: Run, settings: TrainerConfig, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Return what is to be known of a finished Run: what it is, what it scored, and what made the numbers."""
+    return {
+        "id": run.id,
+        "stage": run.stage,
+        "kind": run.kind.value,
+        "tasks": list(run.tasks),
+        "seed": run.seed,
+        "steps": run.steps,
+        "examples": run.examples,
+        "train_seconds": seconds,
+        "examples_per_second": run.examples / seconds,
+        "tokens_per_second": tokens / seconds,
+        "metrics": scores,
+        "teachers": dict(run.teachers),
+        "start": run.start,
+        "spec": dict(run.spec),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "device": machine.device_name(settings),
+        "versions": machine.versions(),
+    }

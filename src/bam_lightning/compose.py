@@ -85,7 +85,7 @@ def run(job: Callable[[Config], Any]) -> int:
             lambda tree: job(to_config(tree))
         )()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where this one ended", file=sys.stderr)
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
         if full or not deliberate(error):
@@ -106,13 +106,11 @@ def deliberate(error: BaseException) -> bool:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
-    return ours and isinstance(error, (ValueError, KeyError, OSError, RuntimeError))
+    return ours and isinstance(error, (ValueError, OSError, RuntimeError))
 
 
 def message(error: BaseException) -> str:
     """Return the error's text; for Hydra's «no such key» and «no such choice», with the nearest known name."""
-    if isinstance(error, KeyError):
-        return str(error.args[0])
     text = str(error)
     unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)?", f"{text} {error.__cause__}")
     if unknown:

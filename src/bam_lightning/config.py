@@ -130,7 +130,7 @@ class RecipeConfig:
             if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
                 raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
             for task in stage.tasks:
-                known_name(f"{key}.tasks", task, suite.chosen())
+                known_name(f"{key}.tasks", task, suite.trained())
             stage.optimization.check(f"{key}.optimization")
             done.append(name)
 
@@ -148,7 +148,7 @@ class DistillationConfig:
 
 @dataclass
 class TrainerConfig:
-    """Machine and bookkeeping; nothing here changes what is learned but ``precision`` and ``max_steps``."""
+    """Machine and bookkeeping. ``precision``, ``max_steps`` and ``call_tokens`` change a Run's weights, and its id."""
 
     accelerator: str = "auto"
     precision: Precision = Precision.auto
@@ -217,7 +217,7 @@ class Config:
             part.check()
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:
-            known_name("distillation.teachers", task, self.suite.chosen())
+            known_name("distillation.teachers", task, self.suite.trained())
         pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
         if pretrains and not self.encoder.pretraining.wanted:
             raise ValueError(

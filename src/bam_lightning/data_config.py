@@ -120,6 +120,10 @@ class SuiteConfig:
             if task.scored_by is not None:
                 known_name(f"suite.tasks.{name}.scored_by", task.scored_by, chosen)
 
+    def trained(self) -> dict[str, TaskConfig]:
+        """Return the chosen tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
+        return {name: task for name, task in self.chosen().items() if task.scored_by is None}
+
     def chosen(self) -> dict[str, TaskConfig]:
         """Return the tasks that ``only`` leaves, in the order of the suite."""
         if self.only:

@@ -18,6 +18,7 @@ from bam_lightning.dropout import install
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 # Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
 BELOW = ("embeddings.", "embeddings_project.", "encoder.rel_embeddings.", "encoder.LayerNorm.")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 FIRST_LAYER = ("encoder.conv.",)
 
 
@@ -125,9 +126,17 @@ def from_folder(folder: Path, pooler: bool) -> Encoder:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
-    """Load the tokenizer that lies beside an encoder; raises ``OSError`` as ``from_path`` does."""
+    """Load the tokenizer that lies beside an encoder.
+
+    Raises:
+        OSError: as ``from_path`` does; also for a local folder without the tokenizer's files, for which
+            transformers would make up a tokenizer that knows no word.
+    """
     from transformers import AutoTokenizer
 
+    local = Path(path).expanduser()
+    if local.is_dir() and not any((local / name).is_file() for name in VOCABULARIES):
+        raise FileNotFoundError(f"encoder.path: no tokenizer in {local}; put one of {', '.join(VOCABULARIES)} there")
     return _load(AutoTokenizer, str(path), revision)
 
 
@@ -137,17 +146,19 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
-    if local.is_dir():
-        return family.from_pretrained(local, **options)
-    if path.startswith((".", "/", "~")):
+    if path.startswith((".", "/", "~")) and not local.is_dir():
         raise FileNotFoundError(
-            f"encoder.path: no folder {path}; give a folder with config.json and "
-            "model.safetensors, or a hub id such as google-bert/bert-base-uncased"
+            f"encoder.path: no folder {path}; give a folder with config.json, model.safetensors and the tokenizer's "
+            "files, or a hub id such as google-bert/bert-base-uncased"
         )
     try:
+        if local.is_dir():
+            return family.from_pretrained(local, **options)
         return family.from_pretrained(path, revision=revision, **options)
-    except OSError as error:
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        where = "the folder" if local.is_dir() else "the hub"
         raise OSError(
-            f"encoder {path!r} could not be loaded from the hub ({str(error).splitlines()[0]}); to use a local copy "
-            "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files"
+            f"encoder {path!r} could not be loaded from {where} ({reason}); to use a local copy give encoder.path=DIR, "
+            "a folder with config.json, model.safetensors and the tokenizer's files"
         ) from error

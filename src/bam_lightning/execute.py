@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import torch
 
 from bam_lightning import machine, metrics, predictions
-from bam_lightning.artifacts import load_encoder, save_model
+from bam_lightning.artifacts import load_encoder, make_manifest, save_model
 from bam_lightning.batching import Examples
 from bam_lightning.callbacks import CHECKPOINT, Advance, Checkpoints
-from bam_lightning.config import Config, StageKind
+from bam_lightning.config import Config, Precision, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
@@ -30,11 +30,18 @@ from bam_lightning.pretraining import MaskedModule, MaskedSteps, MaskedText, mak
 from bam_lightning.recipe import wanted
 from bam_lightning.run import DEV, TRAIN, Run, Wanted
 from bam_lightning.schedules import Linear
-from bam_lightning.sources import Rows, row_keys
+from bam_lightning.sources import Rows, text_keys
 from bam_lightning.store import outputs_column, write_text
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
 from bam_lightning.tokens import Tokens, encode
+
+
+def check(config: Config) -> None:
+    """Raise ``ValueError`` for what would stop a Run later: no such device, a head that cannot be built."""
+    machine.on_gpu(config.trainer)
+    for name, task in config.suite.trained().items():
+        build(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
 
 
 def execute(run: Run, context: Context) -> dict[str, Any]:
@@ -59,26 +66,7 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
         scores = _score(run, context, module)
     save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
-    manifest = {
-        "id": run.id,
-        "stage": run.stage,
-        "kind": run.kind.value,
-        "tasks": list(run.tasks),
-        "seed": run.seed,
-        "steps": run.steps,
-        "examples": run.examples,
-        "train_seconds": seconds,
-        "examples_per_second": run.examples / seconds,
-        "tokens_per_second": tokens / seconds,
-        "metrics": scores,
-        "teachers": dict(run.teachers),
-        "start": run.start,
-        "spec": dict(run.spec),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": platform.platform(),
-        "device": machine.device_name(context.config.trainer),
-        "versions": machine.versions(),
-    }
+    manifest = make_manifest(run, context.config.trainer, seconds, tokens, scores)
     context.store.publish(run.id, manifest)
     return manifest
 
@@ -94,7 +82,10 @@ def _fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-        trainer.fit(module, datamodule=data, ckpt_path=saved if saved.is_file() else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=saved if saved.is_file() else None, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
     if logger:
         finish(logger)
     if trainer.global_step < run.steps:
@@ -124,6 +115,12 @@ def _trainer(context: Context, logger: Any, callbacks: list[pl.Callback], steps:
 def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, Any, int]:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
+    positions = getattr(encoder.body.config, "max_position_embeddings", None) or config.data.max_length
+    if config.data.max_length > positions:
+        raise ValueError(
+            f"data.max_length is {config.data.max_length}, but the encoder has {positions} positions; "
+            "set data.max_length"
+        )
     tokenised = _tokenised(context, tokenizer)
     train = {}
     for task in run.tasks:
@@ -145,7 +142,7 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
         run.seed,
         config.trainer.log_every,
     )
-    lengths = np.concatenate([[*examples.tokens.lengths] for examples in train.values()])
+    lengths = np.concatenate([examples.tokens.lengths for examples in train.values()])
     return module, data, tokenizer, int(lengths[stream.rows[stream.rows >= 0]].sum())
 
 
@@ -202,21 +199,17 @@ def _pretraining(run: Run, context: Context) -> tuple[MaskedModule, MaskedText, 
     return module, MaskedText(steps, config.data.workers), tokenizer, int(tokens.lengths[stream.rows].sum())
 
 
-def text_keys(texts: list[str]) -> list[bytes]:
-    """Return the content key of each unlabelled text."""
-    from bam_lightning.data_config import TaskConfig
-
-    return row_keys("", TaskConfig(), (texts,))
-
-
 def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
     """Predict what a finished Run has not predicted yet: it did not teach when it was trained, say.
 
-    The Run may have another encoder and tokenizer than this job's config.
+    The Run may have another encoder, tokenizer, length and precision than this job's config.
     """
     machine.prepare()
-    manifest = context.store.manifest(run_id)
-    encoder, tokenizer, kept = load_encoder(context.store, run_id, manifest["spec"]["pooler"])
+    spec = context.store.manifest(run_id)["spec"]
+    config = deepcopy(context.config)
+    config.data.max_length, config.trainer.precision = spec["max_length"], Precision(spec["precision"])
+    context = replace(context, config=config)
+    encoder, tokenizer, kept = load_encoder(context.store, run_id, spec["pooler"])
     module = BamModule(
         encoder,
         _heads({one.head for one in every}, encoder, kept, context.config),
@@ -238,7 +231,7 @@ def _write_outputs(
     def logits_of(rows: Rows, head: str) -> np.ndarray:
         return predictions.predict(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
 
-    predictions.write(run_id, every, context.config, context.rows, context.store, logits_of)
+    predictions.write(run_id, every, context, logits_of)
 
 
 def _score(run: Run, context: Context, module: BamModule) -> dict[str, dict[str, float]]:

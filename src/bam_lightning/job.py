@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from bam_lightning import report
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, hub_or_offline, local_path, read_texts
-from bam_lightning.recipe import plan, trainable, wanted
-from bam_lightning.run import TRAIN, Facts, Run, Wanted
-from bam_lightning.sources import TaskRows, load_task
+from bam_lightning.recipe import plan, wanted
+from bam_lightning.run import TRAIN, Facts, Run, Wanted, plain
+from bam_lightning.sources import Rows, TaskRows, load_task, load_texts
 from bam_lightning.store import Store
 from bam_lightning.view import View
 
@@ -38,15 +39,27 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     rows, texts, facts = look(config)
     runs = plan(config, facts)
     _check_teachers(config, store)
+    context = Context(config, rows, texts, store, output, view.step, test_rows(config))
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
     output.mkdir(parents=True, exist_ok=True)
     view.start([run for run in runs if run.id not in finished])
     try:
-        _train(runs, Context(config, rows, texts, store, output, view.step), view)
+        _train(runs, context, view)
     finally:
         view.close()
     return _report(config, runs, rows, store, output, view)
+
+
+def test_rows(config: Config) -> dict[str, Rows]:
+    """Return the unlabelled rows of the test splits, and of diagnostics such as AX, if ``data.test`` asks for them."""
+    if not config.data.test:
+        return {}
+    return {
+        name: load_texts(name, task, config.data, task.test_split)
+        for name, task in config.suite.chosen().items()
+        if task.test_split is not None and task.path != "generated"
+    }
 
 
 def _check_teachers(config: Config, store: Store) -> None:
@@ -56,18 +69,26 @@ def _check_teachers(config: Config, store: Store) -> None:
                 f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
                 f"{task!r} in {store.root}; see the Plan of the job that trained it"
             )
+        theirs = store.manifest(run_id)["spec"]["tasks"][task]["head"]
+        ours = plain(asdict(config.suite.tasks[task].head))
+        for name in ("_target_", "label_names", "label_range", "sigmoid"):
+            if theirs[name] != ours[name]:
+                raise ValueError(
+                    f"distillation.teachers.{task}: Run {run_id} was trained with head.{name} {theirs[name]}, "
+                    f"the student has {ours[name]}; they must agree"
+                )
 
 
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
     """Read and check all rows and texts; return them with what the plan must know of them."""
     needs_hub = any(
-        local_path(n, t, config.data) is None and t.path != "generated" for n, t in trainable(config).items()
+        local_path(n, t, config.data) is None and t.path != "generated" for n, t in config.suite.trained().items()
     )
     if needs_hub or config.encoder.path:
         local = bool(config.encoder.path and Path(config.encoder.path).expanduser().is_dir())
         if needs_hub or not local:
             hub_or_offline()
-    rows = {name: load_task(name, task, config.data) for name, task in trainable(config).items()}
+    rows = {name: load_task(name, task, config.data) for name, task in config.suite.trained().items()}
     texts = pretraining_texts(config)
     encoder = (
         encoder_fingerprint(config.encoder.path, config.encoder.revision)
@@ -98,13 +119,20 @@ def pretraining_texts(config: Config) -> list[str]:
 
 def _train(runs: Sequence[Run], context: Context, view: View) -> None:
     """Train the Runs in order; one that another process is training is left to it, and the next free one taken."""
-    open_runs = list(runs)
+    open_runs, waits = list(runs), False
+    if not all(context.store.finished(run.id) for run in runs):
+        from bam_lightning.execute import check
+
+        check(context.config)
     while open_runs:
         before = len(open_runs)
         for run in list(open_runs):
             if all(context.store.finished(need) for need in run.needs) and _do(run, context, view):
                 open_runs.remove(run)
         if len(open_runs) == before:
+            if not waits:
+                view.say(f"waits for {', '.join(run.label for run in open_runs)}, which another process is training")
+            waits = True
             time.sleep(WAIT_SECONDS)
 
 
@@ -129,8 +157,10 @@ def _do(run: Run, context: Context, view: View) -> bool:
 
 
 def _complete(run_id: str, every: Sequence[Wanted], context: Context, view: View) -> None:
-    """Predict what a finished Run has not yet: it did not teach when it was trained, say."""
-    lacking = [one for one in every if not context.store.predicted(run_id, one.task, one.split)]
+    """Predict what a finished Run has not yet: it did not teach when it was trained, or rows have come since."""
+    lacking = [
+        one for one in every if not context.store.predicted(run_id, one.task, one.split, context.rows_of(one).keys)
+    ]
     if not lacking:
         return
     from bam_lightning.execute import complete

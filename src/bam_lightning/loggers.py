@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,37 @@ def make_logger(run: Run, config: Config, output: Path) -> Any:
         return CSVLogger(output / "csv", name=f"{name}-{run.id}", version="")
     if config.logger.kind is LoggerKind.none:
         return None
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    return _wandb(run, name, config, output)
+
+
+def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
     from pytorch_lightning.loggers import WandbLogger
+    from wandb.errors import Error
 
     os.environ.setdefault("WANDB_DATA_DIR", str(output / "wandb"))  # so that a run can be synced from elsewhere
     os.environ.setdefault("WANDB_SILENT", "true")
     settings = config.logger
-    logger = WandbLogger(
-        name=name,
-        save_dir=output,
-        offline=not online(),
-        project=settings.project,
-        entity=settings.entity,
-        group=settings.group or config.experiment or config.recipe.name,
-        job_type=run.stage,
-        tags=[*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
-        config={**plain(asdict(config)), "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)}},
-        reinit="finish_previous",
-    )
-    logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+    options: dict[str, Any] = {
+        "name": name,
+        "id": run.id,  # one W&B run per Run, also when it goes on after a stop
+        "save_dir": output,
+        "project": settings.project,
+        "entity": settings.entity,
+        "group": settings.group or config.experiment or config.recipe.name,
+        "job_type": run.stage,
+        "tags": [*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
+        "config": {**plain(asdict(config)), "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)}},
+        "reinit": "finish_previous",
+    }
+    logger = WandbLogger(offline=not online(), **options)
+    try:
+        logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+    except Error as error:  # the server answers, but not to us: train on, and sync later
+        print(f"W&B refuses ({str(error).splitlines()[0]}); logging offline", file=sys.stderr)
+        logger = WandbLogger(offline=True, **options)
+        logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
     return logger
 
 

@@ -5,7 +5,7 @@ They are computed once, in eval mode, and kept in the store by row content. N ro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,11 @@ import pytorch_lightning as pl
 from numpy.typing import NDArray
 
 from bam_lightning.batching import Examples
-from bam_lightning.config import Config
+from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.module import BamModule
-from bam_lightning.run import TEST, TRAIN, Wanted
-from bam_lightning.sources import Rows, TaskRows, load_texts
-from bam_lightning.store import Store
-
-
-def rows_of(one: Wanted, config: Config, rows: Mapping[str, TaskRows]) -> Rows:
-    """Return the rows to predict; those of a test split are read here, without labels."""
-    if one.split != TEST:
-        return rows[one.task].train if one.split == TRAIN else rows[one.task].dev
-    task = config.suite.tasks[one.task]
-    assert task.test_split is not None
-    return load_texts(one.task, task, config.data, task.test_split)
+from bam_lightning.run import Wanted
+from bam_lightning.sources import Rows
 
 
 def predict(
@@ -44,14 +34,9 @@ def predict(
 
 
 def write(
-    run_id: str,
-    every: Sequence[Wanted],
-    config: Config,
-    rows: Mapping[str, TaskRows],
-    store: Store,
-    logits_of: Callable[[Rows, str], NDArray[np.float32]],
+    run_id: str, every: Sequence[Wanted], context: Context, logits_of: Callable[[Rows, str], NDArray[np.float32]]
 ) -> None:
     """Predict and keep ``every``; ``logits_of(rows, head)`` does the work."""
     for one in every:
-        chosen = rows_of(one, config, rows)
-        store.write_outputs(run_id, one.task, one.split, chosen.keys, logits_of(chosen, one.head))
+        chosen = context.rows_of(one)
+        context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits_of(chosen, one.head))

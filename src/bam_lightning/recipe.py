@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from bam_lightning.config import Config, Hyperparameters, StageConfig, StageKind
-from bam_lightning.data_config import TaskConfig
 from bam_lightning.run import ALGORITHM, DEV, TEST, TRAIN, Facts, Run, Wanted, plain, run_spec
 from bam_lightning.stream import Sampler, epoch_steps
 from bam_lightning.targets import build
@@ -57,13 +56,8 @@ def wanted(run: Run, config: Config) -> list[Wanted]:
     return found
 
 
-def trainable(config: Config) -> dict[str, TaskConfig]:
-    """Return the chosen tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
-    return {name: task for name, task in config.suite.chosen().items() if task.scored_by is None}
-
-
 def _groups(stage: StageConfig, config: Config) -> list[tuple[str, ...]]:
-    tasks = tuple(stage.tasks) or tuple(trainable(config))
+    tasks = tuple(stage.tasks) or tuple(config.suite.trained())
     return [(task,) for task in tasks] if stage.per_task else [tasks]
 
 

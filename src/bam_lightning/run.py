@@ -128,13 +128,14 @@ def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
         "max_length": config.data.max_length,
         "pooler": config.encoder.pooler,
         "precision": config.trainer.precision,
+        "call_tokens": config.trainer.call_tokens,  # decides which texts share a dropout draw
         "encoder": None if run.start else facts.encoder,
         "start": run.start,
     }
     if len(run.tasks) > 1:
         spec["sampler"] = dict(config.sampler)
     if run.teachers:
-        spec |= {"teachers": dict(run.teachers), "distillation": asdict(config.distillation)}
+        spec |= {"teachers": dict(run.teachers), "distillation": dict(config.distillation.schedule)}
     return dict(plain(spec))
 
 

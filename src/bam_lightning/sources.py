@@ -121,6 +121,11 @@ def row_keys(name: str, task: TaskConfig, texts: tuple[list[str], ...]) -> list[
     return keys
 
 
+def text_keys(texts: list[str]) -> list[bytes]:
+    """Return the content key of each text that belongs to no task."""
+    return row_keys("", TaskConfig(), (texts,))
+
+
 def doubled(name: str, task: TaskConfig, rows: Rows) -> Rows:
     """Return the rows followed by their pairs in the other order (reference code: MRPC and STS-B)."""
     swapped = (rows.texts[1], rows.texts[0])

@@ -90,13 +90,15 @@ class Store:
     def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
         """Turn what lies in ``building/ID`` into the finished Run."""
         building = self.building(run_id)
-        for left in building.glob("*.ckpt"):
-            left.unlink()
+        left = [*building.glob("*.ckpt"), *building.glob("*.part")]
         files = {
-            str(path.relative_to(building)): file_hash(path) for path in sorted(building.rglob("*")) if path.is_file()
+            str(path.relative_to(building)): file_hash(path)
+            for path in sorted(building.rglob("*"))
+            if path.is_file() and path not in left and path.name != MANIFEST
         }
-        files.pop(MANIFEST, None)
         write_text(building / MANIFEST, json.dumps({**manifest, "files": files}, indent=1, sort_keys=True))
+        for path in left:  # only now: until here a killed process can go on from its checkpoint
+            path.unlink()
         if self.folder(run_id).exists():
             shutil.rmtree(self.folder(run_id))
         building.rename(self.folder(run_id))
@@ -105,9 +107,11 @@ class Store:
         """Return where the logits of a Run on a split lie."""
         return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
 
-    def predicted(self, run_id: str, task: str, split: str) -> bool:
-        """Return whether the logits of a Run on a split are there."""
-        return self.outputs_path(run_id, task, split).is_file()
+    def predicted(self, run_id: str, task: str, split: str, keys: Sequence[bytes]) -> bool:
+        """Return whether the logits of a Run on all rows with the given keys are there."""
+        if not self.outputs_path(run_id, task, split).is_file():
+            return False
+        return set(keys) <= self.read_outputs(run_id, task, split).keys()
 
     def write_outputs(
         self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]

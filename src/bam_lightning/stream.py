@@ -45,6 +45,11 @@ def epoch_steps(sizes: Mapping[str, int], epochs: float, batch_size: int) -> int
     return max(1, math.ceil(epochs * sum(sizes.values()) / batch_size - 1e-9))
 
 
+def _check_exponent(exponent: float) -> None:
+    if isinstance(exponent, bool) or not isinstance(exponent, (int, float)) or not 0 <= exponent <= 1:
+        raise ValueError(f"exponent must be a number from 0 (uniform) to 1 (proportional), got {exponent!r}")
+
+
 @dataclass(frozen=True)
 class SizePower:
     """True sampling: each place draws its task with p proportional to ``size ** exponent``.
@@ -54,6 +59,9 @@ class SizePower:
     """
 
     exponent: float
+
+    def __post_init__(self) -> None:
+        _check_exponent(self.exponent)
 
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps."""
@@ -89,6 +97,11 @@ class Copies:
 
     exponent: float
     anchor: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_exponent(self.exponent)
+        if self.anchor is not None and not (isinstance(self.anchor, int) and self.anchor > 0):
+            raise ValueError(f"anchor must be a number of rows above 0, or null, got {self.anchor!r}")
 
     def copies(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return how often each task stands in an epoch; a task of the anchor's size stands in it once.
