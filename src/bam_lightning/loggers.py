@@ -22,7 +22,7 @@ def make_logger(run: Run, config: Config, output: Path) -> Any:
     if config.logger.kind is LoggerKind.csv:
         from pytorch_lightning.loggers import CSVLogger
 
-        return CSVLogger(output / "csv", name=f"{name}-{run.id}", version="")
+        return CSVLogger(output / "csv", name=f"{name}-{run.id}", version="", flush_logs_every_n_steps=1)
     if config.logger.kind is LoggerKind.none:
         return None
     if os.environ.get("WANDB_MODE") == "disabled":
