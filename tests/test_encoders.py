@@ -215,8 +215,8 @@ def test_an_unknown_family_is_refused_by_name(kind, fields, parameter, owner):
 @pytest.mark.parametrize("path", ["/nowhere/bert", "./nowhere", "~/nowhere"])
 def test_a_missing_folder_is_named_and_says_what_to_give(load, path):
     message = (
-        f"encoder.path: no folder {path}; give a folder with config.json and model.safetensors, or a hub id such "
-        "as google-bert/bert-base-uncased"
+        f"encoder.path: no folder {path}; give encoder.path=DIR, a folder with config.json, model.safetensors and the "
+        "tokenizer's files, or a hub id such as google-bert/bert-base-uncased"
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         load(path)
@@ -224,8 +224,8 @@ def test_a_missing_folder_is_named_and_says_what_to_give(load, path):
 
 def test_a_hub_id_out_of_reach_says_how_to_use_a_local_copy():
     message = (
-        r"^encoder 'nobody/nothing' could not be loaded from the hub \(.+\); to use a local copy give "
-        r"encoder\.path=DIR, a folder with config\.json, model\.safetensors and the tokenizer's files$"
+        r"^encoder 'nobody/nothing' could not be loaded from the hub \(.+\); give encoder\.path=DIR, a "
+        r"folder with config\.json, model\.safetensors and the tokenizer's files, or a hub id such as google-bert/.*$"
     )  # in brackets: the first line of transformers' own message
     with pytest.raises(OSError, match=message):
         from_path("nobody/nothing", None, True)

@@ -243,5 +243,13 @@ def test_encoder_fingerprint_does_not_depend_on_where_the_folder_lies_nor_on_not
 
 
 @pytest.mark.parametrize(("revision", "expected"), [(None, "org/bert@main"), ("abc123", "org/bert@abc123")])
-def test_encoder_of_the_hub_is_known_by_name_and_revision(revision, expected):
+def test_encoder_of_the_hub_is_known_by_name_and_revision(revision, expected, monkeypatch):
+    monkeypatch.setattr("bam_lightning.files.hub_or_offline", lambda: True)
     assert encoder_fingerprint("org/bert", revision) == expected
+
+
+def test_encoder_that_is_neither_here_nor_on_a_reachable_hub_is_named_at_once():
+    with pytest.raises(
+        OSError, match=r"^encoder 'org/bert' is not on this machine and the hub cannot be reached; give "
+    ):
+        encoder_fingerprint("org/bert", None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bam_lightning.checks import known_name
 from bam_lightning.dropout import install
+from bam_lightning.files import ENCODER_HINT
 
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 # Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
@@ -147,10 +148,7 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
     if path.startswith((".", "/", "~")) and not local.is_dir():
-        raise FileNotFoundError(
-            f"encoder.path: no folder {path}; give a folder with config.json, model.safetensors and the tokenizer's "
-            "files, or a hub id such as google-bert/bert-base-uncased"
-        )
+        raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     try:
         if local.is_dir():
             return family.from_pretrained(local, **options)
@@ -158,7 +156,4 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         where = "the folder" if local.is_dir() else "the hub"
-        raise OSError(
-            f"encoder {path!r} could not be loaded from {where} ({reason}); to use a local copy give encoder.path=DIR, "
-            "a folder with config.json, model.safetensors and the tokenizer's files"
-        ) from error
+        raise OSError(f"encoder {path!r} could not be loaded from {where} ({reason}); {ENCODER_HINT}") from error

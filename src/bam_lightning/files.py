@@ -16,6 +16,10 @@ from bam_lightning.data_config import DataConfig, TaskConfig
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 HUB_SECONDS = 4.0
+ENCODER_HINT = (
+    "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files, "
+    "or a hub id such as google-bert/bert-base-uncased"
+)
 
 
 def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tuple[pa.Table, str]:
@@ -136,16 +140,26 @@ def _hub_answers() -> bool:
 
 
 def encoder_fingerprint(path: str, revision: str | None) -> str:
-    """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and revision."""
+    """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and revision.
+
+    Raises:
+        OSError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
+    """
     local = Path(path).expanduser()
-    if not local.is_dir():
-        hub_or_offline()
-        return f"{path}@{revision or 'main'}"
-    digest = hashlib.sha256()
-    for file in sorted(local.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
-            digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    if local.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(local.iterdir()):
+            if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
+                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()[:16]
+    if path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
+    if not hub_or_offline():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+            raise OSError(f"encoder {path!r} is not on this machine and the hub cannot be reached; {ENCODER_HINT}")
+    return f"{path}@{revision or 'main'}"
 
 
 def read_texts(files: Iterable[str]) -> list[str]:
