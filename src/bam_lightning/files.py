@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,6 +112,7 @@ def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
         ) from error
 
 
+@cache
 def hub_or_offline() -> bool:
     """Return whether the hub answers; if not, tell its client so, which would else retry for 23 s per call.
 

@@ -15,7 +15,7 @@ from filelock import Timeout
 from bam_lightning import report
 from bam_lightning.config import Config
 from bam_lightning.context import Context
-from bam_lightning.files import encoder_fingerprint, hub_or_offline, local_path, read_texts
+from bam_lightning.files import encoder_fingerprint, read_texts
 from bam_lightning.recipe import plan, wanted
 from bam_lightning.run import TRAIN, Facts, Run, Wanted, plain
 from bam_lightning.sources import Rows, TaskRows, load_task, load_texts
@@ -81,13 +81,6 @@ def _check_teachers(config: Config, store: Store) -> None:
 
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
     """Read and check all rows and texts; return them with what the plan must know of them."""
-    needs_hub = any(
-        local_path(n, t, config.data) is None and t.path != "generated" for n, t in config.suite.trained().items()
-    )
-    if needs_hub or config.encoder.path:
-        local = bool(config.encoder.path and Path(config.encoder.path).expanduser().is_dir())
-        if needs_hub or not local:
-            hub_or_offline()
     rows = {name: load_task(name, task, config.data) for name, task in config.suite.trained().items()}
     texts = pretraining_texts(config)
     encoder = (
@@ -138,19 +131,18 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> None:
 
 def _do(run: Run, context: Context, view: View) -> bool:
     """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
-    from bam_lightning.execute import execute
-
     store = context.store
-    every = wanted(run, context.config)
     try:
         with store.lock(run.id).acquire(timeout=0):
             if not store.finished(run.id):
+                from bam_lightning.execute import execute
+
                 for task, teacher in run.teachers.items():
                     _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
                 view.begin(run)
                 view.done(run, execute(run, context))
             else:
-                _complete(run.id, every, context, view)
+                _complete(run.id, wanted(run, context.config), context, view)
     except Timeout:
         return False
     return True
