@@ -17,7 +17,11 @@ BAD = [
     ),
     ("++fo.bar=1", "no option 'fo'"),
     ("scale=papr", "no scale 'papr'; choices: base, embedded, paper, small; did you mean 'paper'?"),
-    ("recipe=nope", "no recipe 'nope'; choices: multi, pretrain, single, single_multi"),
+    (
+        "recipe=nope",
+        "no recipe 'nope'; choices: ensemble_multi, multi, multi_finetune, multi_multi, pretrain, single, "
+        "single_multi, single_multi_finetune, single_multi_single_multi, single_single, stilts",
+    ),
     ("seed=x", "Error merging override seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=-1", "seed must be at least 0, got -1"),
     ("teacher_seed=-2", "teacher_seed must be at least 0, got -2"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -119,3 +120,33 @@ def test_manifest_says_what_made_the_numbers(tiny_job, tmp_path):
     assert manifest["versions"]["torch"].startswith("2.")
     assert manifest["spec"]["sampler"]["exponent"] == 0.75
     assert manifest["tokens_per_second"] > manifest["examples_per_second"] > 0
+
+
+def test_a_student_of_an_ensemble_learns_from_the_mean_of_its_teachers(tiny_job, tmp_path):
+    """At lam = 0 three equal teachers teach what one of them does, and three different ones something else."""
+    overrides = [*tiny_job, "distillation=teacher_only", "recipe=ensemble_multi"]
+    manifest = train(overrides, tmp_path / "three")
+    assert [len(ids) for ids in manifest["teachers"].values()] == [3, 3]
+    one = train([*overrides, "recipe.stages.single.seeds=1"], tmp_path / "three")
+    assert isinstance(one["teachers"]["rte"], str)
+    three = result(tmp_path / "three", manifest["id"])[2]
+    alone = result(tmp_path / "three", one["id"])[2]
+    assert [row["lam"] for row in three] == [0.0] * len(three)
+    assert three[0]["loss"] != alone[0]["loss"]
+
+
+def test_the_same_teacher_thrice_is_that_teacher(tiny_job, tmp_path, monkeypatch):
+    overrides = [*tiny_job, "distillation=teacher_only", "recipe=ensemble_multi"]
+    single = room._column
+
+    def thrice(run, context, task, rows):
+        column = single(run, context, task, rows)
+        return None if column is None else np.stack([column] * 3, axis=1)
+
+    one = train([*overrides, "recipe.stages.single.seeds=1"], tmp_path / "one")
+    monkeypatch.setattr(room, "_column", thrice)
+    again = train([*overrides, "recipe.stages.single.seeds=1"], tmp_path / "thrice")
+    first, second = (result(tmp_path / name, one["id"])[2] for name in ("one", "thrice"))
+    assert again["id"] == one["id"]
+    for row, other in zip(first, second, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Heads: output spaces, losses and predictions (section 3.1), initial weights (reference.md 1.2)."""
+"""Heads: output spaces, losses and predictions (section 3.1), initial weights (the reference code)."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_soft_cross_entropy_is_the_teachers_entropy_above_the_divergence(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_gradient_of_the_mixed_target_is_that_of_cross_entropy_and_divergence_mixed(seed):
-    """reference.md 3: the gradient equals lam * CE + (1 - lam) * KL(teacher || student)."""
+    """the reference code: the gradient equals lam * CE + (1 - lam) * KL(teacher || student)."""
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(6, 3))).float().requires_grad_()
     teacher, lam = random_distributions(seed), np.random.default_rng(seed).random()
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, 6))
@@ -117,7 +117,7 @@ def test_regression_loss_is_the_squared_distance_in_the_unit_range():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_gradient_of_a_mixed_score_is_that_of_both_distances_mixed(seed):
-    """reference.md 3: the same gradient as lam (p - y)^2 + (1 - lam) (p - t)^2."""
+    """the reference code: the same gradient as lam (p - y)^2 + (1 - lam) (p - t)^2."""
     rng = np.random.default_rng(seed)
     prediction, gold, teacher = (torch.from_numpy(rng.random((4, 1))).float() for _ in range(3))
     lam = float(rng.random())
@@ -131,7 +131,7 @@ def test_gradient_of_a_mixed_score_is_that_of_both_distances_mixed(seed):
 
 @pytest.mark.parametrize(("width", "sd"), [(1024, 0.044), (768, 0.051)])
 def test_weights_are_glorot_uniform_and_the_bias_zero(width, sd):
-    """reference.md 1.2: for 1024 -> 2, U(+-0.0765), sd 0.044; for 768 -> 2, sd 0.051."""
+    """the reference code: for 1024 -> 2, U(+-0.0765), sd 0.044; for 768 -> 2, sd 0.051."""
     linear = Classification(width, ["no", "yes"]).linear
     bound = math.sqrt(6 / (width + 2))
     weights = linear.weight.detach()

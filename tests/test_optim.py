@@ -1,4 +1,4 @@
-"""Optimizer: who is in which group (reference.md 1.5), BERT's Adam (reference.md 6.3), rates and clipping."""
+"""Optimizer: who is in which group (the reference code), BERT's Adam (the reference code), rates and clipping."""
 
 import math
 import re
@@ -57,7 +57,7 @@ def test_every_parameter_stands_in_exactly_one_group(kind):
 
 @pytest.mark.parametrize(("layers", "first_layer", "embeddings"), [(12, 0.2542, 0.2288), (24, 0.0718, 0.0646)])
 def test_shares_are_those_of_the_reference_codes_table(layers, first_layer, embeddings):
-    """reference.md 1.5, alpha 0.9: BERT-Base and BERT-Large, in four decimals."""
+    """the reference code, alpha 0.9: BERT-Base and BERT-Large, in four decimals."""
     found, _ = settings_of(encoder_of("bert", layers), two_heads())
     table = {"heads.": 1.0, "encoder.pooler.": 0.9, "encoder.body.embeddings.": embeddings}
     table |= {f"encoder.body.encoder.layer.{i}.": 0.9 ** (layers + 1 - i) for i in range(layers)}
@@ -76,14 +76,14 @@ def test_without_layerwise_decay_every_share_is_one(kind):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_biases_and_layer_norms_are_not_decayed_and_all_else_is(kind):
-    """The reference code's rule is by name: "LayerNorm", "layer_norm" and "bias" (reference.md 1.1)."""
+    """The reference code's rule is by name: "LayerNorm", "layer_norm" and "bias" (the reference code)."""
     found, _ = settings_of(encoder_of(kind), two_heads())
     for name, (_, decay) in found.items():
         assert decay == (0.0 if re.search("LayerNorm|layer_norm|bias", name) else 0.01), name
 
 
 def test_embeddings_pooler_and_head_weights_are_decayed():
-    """reference.md 1.5, last line."""
+    """the reference code, last line."""
     found, _ = settings_of(encoder_of("bert"), two_heads())
     decayed = [name for name, (_, decay) in found.items() if decay == 0.01]
     for name in (
@@ -97,7 +97,7 @@ def test_embeddings_pooler_and_head_weights_are_decayed():
 
 
 def bert_adam_in_numpy(start, gradients, rates, decay):
-    """reference.md 1.2: beta 0.9 and 0.999, epsilon 1e-6 outside the root, no correction, decoupled decay."""
+    """the reference code: beta 0.9 and 0.999, epsilon 1e-6 outside the root, no correction, decoupled decay."""
     value, mean, square = start.copy(), np.zeros_like(start), np.zeros_like(start)
     for gradient, rate in zip(gradients, rates, strict=True):
         mean = 0.9 * mean + 0.1 * gradient
@@ -132,7 +132,7 @@ def test_first_step_of_bert_adam_by_hand():
 
 @pytest.mark.parametrize(("step", "rounded"), [(1, 3.2), (10, 6.5), (100, 3.2), (500, 1.6)])
 def test_bert_adam_moves_further_than_adamw_by_the_missing_correction(step, rounded):
-    """reference.md 6.3.1: (1 - 0.9^t) / sqrt(1 - 0.999^t) times, for gradients that stay the same."""
+    """the reference code: (1 - 0.9^t) / sqrt(1 - 0.999^t) times, for gradients that stay the same."""
     ours, theirs = (nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2))
     optimizers = BertAdam([ours], lr=1.0), torch.optim.AdamW([theirs], lr=1.0, weight_decay=0.0, eps=1e-6)
     for _ in range(step):

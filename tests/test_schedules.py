@@ -37,7 +37,7 @@ def test_linear_rate_is_transformers_linear_schedule_with_warmup_at_every_step(s
 
 @pytest.mark.parametrize("steps", [10, 100, 50_000])
 def test_bert_rate_is_the_reference_codes_at_every_step(steps):
-    """reference.md 1.4, in whole steps t of T, warm-up W: t < W: t / W; after it 1 - t / T."""
+    """the reference code, in whole steps t of T, warm-up W: t < W: t / W; after it 1 - t / T."""
     warm = steps // 10
     for step in range(0, steps + 1, max(1, steps // 200)):
         expected = step / warm if step < warm else 1 - step / steps
@@ -51,7 +51,7 @@ def test_bert_rate_drops_from_one_to_nine_tenths_where_warmup_ends():
 
 
 def test_linear_rate_has_9_9_percent_more_area_than_berts():
-    """reference.md 1.4. Areas by hand: 1/2 for linear; 0.1/2 + 0.9^2/2 = 0.455 for BERT's."""
+    """the reference code. Areas by hand: 1/2 for linear; 0.1/2 + 0.9^2/2 = 0.455 for BERT's."""
     middles = [(place + 0.5) / 1000 for place in range(1000)]  # exact for straight pieces
     linear = sum(linear_rate(p, 0.1) for p in middles) / 1000
     bert = sum(bert_rate(p, 0.1) for p in middles) / 1000

@@ -19,7 +19,7 @@ GLUE = {
     "sst2": 67349,
     "stsb": 5749,
 }
-# reference.md 2.5: the reference code's sizes (MRPC and STS-B doubled, QNLI v1), its copies and loss weights
+# The reference code's sizes (MRPC and STS-B doubled, QNLI v1), its copies and loss weights
 CODE = {
     "cola": 8551,
     "mnli": 392702,
@@ -199,3 +199,17 @@ def test_a_run_may_end_within_an_epoch_of_copies():
     rows = Copies(0.75).stream({"big": 16, "small": 1}, steps=7, batch_size=4, seed=5).rows
     whole = Copies(0.75).stream({"big": 16, "small": 1}, steps=10, batch_size=4, seed=5).rows
     np.testing.assert_array_equal(rows, whole[:7])
+
+
+def test_copies_take_the_length_of_another_exponent():
+    """45,108 steps without task sampling become the 50,646 of exponent 0.75 (reference code); nothing else changes."""
+    plain = Copies(1.0, anchor=392702)
+    assert plain.steps(CODE, 6, 128) == 45_108
+    longer = Copies(1.0, anchor=392702, steps_of=0.75)
+    assert longer.steps(CODE, 6, 128) == 50_646
+    assert longer.copies(CODE) == plain.copies(CODE) == dict.fromkeys(CODE, 1)
+    assert SizePower(1.0, steps_of=0.75).steps(CODE, 6, 128) == SizePower(1.0).steps(CODE, 6, 128)
+    with pytest.raises(
+        ValueError, match=r"^exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 2$"
+    ):
+        Copies(1.0, steps_of=2)

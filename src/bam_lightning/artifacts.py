@@ -77,7 +77,7 @@ def make_manifest(
         "examples_per_second": run.examples / seconds,
         "tokens_per_second": tokens / seconds,
         "metrics": scores,
-        "teachers": dict(run.teachers),
+        "teachers": run.taught_by,
         "start": run.start,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -19,7 +19,10 @@ LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of
 
 
 class Examples(NamedTuple):
-    """A task's rows, ready for the model: ``labels`` ``[N]``, ``teacher`` logits float32 ``[N, K]`` or none."""
+    """A task's rows, ready for the model: ``labels`` ``[N]``, ``teacher`` logits float32 ``[N, K]`` or none.
+
+    An ensemble of k teachers has logits ``[N, k, K]``.
+    """
 
     tokens: Tokens
     labels: NDArray[np.generic]

@@ -70,20 +70,34 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def run(job: Callable[[Config], Any]) -> int:
-    """Run ``job`` on the command line's config under Hydra; return the exit status.
+    """Run ``job`` on the command line's config under Hydra; return the exit status."""
+    import hydra
+
+    from bam_lightning.sweep import Failures, guarded
+
+    register()
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; how they read is decided in `console`
+
+    def main() -> int:
+        task = guarded(lambda tree: job(to_config(tree)), deliberate, message)
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        return 1 if Failures.count else 0
+
+    try:
+        return console(main, full)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1" if full else "0"
+
+
+def console(main: Callable[[], int], full: bool | None = None) -> int:
+    """Return what ``main`` returns, or the exit status of what it raises.
 
     Errors that this library raises on purpose, and Hydra's own about the command line, are printed as one
     message; anything else, or everything with HYDRA_FULL_ERROR=1, with its traceback.
     """
-    import hydra
-
-    register()
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(
-            lambda tree: job(to_config(tree))
-        )()
+        return main()
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -91,13 +105,10 @@ def run(job: Callable[[Config], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if full or not deliberate(error):
+        if (os.environ.get("HYDRA_FULL_ERROR") == "1" if full is None else full) or not deliberate(error):
             raise
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
-    finally:
-        os.environ["HYDRA_FULL_ERROR"] = "1" if full else "0"
-    return 0
 
 
 def deliberate(error: BaseException) -> bool:

@@ -70,7 +70,10 @@ class Hyperparameters:
 
 @dataclass
 class OptimizationConfig(Hyperparameters):
-    """Optimizer and rates. The five values at the top, where set, win over both profiles."""
+    """Optimizer and rates. The five values at the top, where set, win over both profiles.
+
+    ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
+    """
 
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -78,6 +81,7 @@ class OptimizationConfig(Hyperparameters):
     epsilon: float = 1e-6
     bias_correction: bool = True
     shape: RateShape = RateShape.linear
+    finetuning_rate: float = 1e-5
     single: Hyperparameters = field(default_factory=Hyperparameters)
     multi: Hyperparameters = field(default_factory=Hyperparameters)
 
@@ -88,6 +92,7 @@ class OptimizationConfig(Hyperparameters):
         in_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
         positive(f"{key}.clip_norm", self.clip_norm)
         positive(f"{key}.epsilon", self.epsilon)
+        positive(f"{key}.finetuning_rate", self.finetuning_rate)
         for name, profile in (("single", self.single), ("multi", self.multi)):
             profile.check(f"{key}.{name}")
             for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
@@ -97,12 +102,16 @@ class OptimizationConfig(Hyperparameters):
 
 @dataclass
 class StageConfig:
-    """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts."""
+    """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts.
+
+    ``seeds`` above 1 trains each Run that often, from successive seeds: an ensemble, to teach a later stage.
+    """
 
     kind: StageKind = StageKind.finetune
     per_task: bool = False
     teacher: str | None = None
     start: str | None = None
+    seeds: int = 1
     tasks: list[str] = field(default_factory=list)
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
 
@@ -131,6 +140,12 @@ class RecipeConfig:
                 raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
             for task in stage.tasks:
                 known_name(f"{key}.tasks", task, suite.trained())
+            at_least(f"{key}.seeds", stage.seeds, 1)
+            if stage.start is not None and self.stages[stage.start].seeds > 1:
+                raise ValueError(
+                    f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "
+                    "but weights start from one Run; set its seeds to 1"
+                )
             stage.optimization.check(f"{key}.optimization")
             done.append(name)
 

@@ -101,17 +101,22 @@ class TaskConfig:
 
 @dataclass
 class SuiteConfig:
-    """The tasks trained together; ``only`` keeps some of them (empty: all); ``sigmoid`` is what regression heads do."""
+    """The tasks trained together; ``only`` keeps some of them (empty: all); ``sigmoid`` is what regression heads do.
+
+    ``sets`` names groups of tasks that experiments speak of, as in ``suite.only=${suite.sets.related}``.
+    """
 
     name: str = MISSING
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
+    sets: dict[str, list[str]] = field(default_factory=dict)
     sigmoid: bool = True
 
     def check(self) -> None:
         """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""
-        for name in self.only:
-            known_name("suite.only", name, self.tasks)
+        for key, names in {"suite.only": self.only, **{f"suite.sets.{k}": v for k, v in self.sets.items()}}.items():
+            for name in names:
+                known_name(key, name, self.tasks)
         chosen = self.chosen()
         if not any(task.scored_by is None for task in chosen.values()):
             raise ValueError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")

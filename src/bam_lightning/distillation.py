@@ -1,6 +1,6 @@
 """Training targets: gold labels, teacher predictions and their mix (Clark et al. 2019, section 3.2).
 
-Shapes: n examples of a task, K outputs of its head (classes, or 1 for regression)."""
+Shapes: n examples of a task, k teachers of it, K outputs of its head (classes, or 1 for regression)."""
 
 from __future__ import annotations
 
@@ -29,3 +29,15 @@ def mix_targets(gold: Tensor, teacher: Tensor | None, lam: float) -> Tensor:
     if gold.shape != teacher.shape:
         raise ValueError(f"gold and teacher must have one shape, got {list(gold.shape)} and {list(teacher.shape)}")
     return lam * gold + (1 - lam) * teacher
+
+
+def average(teachers: Tensor) -> Tensor:
+    """Return the mean prediction ``[n, K]`` of an ensemble ``[n, k, K]``; that of one teacher ``[n, K]`` as it is.
+
+    Predictions are averaged, not logits, as in MT-DNN's distillation (Liu et al. 2019).
+
+    >>> import torch
+    >>> average(torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]))
+    tensor([[0.7500, 0.2500]])
+    """
+    return teachers.mean(dim=1) if teachers.dim() == 3 else teachers

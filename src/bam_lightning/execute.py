@@ -15,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from bam_lightning import machine, metrics, predictions
+from bam_lightning import machine, predictions
 from bam_lightning.artifacts import load_encoder, make_manifest, save_model
 from bam_lightning.batching import Examples
 from bam_lightning.callbacks import CHECKPOINT, Advance, Checkpoints
@@ -28,7 +28,7 @@ from bam_lightning.loggers import finish, make_logger
 from bam_lightning.module import BamModule
 from bam_lightning.pretraining import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
 from bam_lightning.recipe import wanted
-from bam_lightning.run import DEV, TRAIN, Run, Wanted
+from bam_lightning.run import TRAIN, Run, Wanted
 from bam_lightning.schedules import Linear
 from bam_lightning.sources import Rows, text_keys
 from bam_lightning.store import outputs_column, write_text
@@ -63,7 +63,7 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
         heads = module.heads
         _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
-        scores = _score(run, context, module)
+        scores = predictions.score(run, context)
     save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
     manifest = make_manifest(run, context.config.trainer, seconds, tokens, scores)
@@ -170,9 +170,14 @@ def _stream(run: Run, config: Config, sizes: Mapping[str, int]) -> Stream:
 
 
 def _column(run: Run, context: Context, task: str, rows: Rows) -> Any:
-    if task not in run.teachers:
-        return None
-    return outputs_column(context.store, run.teachers[task], task, TRAIN, rows.keys, rows.texts)
+    """Return the teacher's logits ``[N, K]``, those of an ensemble of k ``[N, k, K]``, or ``None``."""
+    columns = [
+        outputs_column(context.store, teacher, task, TRAIN, rows.keys, rows.texts)
+        for teacher in run.teachers.get(task, ())
+    ]
+    if len(columns) > 1:
+        return np.stack(columns, axis=1)
+    return columns[0] if columns else None
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
@@ -232,16 +237,3 @@ def _write_outputs(
         return predictions.predict(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
 
     predictions.write(run_id, every, context, logits_of)
-
-
-def _score(run: Run, context: Context, module: BamModule) -> dict[str, dict[str, float]]:
-    """Return the dev scores of the logits in the store."""
-    results = {}
-    for task in run.tasks:
-        rows = context.rows[task].dev
-        logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
-        values = module.head(task).predict(torch.from_numpy(logits)).numpy()
-        task_config = context.config.suite.tasks[task]
-        classes = len(task_config.head.label_names) or None
-        results[task] = metrics.scores(values, rows.labels, task_config.metric.value, classes)
-    return results

@@ -6,21 +6,20 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning import report
+from bam_lightning import jobs, report
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
 from bam_lightning.recipe import plan, wanted
-from bam_lightning.run import TRAIN, Facts, Run, Wanted, plain
+from bam_lightning.run import TRAIN, Facts, Run, Wanted
 from bam_lightning.sources import Rows, TaskRows, load_task, load_texts
 from bam_lightning.store import Store
-from bam_lightning.view import View
+from bam_lightning.view import View, show
 
 WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
 
@@ -43,12 +42,19 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
     output.mkdir(parents=True, exist_ok=True)
+    record = jobs.describe(config, runs, facts, output)
+    jobs.keep(store, record, jobs.RUNNING)
     view.start([run for run in runs if run.id not in finished])
     try:
         _train(runs, context, view)
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        jobs.keep(store, record, jobs.STOPPED if stopped else jobs.FAILED, str(error) or type(error).__name__)
+        raise
     finally:
         view.close()
-    return _report(config, runs, rows, store, output, view)
+    jobs.keep(store, record, jobs.FINISHED)
+    return _report(config, runs, rows, store, output)
 
 
 def test_rows(config: Config) -> dict[str, Rows]:
@@ -69,14 +75,7 @@ def _check_teachers(config: Config, store: Store) -> None:
                 f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
                 f"{task!r} in {store.root}; see the Plan of the job that trained it"
             )
-        theirs = store.manifest(run_id)["spec"]["tasks"][task]["head"]
-        ours = plain(asdict(config.suite.tasks[task].head))
-        for name in ("_target_", "label_names", "label_range", "sigmoid"):
-            if theirs[name] != ours[name]:
-                raise ValueError(
-                    f"distillation.teachers.{task}: Run {run_id} was trained with head.{name} {theirs[name]}, "
-                    f"the student has {ours[name]}; they must agree"
-                )
+        store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
 
 
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
@@ -137,8 +136,9 @@ def _do(run: Run, context: Context, view: View) -> bool:
             if not store.finished(run.id):
                 from bam_lightning.execute import execute
 
-                for task, teacher in run.teachers.items():
-                    _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
+                for task, teachers in run.teachers.items():
+                    for teacher in teachers:
+                        _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
                 view.begin(run)
                 view.done(run, execute(run, context))
             else:
@@ -162,7 +162,7 @@ def _complete(run_id: str, every: Sequence[Wanted], context: Context, view: View
 
 
 def _report(
-    config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path, view: View
+    config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path
 ) -> dict[str, Any]:
     found = report.results(config, runs, store)
     report.save(output, found)
@@ -172,7 +172,7 @@ def _report(
 
         base = {name: majority(task.dev.labels, config.suite.tasks[name].metric.value) for name, task in rows.items()}
         head, lines = report.table(config, found, base)
-        view.scores(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines)
+        show(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines, sums=1)
     print(output.resolve())
     return found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bam_lightning import clock
 from bam_lightning.batch import Batch
 from bam_lightning.config import OptimizationConfig
-from bam_lightning.distillation import mix_targets
+from bam_lightning.distillation import average, mix_targets
 from bam_lightning.encoders import Encoder
 from bam_lightning.heads import Head
 from bam_lightning.optim import (
@@ -92,7 +92,7 @@ class BamModule(pl.LightningModule):
         for task, logits in self(batch).items():
             head = self.head(task)
             gold = head.encode(batch.labels[task])
-            teacher = head.outputs(batch.teacher[task]) if task in batch.teacher else None
+            teacher = average(head.outputs(batch.teacher[task])) if task in batch.teacher else None
             target = mix_targets(gold, teacher, lam)
             losses[task] = head.loss(logits, target).sum()
         return losses

@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from numpy.typing import NDArray
 
+from bam_lightning import metrics
 from bam_lightning.batching import Examples
+from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
+from bam_lightning.heads import Head
 from bam_lightning.module import BamModule
-from bam_lightning.run import Wanted
+from bam_lightning.run import DEV, Run, Wanted
 from bam_lightning.sources import Rows
+from bam_lightning.store import outputs_column
+from bam_lightning.targets import build
 
 
 def predict(
@@ -40,3 +46,24 @@ def write(
     for one in every:
         chosen = context.rows_of(one)
         context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits_of(chosen, one.head))
+
+
+def score(run: Run, context: Context) -> dict[str, dict[str, float]]:
+    """Return task -> dev scores of the logits in the store."""
+    results = {}
+    for task in run.tasks:
+        rows = context.rows[task].dev
+        logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
+        values = label_units(task, logits, context.config)
+        settings = context.config.suite.tasks[task]
+        results[task] = metrics.scores(
+            values, rows.labels, settings.metric.value, len(settings.head.label_names) or None
+        )
+    return results
+
+
+def label_units(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
+    """Return predictions ``[N]`` of a task's logits ``[N, K]``: class ids, or scores."""
+    head: Head = build(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
+    predicted: NDArray[np.generic] = head.predict(torch.from_numpy(logits)).numpy()
+    return predicted

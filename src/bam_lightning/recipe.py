@@ -24,8 +24,7 @@ def plan(config: Config, facts: Facts) -> list[Run]:
     stages = dict(config.recipe.stages)
     if config.encoder.pretraining.wanted and not any(s.kind is StageKind.pretrain for s in stages.values()):
         stages = {PRETRAIN: StageConfig(kind=StageKind.pretrain), **stages}
-    built_on = {name for s in stages.values() for name in (s.teacher, s.start) if name}
-    taught_by = {s.teacher for s in stages.values()}
+    shared, taught_by = shared_stages(stages), {s.teacher for s in stages.values()}
     done: dict[str, list[Run]] = {}
     pretrained: str | None = None
     for name, stage in stages.items():
@@ -33,9 +32,10 @@ def plan(config: Config, facts: Facts) -> list[Run]:
             done[name] = [_pretraining(name, config, facts)]
             pretrained = done[name][0].id
             continue
-        seed = config.teacher_seed if name in built_on else config.seed
+        first = config.teacher_seed if name in shared else config.seed
         runs = [
             _finetuning(name, stage, tasks, seed, config, facts, sampler, done, pretrained)
+            for seed in range(first, first + stage.seeds)
             for tasks in _groups(stage, config)
         ]
         last = name == list(stages)[-1]
@@ -53,6 +53,19 @@ def wanted(run: Run, config: Config) -> list[Wanted]:
             head = task.scored_by or name
             if head in run.tasks and task.test_split is not None and task.path != "generated":
                 found.append(Wanted(name, head, TEST))
+    return found
+
+
+def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
+    """Return the stages that students of all seeds share: those that teach, and what those start from.
+
+    A stage that is only started from has the student's own seed, as in Table 3: each multi-task model is
+    fine-tuned, not one of them 20 times.
+    """
+    found: set[str] = set()
+    for name, stage in reversed(stages.items()):
+        found |= {stage.teacher} if stage.teacher else set()
+        found |= {stage.start} if stage.start and name in found else set()
     return found
 
 
@@ -80,28 +93,28 @@ def _finetuning(
     count = sampler.steps if len(tasks) > 1 else epoch_steps
     steps = max(count(sizes, hyper.epochs, hyper.batch_size), hyper.min_steps)
     steps = min(steps, config.trainer.max_steps or steps)
-    teachers = {}
+    teachers: dict[str, tuple[str, ...]] = {}
     if stage.teacher:
-        teachers = {t: _of_task(done[stage.teacher], t, name).id for t in tasks if config.suite.tasks[t].teacher}
+        teachers = {t: _of_task(done[stage.teacher], t, name) for t in tasks if config.suite.tasks[t].teacher}
     if name == list(config.recipe.stages)[-1]:
-        teachers |= {task: run for task, run in config.distillation.teachers.items() if task in tasks}
+        teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
     start = pretrained
     if stage.start:
         base = done[stage.start]  # one Run serves all (STILTs, Table 3); of several, the task's own
-        start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name).id
+        start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
     run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
     return replace(run, spec=run_spec(run, config, facts))
 
 
-def _of_task(runs: list[Run], task: str, asker: str) -> Run:
-    """Return the Run that trained ``task``: its own where the stage has one Run per task."""
-    for run in runs:
-        if task in run.tasks:
-            return run
-    raise ValueError(
-        f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
-        f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
-    )
+def _of_task(runs: list[Run], task: str, asker: str) -> tuple[str, ...]:
+    """Return the ids of the Runs that trained ``task``: one for each of the stage's seeds."""
+    found = tuple(run.id for run in runs if task in run.tasks)
+    if not found:
+        raise ValueError(
+            f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
+            f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
+        )
+    return found
 
 
 def _pretraining(name: str, config: Config, facts: Facts) -> Run:

@@ -49,13 +49,13 @@ def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]
 
 
 def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
-    """Return task -> headline score of a stage."""
-    return {
-        task: values[config.suite.tasks[task].metric.value]
-        for entry in entries
-        if entry["stage"] == stage
-        for task, values in entry["metrics"].items()
-    }
+    """Return task -> headline score of a stage; the mean, where it has several seeds."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        if entry["stage"] == stage:
+            for task, values in entry["metrics"].items():
+                found.setdefault(task, []).append(values[config.suite.tasks[task].metric.value])
+    return {task: sum(scores) / len(scores) for task, scores in found.items()}
 
 
 def table(config: Config, found: Mapping[str, Any], majority: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:

@@ -61,8 +61,8 @@ class Facts:
 class Run:
     """One model to train.
 
-    ``steps`` are optimizer steps; ``teachers`` maps a task to the Run that teaches it; ``teaches`` and ``tests``
-    say whether it is to predict its own training rows, and the test splits.
+    ``steps`` are optimizer steps; ``teachers`` maps a task to the Runs that teach it, more than one of them for an
+    ensemble; ``teaches`` and ``tests`` say whether it is to predict its own training rows, and the test splits.
     """
 
     stage: str
@@ -71,7 +71,7 @@ class Run:
     seed: int
     steps: int
     hyper: Hyperparameters
-    teachers: Mapping[str, str] = field(default_factory=dict)
+    teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     start: str | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
     teaches: bool = False
@@ -97,7 +97,13 @@ class Run:
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the Runs that must be finished first."""
-        return tuple(sorted({*self.teachers.values(), *([self.start] if self.start else [])}))
+        teachers = {run_id for ids in self.teachers.values() for run_id in ids}
+        return tuple(sorted(teachers | ({self.start} if self.start else set())))
+
+    @property
+    def taught_by(self) -> dict[str, str | list[str]]:
+        """Task -> the id of its teacher, or the ids of an ensemble, as artifacts have it."""
+        return {task: ids[0] if len(ids) == 1 else list(ids) for task, ids in self.teachers.items()}
 
     @property
     def label(self) -> str:
@@ -107,7 +113,7 @@ class Run:
 
 def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
     optimization = asdict(config.optimization)
-    for name in ("single", "multi", *asdict(run.hyper)):
+    for name in ("single", "multi", "finetuning_rate", *asdict(run.hyper)):
         optimization.pop(name)
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
@@ -133,9 +139,9 @@ def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
         "start": run.start,
     }
     if len(run.tasks) > 1:
-        spec["sampler"] = dict(config.sampler)
+        spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "steps_of"}
     if run.teachers:
-        spec |= {"teachers": dict(run.teachers), "distillation": dict(config.distillation.schedule)}
+        spec |= {"teachers": run.taught_by, "distillation": dict(config.distillation.schedule)}
     return dict(plain(spec))
 
 

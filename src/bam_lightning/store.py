@@ -25,8 +25,12 @@ KEY_BYTES = 16
 class Store:
     """A folder of Runs that any number of processes may use at the same time."""
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, create: bool = True) -> None:
         self.root = Path(root).expanduser().resolve()
+        if not create:  # what only reads must not leave an empty store where somebody mistyped a path
+            if not (self.root / "runs").is_dir():
+                raise FileNotFoundError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
+            return
         try:
             for name in ("runs", "building", "outputs", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,17 @@ class Store:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete its folder, and the Run is trained anew") from error
         return manifest
+
+    def check_head(self, run_id: str, task: str, head: Any, key: str) -> None:
+        """Raise ``ValueError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
+        theirs = self.manifest(run_id)["spec"]["tasks"][task]["head"]
+        for name in ("_target_", "label_names", "label_range", "sigmoid"):
+            ours = getattr(head, name)
+            if theirs[name] != ours:
+                raise ValueError(
+                    f"{key}: Run {run_id} was trained with head.{name} {theirs[name]}, task {task!r} here has {ours}; "
+                    "they must agree"
+                )
 
     def file(self, run_id: str, name: str) -> Path:
         """Return the path of a Run's file, after comparing it with the manifest.

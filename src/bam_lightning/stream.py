@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,13 +55,16 @@ class SizePower:
     """True sampling: each place draws its task with p proportional to ``size ** exponent``.
 
     Exponent 1 is proportional, 0 uniform. Within a task, rows come without replacement, in passes of
-    their own: a small task starts its next pass when it is through.
+    their own: a small task starts its next pass when it is through. The length of training does not depend on
+    the exponent, so ``steps_of`` (see ``Copies``) changes nothing here.
     """
 
     exponent: float
+    steps_of: float | None = None
 
     def __post_init__(self) -> None:
         _check_exponent(self.exponent)
+        _check_exponent(self.exponent if self.steps_of is None else self.steps_of)
 
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps."""
@@ -92,14 +95,17 @@ class Copies:
 
     Copies bring each task near ``size ** exponent``, weights the rest of the way. ``anchor`` is the size that
     gets one copy (default: the largest task here; the reference code always takes MNLI's 392,702). The code
-    shuffles once and repeats that order; here every epoch is shuffled anew.
+    shuffles once and repeats that order; here every epoch is shuffled anew. With fewer copies training is
+    shorter; ``steps_of`` is the exponent whose length it is to have, for comparisons at equal steps.
     """
 
     exponent: float
     anchor: int | None = None
+    steps_of: float | None = None
 
     def __post_init__(self) -> None:
         _check_exponent(self.exponent)
+        _check_exponent(self.exponent if self.steps_of is None else self.steps_of)
         if self.anchor is not None and not (isinstance(self.anchor, int) and self.anchor > 0):
             raise ValueError(f"anchor must be a number of rows above 0, or null, got {self.anchor!r}")
 
@@ -126,7 +132,7 @@ class Copies:
         >>> Copies(0.75, anchor=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
         1500
         """
-        copies = self.copies(sizes)
+        copies = replace(self, exponent=self.exponent if self.steps_of is None else self.steps_of).copies(sizes)
         epoch = -(-sum(copies[task] * size for task, size in sizes.items()) // batch_size)
         return max(1, int(epoch * epochs))
 

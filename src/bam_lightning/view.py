@@ -120,11 +120,15 @@ class View:
             if bar is not None:
                 self.bars.update(bar, visible=False)
 
-    def scores(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print the table of scores on standard output."""
-        table = Table(title=title, title_justify="left")
-        for number, name in enumerate(head):
-            table.add_column(name, justify="left" if number < 2 else "right")
-        for number, row in enumerate(rows):
-            table.add_row(*row, end_section=number == len(rows) - 2)
-        Console(highlight=False).print(table)
+
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: int = 0) -> None:
+    """Print a table on standard output; the last ``sums`` rows stand apart."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(head):
+        left = number == 0 or not any(row[number].lstrip("+-")[:1].isdigit() for row in rows)
+        table.add_column(name, justify="left" if left else "right", no_wrap=number == 0)
+    for number, row in enumerate(rows):
+        table.add_row(*row, end_section=number == len(rows) - 1 - sums)
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else 160  # a file or a pipe has no edge to wrap at
+    console.print(table)

@@ -1,0 +1,201 @@
+"""From a store to the rows of a table: which jobs belong together, and what each seed scored.
+
+Jobs of one row may differ in their seeds only. Those made from other data, settings, code or teachers are another
+variant, which is left out and named. Reads files alone, and imports no torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bam_lightning.jobs import FINISHED, Job
+from bam_lightning.store import Store
+from bam_lightning.table_config import TableConfig
+
+AVERAGE = "average"
+CODE = ("bam_lightning", "torch", "transformers")  # versions that must agree
+
+
+@dataclass
+class Row:
+    """One experiment: ``scores`` maps a column to seed -> score x 100; ``jobs`` are those counted; ``notes`` say what
+    is missing or was left out."""
+
+    name: str
+    label: str
+    jobs: list[Job] = field(default_factory=list)
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def values(self, column: str) -> list[float]:
+        """Return the scores of a column, by seed."""
+        return [score for _, score in sorted(self.scores.get(column, {}).items())]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of the store a table is made of; ``seeds`` are those expected, ``mix`` puts all variants together."""
+
+    scale: str = "embedded"
+    fidelity: str = "paper"
+    seeds: int | None = None
+    mix: bool = False
+
+
+def collect(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choice) -> list[Row]:
+    """Return the rows of a table, in its order.
+
+    Raises:
+        ValueError: if the store has no finished job of any row, or rows were made from different data or code.
+    """
+    manifests = _Manifests(store)
+    fitting = [job for job in jobs if (job.scale, job.fidelity) == (choice.scale, choice.fidelity)]
+    rows = []
+    for name, label in table.rows.items():
+        row = Row(name, label)
+        mine = [job for job in fitting if job.experiment == name]
+        row.jobs = list(mine) if choice.mix else _one_variant(mine, row, manifests)
+        _say_missing(row, choice)
+        row.jobs = _one_each([job for job in row.jobs if job.state == FINISHED])
+        rows.append(row)
+    if not any(row.jobs for row in rows):
+        raise ValueError(_nothing(table, jobs, store, choice))
+    if not choice.mix:
+        _agree([row for row in rows if row.jobs], manifests)
+    columns = _columns(table, rows)
+    for row in rows:
+        _score(row, columns, manifests)
+    return rows
+
+
+class _Manifests:
+    """Manifests of finished Runs, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def __getitem__(self, run_id: str) -> dict[str, Any]:
+        if run_id not in self.known:
+            self.known[run_id] = self.store.manifest(run_id)
+        return self.known[run_id]
+
+    def code(self, job: Job) -> str:
+        """Return the versions behind a finished job; unfinished ones are taken for what they will be."""
+        if job.state != FINISHED:
+            return ""
+        versions = self[job.last[0]]["versions"]
+        return ", ".join([f"algorithm {job.algorithm}", *(f"{name} {versions.get(name)}" for name in CODE)])
+
+
+def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests) -> list[Job]:
+    """Return the jobs made like the latest one that is finished, and note the others."""
+    if not jobs:
+        return []
+    latest = ([job for job in jobs if job.state == FINISHED] or jobs)[-1]
+    same = {
+        "data": lambda job: job.data == latest.data,
+        "settings": lambda job: (job.settings, job.encoder) == (latest.settings, latest.encoder),
+        "code": lambda job: manifests.code(job) in ("", manifests.code(latest)) or not manifests.code(latest),
+    }
+    kept = [job for job in jobs if all(test(job) for test in same.values())]
+    left = [job for job in jobs if job not in kept]
+    for name in same:
+        others = [job for job in left if not same[name](job)]
+        if others:
+            row.notes.append(f"{len(others)} jobs with other {name} left out (mix=true takes them in)")
+    taught = _one_teaching(kept, latest)
+    if len(taught) < len(kept):
+        row.notes.append(f"{len(kept) - len(taught)} jobs with other teachers left out (mix=true takes them in)")
+    return taught
+
+
+def _one_teaching(jobs: list[Job], latest: Job) -> list[Job]:
+    """Return the jobs that share the latest one's teachers, or those that all have their own: the larger part."""
+    if latest.teacher_seed is None:
+        return jobs
+    shared = [job for job in jobs if job.teacher_seed == latest.teacher_seed]
+    own = [job for job in jobs if job.teacher_seed == job.seed]
+    return own if latest in own and len(own) > len(shared) else shared
+
+
+def _one_each(jobs: Iterable[Job]) -> list[Job]:
+    """Return the latest job of each seed."""
+    return list({(job.seed, job.teacher_seed): job for job in jobs}.values())
+
+
+def _say_missing(row: Row, choice: Choice) -> None:
+    by_state: dict[str, list[int]] = {}
+    done = {job.seed for job in row.jobs if job.state == FINISHED}
+    for job in row.jobs:
+        if job.seed not in done:
+            reason = f"{job.state} ({job.reason})" if job.reason else job.state
+            by_state.setdefault(reason, []).append(job.seed)
+    for reason, seeds in by_state.items():
+        row.notes.append(f"seed {_numbers(seeds)}: {reason}")
+    absent = set(range(choice.seeds or 0)) - {job.seed for job in row.jobs}
+    if absent:
+        row.notes.append(f"seed {_numbers(absent)}: not asked for yet")
+
+
+def _numbers(seeds: Iterable[int]) -> str:
+    return ", ".join(str(seed) for seed in sorted(set(seeds)))
+
+
+def _nothing(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choice) -> str:
+    there = sorted({f"{job.experiment} ({job.scale}, {job.fidelity}, {job.state})" for job in jobs})
+    return (
+        f"no finished job of {', '.join(table.rows)} with scale={choice.scale} fidelity={choice.fidelity} in "
+        f"{store.root}; there: {', '.join(there[:12]) or 'none'}; train them, or give scale=, fidelity= or store="
+    )
+
+
+def _agree(rows: Sequence[Row], manifests: _Manifests) -> None:
+    """Raise unless all rows were scored on the same data by the same code."""
+    first = rows[0]
+    one = first.jobs[-1]
+    for row in rows[1:]:
+        job = row.jobs[-1]
+        differ = [task for task in job.data if one.data.get(task, job.data[task]) != job.data[task]]
+        what = f"the data of {', '.join(differ)}" if differ else ""
+        if manifests.code(job) != manifests.code(one):
+            what = f"code ({manifests.code(one)}; {manifests.code(job)})"
+        if job.encoder != one.encoder:
+            what = f"the encoder ({one.encoder}; {job.encoder})"
+        if what:
+            raise ValueError(
+                f"rows {first.name!r} and {row.name!r} differ in {what}; train them alike, or compare them all the "
+                "same with mix=true"
+            )
+
+
+def _columns(table: TableConfig, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return column -> the tasks it is the mean of: averages first, then each task that every row has."""
+    with_jobs = [row.jobs[-1] for row in rows if row.jobs]
+    common = [task for task in with_jobs[0].metrics if all(task in job.metrics for job in with_jobs)]
+    chosen = [task for task in table.columns if task in common] if table.columns else common
+    if not chosen:
+        wanted = ", ".join(table.columns) or "any task"
+        raise ValueError(f"no column: the rows have in common {', '.join(common) or 'no task'}, not {wanted}")
+    columns = {task: [task] for task in chosen}
+    counted = [task for task in chosen if task in with_jobs[0].average]
+    left = [task for task in counted if task not in table.without]
+    if 1 < len(left) < len(counted):
+        columns = {f"{AVERAGE} without {', '.join(t for t in counted if t not in left)}": left, **columns}
+    return {AVERAGE: counted, **columns} if len(counted) > 1 else columns
+
+
+def _score(row: Row, columns: Mapping[str, Sequence[str]], manifests: _Manifests) -> None:
+    """Fill in the scores x 100 of each seed; jobs mixed from several variants are numbered through instead."""
+    row.scores = {column: {} for column in columns}
+    mixed = len({job.seed for job in row.jobs}) < len(row.jobs)
+    for number, job in enumerate(row.jobs):
+        found: dict[str, list[float]] = {}
+        for run_id in job.last:
+            for task, values in manifests[run_id]["metrics"].items():
+                found.setdefault(task, []).append(100 * values[job.metrics[task]])
+        for column, tasks in columns.items():
+            score = statistics.fmean(statistics.fmean(found[task]) for task in tasks)
+            row.scores[column][number if mixed else job.seed] = score

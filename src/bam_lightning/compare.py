@@ -1,0 +1,122 @@
+"""The numbers of a table: medians of the seeds with their spread, and the tests between rows (section 4)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bam_lightning.collect import Row
+from bam_lightning.significance import TESTS, Interval, cliffs_delta, difference_interval, holm, median_interval, stars
+from bam_lightning.table_config import TableConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Scores x 100 of the ``n`` seeds of a row in one column; ``sd`` is the sample's, NaN for one seed."""
+
+    n: int
+    median: float
+    sd: float
+    low: float
+    high: float
+    interval: Interval
+    marks: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against another in one column: ``difference`` of medians in points, p before and after Holm.
+
+    ``adjusted`` belongs to the hypothesis the comparison is a part of: over all rows compared with, where the
+    table tests them jointly.
+    """
+
+    row: str
+    against: str
+    column: str
+    difference: float
+    interval: Interval
+    delta: float
+    p: float
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A whole table: ``cells`` maps row -> column -> cell."""
+
+    config: TableConfig
+    rows: list[Row]
+    columns: list[str]
+    cells: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def family(self) -> int:
+        """How many hypotheses the p values are corrected for."""
+        tested = [one for one in self.comparisons if not math.isnan(one.adjusted)]
+        return len({(one.row, one.column, "" if self.config.jointly else one.against) for one in tested})
+
+
+def compare(table: TableConfig, rows: Sequence[Row]) -> Compared:
+    """Return the table of ``rows``.
+
+    A mark in a cell says that the row is better than (or merely different from: ``marks``) every row it is tested
+    against, at the level of its largest adjusted p value. The family of Holm's correction is all tests of the table.
+    """
+    columns = list(rows[0].scores)
+    found = _comparisons(table, {row.name: row for row in rows}, columns)
+    cells = {
+        row.name: {column: _cell(row.values(column), _marks(table, row.name, column, found)) for column in columns}
+        for row in rows
+    }
+    return Compared(table, list(rows), columns, cells, found)
+
+
+def _comparisons(table: TableConfig, rows: Mapping[str, Row], columns: Sequence[str]) -> list[Comparison]:
+    hypotheses: list[tuple[str, str, tuple[str, ...]]] = []
+    for name, others in table.against.items():
+        sets = [tuple(others)] if table.jointly else [(other,) for other in others]
+        tested = [column for column in columns if column in (table.tested or columns)]
+        hypotheses += [(name, column, against) for column in tested for against in sets]
+    test = TESTS[table.test]
+    single = {
+        (name, column, other): test(rows[name].values(column), rows[other].values(column))
+        for name, column, against in hypotheses
+        for other in against
+    }
+    largest = [_largest([single[name, column, other] for other in against]) for name, column, against in hypotheses]
+    found = []
+    for (name, column, against), adjusted in zip(hypotheses, holm(largest), strict=True):
+        for other in against:
+            found.append(_comparison(rows[name], rows[other], column, single[name, column, other], adjusted))
+    return found
+
+
+def _largest(p_values: Sequence[float]) -> float:
+    """Return the p value of a claim over all: as sure as its least sure part, and NaN if one part has none."""
+    return math.nan if any(map(math.isnan, p_values)) else max(p_values)
+
+
+def _comparison(row: Row, other: Row, column: str, p: float, adjusted: float) -> Comparison:
+    ours, theirs = row.values(column), other.values(column)
+    difference = statistics.median(ours) - statistics.median(theirs) if ours and theirs else math.nan
+    interval = difference_interval(ours, theirs)
+    return Comparison(row.name, other.name, column, difference, interval, cliffs_delta(ours, theirs), p, adjusted)
+
+
+def _marks(table: TableConfig, row: str, column: str, comparisons: Sequence[Comparison]) -> str:
+    own = [one for one in comparisons if (one.row, one.column) == (row, column)]
+    if not own or (table.marks == "better" and not all(one.difference > 0 for one in own)):
+        return ""
+    return stars(_largest([one.adjusted for one in own]))
+
+
+def _cell(values: Sequence[float], marks: str) -> Cell:
+    if not values:
+        nothing = math.nan
+        return Cell(0, nothing, nothing, nothing, nothing, Interval(nothing, nothing))
+    sd = statistics.stdev(values) if len(values) > 1 else math.nan
+    return Cell(len(values), statistics.median(values), sd, min(values), max(values), median_interval(values), marks)

@@ -1,0 +1,118 @@
+"""What lies in a store, and who still refers to it. Reads files alone, and imports no torch."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from bam_lightning.jobs import FOLDER, Job
+from bam_lightning.store import Store
+
+FINISHED, TRAINING, BEGUN = "finished", "in training", "stopped"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One Run of a store; ``score`` is the mean of its tasks' headline scores x 100, ``size`` in bytes, ``age`` in
+    seconds since it was finished or last written; ``users`` are the experiments whose jobs need it."""
+
+    id: str
+    stage: str
+    tasks: tuple[str, ...]
+    seed: int | None
+    state: str
+    score: float | None
+    age: float
+    size: int
+    users: tuple[str, ...]
+
+
+def entries(store: Store, jobs: Sequence[Job], now: datetime | None = None) -> list[Entry]:
+    """Return all Runs of a store, the newest first."""
+    now = now or datetime.now(timezone.utc)
+    users: dict[str, set[str]] = {}
+    for job in jobs:
+        for run_id in job.runs:
+            users.setdefault(run_id, set()).add(job.experiment)
+    found = [_finished(store, path.name, users, now) for path in (store.root / "runs").iterdir() if path.is_dir()]
+    building = [path.name for path in (store.root / "building").iterdir() if path.is_dir()]
+    found += [_unfinished(store, run_id, users, now) for run_id in building if not store.finished(run_id)]
+    return sorted(found, key=lambda entry: entry.age)
+
+
+def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
+    manifest = store.manifest(run_id)
+    metrics = {task: values["metric"] for task, values in manifest["spec"].get("tasks", {}).items()}
+    scores = [values[metrics[task]] for task, values in manifest["metrics"].items()]
+    return Entry(
+        id=run_id,
+        stage=manifest["stage"],
+        tasks=tuple(manifest["tasks"]),
+        seed=manifest["seed"],
+        state=FINISHED,
+        score=100 * statistics.fmean(scores) if scores else None,
+        age=(now - datetime.fromisoformat(manifest["finished"])).total_seconds(),
+        size=_size([store.folder(run_id), store.root / "outputs" / run_id]),
+        users=tuple(sorted(users.get(run_id, ()))),
+    )
+
+
+def _unfinished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
+    folder = store.root / "building" / run_id
+    written = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists()), default=0.0)
+    state = TRAINING if locked(store, run_id) else BEGUN
+    return Entry(run_id, "", (), None, state, None, now.timestamp() - written, _size([folder]),
+                 tuple(sorted(users.get(run_id, ()))))  # fmt: skip
+
+
+def locked(store: Store, run_id: str) -> bool:
+    """Return whether a process holds the lock of a Run."""
+    try:
+        with store.lock(run_id).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def unused(found: Iterable[Entry], store: Store) -> list[Entry]:
+    """Return the Runs that no job needs, nor any Run that a job needs, and that nobody is training."""
+    found = list(found)
+    needed = {entry.id for entry in found if entry.users}
+    waiting = list(needed)
+    while waiting:
+        run_id = waiting.pop()
+        for need in _needs(store.manifest(run_id)) if store.finished(run_id) else ():
+            if need not in needed:
+                needed.add(need)
+                waiting.append(need)
+    return [entry for entry in found if entry.id not in needed and entry.state != TRAINING]
+
+
+def _needs(manifest: Mapping[str, Any]) -> set[str]:
+    named = [manifest["start"], *manifest["teachers"].values()]
+    return {run_id for one in named if one for run_id in ([one] if isinstance(one, str) else one)}
+
+
+def delete(store: Store, run_id: str) -> None:
+    """Delete a Run, its predictions and what is left of its training."""
+    for folder in ("runs", "building", "outputs"):
+        shutil.rmtree(store.root / folder / run_id, ignore_errors=True)
+
+
+def forget(store: Store, jobs: Iterable[Job]) -> None:
+    """Delete the files of jobs; their Runs stay until something deletes what nothing refers to."""
+    for job in jobs:
+        (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
+
+
+def _size(folders: Iterable[Path]) -> int:
+    return sum(
+        path.stat().st_size for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()
+    )

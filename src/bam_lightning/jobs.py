@@ -1,0 +1,168 @@
+"""What was asked for: a small file per job in the store, from which sweeps and tables know its Runs.
+
+A job is a recipe with its seeds: one row's one seed of a table. Its scores are in its Runs; the file says which
+these are, what they were made from, and how it ended. Pure, and without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bam_lightning.config import Config
+from bam_lightning.recipe import shared_stages
+from bam_lightning.run import Facts, Run, plain
+from bam_lightning.store import Store, write_text
+
+FOLDER = "jobs"
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as the store keeps it.
+
+    ``stages`` maps a stage to the ids of its Runs; the last one has the scores. ``metrics`` maps a task to its
+    headline metric, ``average`` names the tasks that count in the average. ``settings`` is a hash of all that
+    makes the Runs, seeds, teachers' ids and data apart; ``data`` maps a task to the fingerprint of its rows.
+    ``teacher_seed`` is ``None`` where nothing in the recipe depends on it.
+    """
+
+    experiment: str
+    recipe: str
+    scale: str
+    fidelity: str
+    seed: int
+    teacher_seed: int | None
+    stages: dict[str, list[str]]
+    metrics: dict[str, str]
+    average: list[str]
+    data: dict[str, str]
+    encoder: str
+    settings: str
+    algorithm: int
+    output: str
+    state: str = RUNNING
+    reason: str = ""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    changed: str = ""
+
+    @property
+    def id(self) -> str:
+        """Hash of the experiment and its Runs: the same job asked for twice is one job."""
+        text = json.dumps([self.experiment, self.scale, self.fidelity, self.stages], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def last(self) -> list[str]:
+        """Ids of the Runs of the last stage."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of all Runs."""
+        return [run_id for ids in self.stages.values() for run_id in ids]
+
+
+def describe(config: Config, runs: Sequence[Run], facts: Facts, output: Path) -> Job:
+    """Return the job of a config whose plan is ``runs``."""
+    stages: dict[str, list[str]] = {}
+    for run in runs:
+        stages.setdefault(run.stage, []).append(run.id)
+    last = [run for run in runs if run.stage == list(stages)[-1]]
+    tasks = list(dict.fromkeys(task for run in last for task in run.tasks))
+    shares = bool(shared_stages(config.recipe.stages))
+    return Job(
+        experiment=config.experiment or config.recipe.name,
+        recipe=config.recipe.name,
+        scale=config.scale,
+        fidelity=config.fidelity,
+        seed=config.seed,
+        teacher_seed=config.teacher_seed if shares else None,
+        stages=stages,
+        metrics={task: config.suite.tasks[task].metric.value for task in tasks},
+        average=[task for task in tasks if config.suite.tasks[task].in_average],
+        data={task: facts.fingerprints[task] for task in tasks},
+        encoder=f"{config.encoder.name} {facts.encoder}",
+        settings=_settings(last, {run.id: run for run in runs}),
+        algorithm=last[0].spec["algorithm"],
+        output=str(output.resolve()),
+    )
+
+
+def _settings(last: Sequence[Run], runs: Mapping[str, Run]) -> str:
+    """Return a hash that jobs share which differ in nothing but seeds (and in data, which is compared by itself)."""
+
+    def of(run_id: str) -> Any:
+        return known(runs[run_id]) if run_id in runs else run_id  # a given Run is known by its id alone
+
+    def known(run: Run) -> dict[str, Any]:
+        spec = {name: value for name, value in run.spec.items() if name not in ("seed", "tasks", "algorithm")}
+        spec["tasks"] = {
+            task: {name: value for name, value in own.items() if name != "data"}
+            for task, own in run.spec.get("tasks", {}).items()
+        }
+        spec["teachers"] = {task: [of(run_id) for run_id in ids] for task, ids in run.teachers.items()}
+        spec["start"] = of(run.start) if run.start else None
+        return spec
+
+    text = json.dumps(plain([known(run) for run in last]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def keep(store: Store, job: Job, state: str, reason: str = "") -> None:
+    """Write the job's file in the state it is in now."""
+    changed = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    job = replace(job, state=state, reason=reason, changed=changed)
+    folder = store.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_text(folder / f"{job.id}.json", json.dumps(asdict(job), indent=1))
+
+
+def read_all(store: Store) -> list[Job]:
+    """Return all jobs of a store, oldest first, with the state they are in now.
+
+    A job whose Runs are all there is finished, whatever became of its process; one whose process is gone
+    without a word has stopped.
+
+    Raises:
+        ValueError: for a file that is none of ours, naming it.
+    """
+    jobs = []
+    for path in sorted((store.root / FOLDER).glob("*.json")):
+        known = {entry.name for entry in fields(Job)}
+        try:
+            values = json.loads(path.read_text())
+            job = Job(**{name: value for name, value in values.items() if name in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
+        jobs.append(_now(store, job))
+    return sorted(jobs, key=lambda job: job.changed)
+
+
+def _now(store: Store, job: Job) -> Job:
+    if all(store.finished(run_id) for run_id in job.runs):
+        return replace(job, state=FINISHED, reason="")
+    if job.state == FINISHED:
+        gone = next(run_id for run_id in job.runs if not store.finished(run_id))
+        return replace(job, state=STOPPED, reason=f"Run {gone} is no longer in the store")
+    if job.state == RUNNING and job.host == socket.gethostname() and not _alive(job.pid):
+        return replace(job, state=STOPPED, reason="its process is gone; the same command goes on")
+    return job
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

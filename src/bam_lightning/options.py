@@ -1,0 +1,82 @@
+"""Command lines of the small commands: ``WORD name=value ...`` into a typed, checked dataclass.
+
+``train`` is composed by Hydra; what only reads the store needs no composition, and answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from bam_lightning.checks import suggest
+from bam_lightning.compose import console
+
+T = TypeVar("T")
+
+
+def option(default: Any, text: str) -> Any:
+    """Return a dataclass field with its line of ``--help``."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class StoreOptions:
+    """Options of every command that reads a store."""
+
+    store: str = option("store", "folder of the Runs, paths.store of the jobs that trained them")
+
+
+def parse(schema: type[T], arguments: Sequence[str], word: str | None = None) -> T:
+    """Return the options of a command line.
+
+    Args:
+        schema: dataclass of the options.
+        arguments: words of the form ``name=value``.
+        word: the option that a word without ``=`` sets.
+
+    Raises:
+        ValueError: naming an unknown option, or a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    names = [entry.name for entry in fields(schema)]  # type: ignore[arg-type]
+    tree = OmegaConf.structured(schema)
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if not equals:
+            if word is None:
+                raise ValueError(f"options have the form name=value, got {argument!r}; known: {', '.join(names)}")
+            argument, name = f"{word}={argument}", word
+        name = name.removeprefix("paths.")  # as `train` calls it
+        if name not in names:
+            raise ValueError(f"no option {name!r}{suggest(name, names)}; known: {', '.join(names)}")
+        try:
+            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([argument.removeprefix("paths.")]))
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{argument}: {str(error).splitlines()[0]}") from error
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
+    parsed: T = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    return parsed
+
+
+def usage(schema: type[Any], text: str) -> str:
+    """Return the text of ``--help``: what the command does, and its options with their defaults."""
+    lines = [text.strip(), "", "Options (name=value)"]
+    for entry in fields(schema):
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        shown = "" if default == "???" else "null" if default is None else str(default)
+        lines.append(f"  {entry.name + '=' + shown:<28} {entry.metadata['help']}")
+    return "\n".join(lines)
+
+
+def command(schema: type[T], text: str, job: Callable[[T], int | None], word: str | None = None) -> None:
+    """Run a command: parse, call ``job``, turn our own errors into one line; ends the process with its status."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(usage(schema, text))
+        sys.exit(0)
+    sys.exit(console(lambda: job(parse(schema, arguments, word)) or 0))

@@ -1,0 +1,140 @@
+"""List the Runs of a store, and delete what nothing refers to: ``python -m bam_lightning.runs``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bam_lightning.checks import known_name
+from bam_lightning.inventory import Entry, delete, entries, forget, unused
+from bam_lightning.jobs import Job, read_all
+from bam_lightning.options import StoreOptions, command, option
+from bam_lightning.store import Store
+from bam_lightning.view import show
+
+USAGE = """
+List the Runs of a store, the newest first, and its jobs that are not finished.
+
+  python -m bam_lightning.runs store=DIR
+  python -m bam_lightning.runs experiment=single_multi task=rte
+  python -m bam_lightning.runs delete=unused               Runs that no job refers to, after asking
+  python -m bam_lightning.runs forget=EXPERIMENT           its jobs; their Runs are then unused
+"""
+
+
+@dataclass
+class RunsOptions(StoreOptions):
+    """Options of the command."""
+
+    experiment: str | None = option(None, "only Runs that this experiment's jobs need")
+    task: str | None = option(None, "only Runs of this task")
+    state: str | None = option(None, "only Runs that are finished, stopped or in training")
+    delete: str | None = option(None, "unused: delete the Runs that nothing refers to")
+    forget: str | None = option(None, "an experiment whose jobs are to be forgotten")
+    yes: bool = option(False, "delete without asking")
+
+
+def job(options: RunsOptions) -> int:
+    """List, delete or forget; return the exit status."""
+    store = Store(options.store, create=False)
+    jobs = read_all(store)
+    found = entries(store, jobs)
+    if options.delete is not None:
+        known_name("delete", options.delete, ["unused"])
+        return _delete(unused(found, store), store, options.yes)
+    if options.forget is not None:
+        known_name("forget", options.forget, sorted({one.experiment for one in jobs}))
+        mine = [one for one in jobs if one.experiment == options.forget]
+        if not _sure(f"forget {len(mine)} jobs of {options.forget}?", options.yes):
+            return 1
+        forget(store, mine)
+        return 0
+    chosen = [entry for entry in found if _fits(entry, options)]
+    title = f"{len(chosen)} of {len(found)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"
+    head = ["Run", "experiments", "stage", "tasks", "seed", "state", "score", "age", "size"]
+    show(title, head, [_line(entry) for entry in chosen])
+    _unfinished(jobs)
+    return 0
+
+
+def _fits(entry: Entry, options: RunsOptions) -> bool:
+    return (
+        (options.experiment is None or options.experiment in entry.users)
+        and (options.task is None or options.task in entry.tasks)
+        and (options.state is None or options.state == entry.state)
+    )
+
+
+def _line(entry: Entry) -> list[str]:
+    tasks = ", ".join(entry.tasks) if len(entry.tasks) < 3 else f"{entry.tasks[0]} and {len(entry.tasks) - 1} more"
+    users = ", ".join(entry.users) if len(entry.users) < 3 else f"{entry.users[0]} and {len(entry.users) - 1} more"
+    seed = "" if entry.seed is None else str(entry.seed)
+    score = "" if entry.score is None else f"{entry.score:.1f}"
+    return [
+        entry.id,
+        users or "(unused)",
+        entry.stage,
+        tasks,
+        seed,
+        entry.state,
+        score,
+        _age(entry.age),
+        _bytes(entry.size),
+    ]
+
+
+def _unfinished(jobs: Sequence[Job]) -> None:
+    for one in jobs:
+        if one.state != "finished":
+            print(f"job {one.experiment} seed {one.seed}: {one.state}{f' ({one.reason})' if one.reason else ''}")
+
+
+def _delete(doomed: Sequence[Entry], store: Store, yes: bool) -> int:
+    if not doomed:
+        print("nothing to delete: every Run is needed by a job")
+        return 0
+    show("Runs that nothing refers to", ["Run", "", "stage", "tasks", "seed", "state", "score", "age", "size"],
+         [_line(entry) for entry in doomed])  # fmt: skip
+    if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", yes):
+        return 1
+    for entry in doomed:
+        delete(store, entry.id)
+    print(f"deleted {len(doomed)} Runs")
+    return 0
+
+
+def _sure(question: str, yes: bool) -> bool:
+    if yes:
+        return True
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        print("nothing was changed")
+        return False
+    return True
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def main() -> None:
+    """Entry point."""
+    command(RunsOptions, USAGE, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Write a GLUE leaderboard submission: ``python -m bam_lightning.submit run=RUN_ID scale=paper``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bam_lightning import glue_files
+from bam_lightning.compose import compose, console
+from bam_lightning.config import Config
+from bam_lightning.context import Context
+from bam_lightning.options import option, parse, usage
+from bam_lightning.run import TEST, Wanted
+from bam_lightning.sources import Rows, load_texts
+from bam_lightning.store import Store, outputs_column
+
+USAGE = """
+Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TSV files.
+
+  python -m bam_lightning.submit run=RUN_ID scale=paper              one multi-task Run does all tasks
+  python -m bam_lightning.submit run=[ID,ID,...] scale=paper         the first of them that has a task's head
+  python -m bam_lightning.submit run=RUN_ID scale=small data.root=DIR partial=true
+
+All other words are those of `train` and say where the test sets are. What a Run has not predicted yet is
+predicted now. WNLI is filled with its majority class, as no method beats it. Rows keep the order of the files.
+"""
+
+
+@dataclass
+class SubmitOptions:
+    """Options of the command, beside those of ``train``."""
+
+    run: list[str] = field(default_factory=list, metadata={"help": "Runs that predict"})
+    output: str = option("submission.zip", "the file to write")
+    partial: bool = option(False, "leave out test sets that are missing, and name them")
+
+
+def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return task -> words of its file, and task -> why it is missing.
+
+    Raises:
+        ValueError, OSError: if a test set is missing or not the official one, unless ``partial``; if no Run has a
+            task's head.
+    """
+    store = Store(config.paths.store, create=False)
+    words = {"wnli": [glue_files.MAJORITY] * glue_files.FILES["wnli"].rows}
+    missing: dict[str, str] = {}
+    found: dict[str, tuple[Wanted, str, Rows]] = {}
+    for name in glue_files.FILES:
+        if name == "wnli":
+            continue
+        try:
+            found[name] = _source(name, options.run, config, store)
+        except (ValueError, OSError) as error:
+            if not options.partial:
+                raise
+            missing[name] = str(error)
+    context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in found.items()})
+    for name, (wanted, run_id, rows) in found.items():
+        words[name] = _words(wanted, run_id, rows, context)
+    return words, missing
+
+
+def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tuple[Wanted, str, Rows]:
+    """Return what is to be predicted, by which Run, on which rows."""
+    task = config.suite.tasks.get(name)
+    if task is None or task.test_split is None:
+        raise ValueError(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
+    head = task.scored_by or name
+    able = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
+    if not able:
+        raise ValueError(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
+    store.check_head(able[0], head, config.suite.tasks[head].head, "run")
+    rows = load_texts(name, task, config.data, task.test_split)
+    glue_files.check_rows(name, len(rows.keys))
+    return Wanted(name, head, TEST), able[0], rows
+
+
+def _words(wanted: Wanted, run_id: str, rows: Rows, context: Context) -> list[str]:
+    if not context.store.predicted(run_id, wanted.task, TEST, rows.keys):
+        from bam_lightning.execute import complete
+
+        print(f"Run {run_id} predicts {wanted.task}: {len(rows.keys):,} rows", file=sys.stderr)
+        complete(run_id, [wanted], context)
+    from bam_lightning.predictions import label_units
+
+    logits = outputs_column(context.store, run_id, wanted.task, TEST, rows.keys, rows.texts)
+    task = context.config.suite.tasks[wanted.head]
+    values = label_units(wanted.head, logits, context.config)
+    if task.regression:
+        return glue_files.score_words([float(value) for value in values])
+    return glue_files.class_words(wanted.task, [int(value) for value in values], task.head.label_names)
+
+
+def job(arguments: Sequence[str]) -> int:
+    """Write the submission of a command line; return the exit status."""
+    own = tuple(f"{name}=" for name in ("run", "output", "partial"))
+    mine = [word for word in arguments if word.startswith(own)]
+    mine = [f"run=[{word[4:]}]" if word.startswith("run=") and "[" not in word else word for word in mine]
+    options = parse(SubmitOptions, mine)
+    if not options.run:
+        raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
+    config = compose([word for word in arguments if not word.startswith(own)])
+    words, missing = submission(options, config)
+    path = Path(options.output)
+    glue_files.write_zip(path, words)
+    for name, why in missing.items():
+        print(f"missing: {glue_files.FILES[name].name} ({why})", file=sys.stderr)
+    print(f"{len(words)} of {len(glue_files.FILES)} files: {path.resolve()}")
+    return 0
+
+
+def main() -> None:
+    """Entry point."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(SubmitOptions, USAGE))
+        sys.exit(0)
+    sys.exit(console(lambda: job(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Make the paper's tables from what a store holds: ``python -m bam_lightning.tables table1``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bam_lightning import render
+from bam_lightning.collect import Choice, collect
+from bam_lightning.compare import Compared, compare
+from bam_lightning.compose import conf_dir
+from bam_lightning.jobs import read_all
+from bam_lightning.options import StoreOptions, command, option
+from bam_lightning.page import page
+from bam_lightning.store import Store, write_text
+from bam_lightning.table_config import load_table
+from bam_lightning.view import show
+
+USAGE = """
+Make a table from the finished jobs of a store: medians over seeds, significance tests, plots.
+
+  python -m bam_lightning.tables table1                 the paper's tables: table1 table3 table4 table5
+  python -m bam_lightning.tables my_table.yaml          rows and comparisons of one's own, in the form of conf/table/
+  python -m bam_lightning.tables table1 scale=small seeds=20
+"""
+
+
+@dataclass
+class TableOptions(StoreOptions):
+    """Options of the command."""
+
+    table: str = option("???", "name of a table, or a YAML file")
+    scale: str = option("embedded", "scale of the jobs")
+    fidelity: str = option("paper", "fidelity of the jobs")
+    seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
+    mix: bool = option(False, "put jobs of other data, settings, code or teachers into one row")
+    output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
+
+
+def make(options: TableOptions) -> Compared:
+    """Return the table and write its files.
+
+    Raises:
+        ValueError: for an unknown table, or a store without its jobs.
+    """
+    config = load_table(options.table, conf_dir() / "table")
+    store = Store(options.store, create=False)
+    choice = Choice(options.scale, options.fidelity, options.seeds, options.mix)
+    table = compare(config, collect(config, read_all(store), store, choice))
+    paper = options.scale == "paper"
+    name, folder = Path(options.table).stem, Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, text in {
+        "html": page(table, store, paper),
+        "md": render.markdown(table, paper),
+        "tex": render.latex(table, paper),
+        "csv": render.cells_csv(table),
+        "tests.csv": render.tests_csv(table),
+        "seeds.csv": render.seeds_csv(table),
+    }.items():
+        write_text(folder / f"{name}.{ending}", text)
+    return table
+
+
+def job(options: TableOptions) -> None:
+    """Make the table and show it."""
+    table = make(options)
+    show(table.config.title, render.heading(table), render.body(table, short=True, paper=options.scale == "paper"))
+    for line in render.legend(table):
+        print(line)
+    print(Path(options.output).resolve() / f"{Path(options.table).stem}.html")
+
+
+def main() -> None:
+    """Entry point."""
+    command(TableOptions, USAGE, job, word="table")
+
+
+if __name__ == "__main__":
+    main()

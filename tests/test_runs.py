@@ -1,0 +1,108 @@
+"""The inventory of a store: what is listed, what is unused, what is deleted and what is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from bam_lightning.compose import compose
+from bam_lightning.inventory import entries, unused
+from bam_lightning.job import run_recipe
+from bam_lightning.jobs import read_all
+from bam_lightning.store import Store
+
+
+def call(*arguments: str, answer: str = "") -> subprocess.CompletedProcess:
+    """Run ``python -m bam_lightning.runs``."""
+    return subprocess.run(
+        [sys.executable, "-m", "bam_lightning.runs", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        input=answer,
+    )
+
+
+@pytest.fixture
+def store(tiny_job, tmp_path) -> Store:
+    """A store with Single->Multi and Multi of two tasks: two teachers, two students."""
+    for experiment in ("single_multi", "multi"):
+        run_recipe(compose([f"+experiment={experiment}", *tiny_job]), tmp_path / experiment)
+    return Store(tmp_path / "store")
+
+
+def test_runs_are_listed_with_who_needs_them(store):
+    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    assert len(found) == 4
+    teachers = [entry for entry in found.values() if entry.stage == "single"]
+    assert {entry.users for entry in teachers} == {("single_multi",)}
+    manifest = store.manifest(teachers[0].id)
+    (task,) = teachers[0].tasks
+    metric = {"rte": "accuracy", "stsb": "spearman"}[task]
+    assert teachers[0].score == pytest.approx(100 * manifest["metrics"][task][metric])
+    assert teachers[0].size > sum(path.stat().st_size for path in store.folder(teachers[0].id).glob("*.safetensors"))
+    listed = call(f"store={store.root}", "task=rte", "state=finished")
+    assert listed.returncode == 0, listed.stderr
+    assert f"3 of 4 Runs in {store.root}" in listed.stdout
+
+
+def test_nothing_that_a_job_needs_is_unused(store):
+    assert unused(entries(store, read_all(store)), store) == []
+    done = call(f"store={store.root}", "delete=unused")
+    assert done.stdout == "nothing to delete: every Run is needed by a job\n"
+
+
+def test_teachers_of_a_student_somebody_needs_stay(store):
+    """The student is needed by a job of which the file names the student alone."""
+    jobs = read_all(store)
+    found = entries(store, [])
+    assert len(unused(found, store)) == 4
+    student = next(job for job in jobs if job.experiment == "single_multi").last[0]
+    kept = [replace(entry, users=("x",)) if entry.id == student else entry for entry in found]
+    assert [entry.stage for entry in unused(kept, store)] == ["multi"]
+
+
+def test_forgotten_jobs_leave_runs_to_delete_after_asking(store):
+    assert call(f"store={store.root}", "forget=multi", "yes=true").returncode == 0
+    asked = call(f"store={store.root}", "delete=unused", answer="n\n")
+    assert asked.returncode == 1
+    assert "nothing was changed" in asked.stdout
+    assert len(list((store.root / "runs").iterdir())) == 4
+    sure = call(f"store={store.root}", "delete=unused", answer="y\n")
+    assert sure.returncode == 0
+    assert sure.stdout.splitlines()[-1].endswith("deleted 1 Runs")
+    assert len(list((store.root / "runs").iterdir())) == 3
+    assert len(list((store.root / "outputs").iterdir())) == 3
+
+
+def test_a_run_in_training_is_no_prey(store):
+    store.building("abc")
+    states = {entry.id: entry.state for entry in entries(store, [])}
+    assert states["abc"] == "stopped"
+    with store.lock("abc"):
+        script = (
+            "import sys; from bam_lightning.inventory import entries, unused\n"
+            "from bam_lightning.store import Store\nstore = Store(sys.argv[1])\n"
+            "print([e.state for e in entries(store, []) if e.id == 'abc'], len(unused(entries(store, []), store)))"
+        )
+        seen = subprocess.run(
+            [sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, timeout=60
+        )
+    assert seen.stdout == "['in training'] 4\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["delete=all"], "error: delete names 'all'; choices: unused"),
+        (["forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
+        (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
+    ],
+)
+def test_a_bad_command_line_is_one_message(store, words, expected):
+    done = call(f"store={store.root}", *words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(expected)

@@ -1,0 +1,339 @@
+"""Tables from a store of Runs whose scores are chosen so that the answers can be worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+
+from bam_lightning.collect import Choice, collect
+from bam_lightning.compare import compare
+from bam_lightning.compose import conf_dir
+from bam_lightning.jobs import Job, read_all
+from bam_lightning.store import Store
+from bam_lightning.table_config import TableConfig, load_table
+from bam_lightning.tables import TableOptions, make
+
+VERSIONS = {"bam_lightning": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}
+TASKS = ("cola", "rte")
+
+
+class Shelf:
+    """A store that is filled by hand."""
+
+    def __init__(self, root) -> None:
+        self.store = Store(root)
+        (self.store.root / "jobs").mkdir()
+        self.count = 0
+
+    def add(self, experiment: str, seed: int, scores: dict[str, float], done: bool = True, **more) -> Job:
+        """Put in a job with one Run that has the given scores."""
+        self.count += 1
+        run_id = f"{experiment}-{self.count}"
+        values = {
+            "experiment": experiment, "recipe": experiment, "scale": "embedded", "fidelity": "paper", "seed": seed,
+            "teacher_seed": None, "stages": {"last": [run_id]}, "metrics": dict.fromkeys(scores, "accuracy"),
+            "average": list(scores), "data": dict.fromkeys(scores, "d"), "encoder": "tiny", "settings": "s",
+            "algorithm": 1, "output": "out", "state": "finished", "changed": f"2026-01-01T00:{self.count:02}",
+        } | more  # fmt: skip
+        job = Job(**{name: value for name, value in values.items() if name != "versions"})
+        if done:
+            folder = self.store.folder(run_id)
+            folder.mkdir()
+            manifest = {
+                "metrics": {task: {"accuracy": score} for task, score in scores.items()},
+                "versions": values.get("versions", VERSIONS), "finished": "2026-01-01", "device": "cpu", "files": {},
+            }  # fmt: skip
+            (folder / "run.json").write_text(json.dumps(manifest))
+            rows = [{"step": s, "progress": s / 4, "lam": s / 4, "loss": 1 / (s + 1)} for s in range(5)]
+            (folder / "history.json").write_text(json.dumps(rows))
+        (self.store.root / "jobs" / f"{job.id}.json").write_text(json.dumps(asdict(job)))
+        return job
+
+    def collect(self, table: TableConfig, **choice):
+        """Return the rows of a table."""
+        return collect(table, read_all(self.store), self.store, Choice(**choice))
+
+
+@pytest.fixture
+def shelf(tmp_path) -> Shelf:
+    return Shelf(tmp_path / "store")
+
+
+def table(*rows: str, **more) -> TableConfig:
+    return TableConfig(title="T", rows={row: row for row in rows}, **more)
+
+
+def both(cola: float, rte: float) -> dict[str, float]:
+    return {"cola": cola, "rte": rte}
+
+
+def test_a_cell_is_the_median_of_the_seeds_with_its_spread(shelf):
+    for seed, score in enumerate([0.50, 0.90, 0.60]):
+        shelf.add("single", seed, both(score, 0.8))
+    found = compare(table("single"), shelf.collect(table("single")))
+    cell = found.cells["single"]["cola"]
+    assert (cell.n, cell.median, cell.low, cell.high) == (3, 60.0, 50.0, 90.0)
+    assert cell.sd == pytest.approx(statistics.stdev([50, 90, 60]))
+    assert found.columns == ["average", "cola", "rte"]
+    assert found.cells["single"]["average"].median == pytest.approx(70.0)  # of 65, 85, 70
+
+
+def test_the_average_without_a_task_stands_beside_the_average(shelf):
+    shelf.add("single", 0, {"cola": 0.5, "rte": 0.9, "mrpc": 0.7})
+    rows = shelf.collect(table("single", without=["rte", "small_entailment"]))
+    assert rows[0].scores["average without rte"] == {0: pytest.approx(60.0)}
+    assert rows[0].scores["average"] == {0: pytest.approx(70.0)}
+
+
+def test_a_task_outside_the_average_is_a_column_of_its_own(shelf):
+    shelf.add("single", 0, {"cola": 0.5, "rte": 0.9, "wnli": 0.1}, average=["cola", "rte"])
+    scores = shelf.collect(table("single"))[0].scores
+    assert scores["average"] == {0: pytest.approx(70.0)}
+    assert scores["wnli"] == {0: pytest.approx(10.0)}
+
+
+def test_an_improvement_over_both_is_marked_and_one_over_one_of_them_is_not(shelf):
+    for seed in range(20):
+        wobble = (seed % 5) / 100
+        shelf.add("single", seed, both(0.50 + wobble, 0.50 + wobble))
+        shelf.add("multi", seed, both(0.55 + wobble, 0.70 + wobble))
+        shelf.add("single_multi", seed, both(0.65 + wobble, 0.60 + wobble))
+    config = table("single", "multi", "single_multi", against={"single_multi": ["single", "multi"]}, jointly=True)
+    found = compare(config, shelf.collect(config))
+    assert found.cells["single_multi"]["cola"].marks == "***"
+    assert found.cells["single_multi"]["rte"].marks == ""
+    assert found.family == 3  # average, cola, rte
+    joint = [one for one in found.comparisons if one.column == "rte"]
+    assert [one.against for one in joint] == ["single", "multi"]
+    assert joint[0].adjusted == joint[1].adjusted >= max(one.p for one in joint)
+    assert [round(one.difference, 6) for one in joint] == [10.0, -10.0]
+
+
+def test_a_worse_row_is_marked_only_where_differences_are(shelf):
+    for seed in range(10):
+        shelf.add("student", seed, {"rte": 0.8 + seed / 1000})
+        shelf.add("ablation", seed, {"rte": 0.7 + seed / 1000})
+    for marks, expected in (("better", ""), ("different", "***")):
+        config = table("student", "ablation", against={"ablation": ["student"]}, test="mann_whitney", marks=marks)
+        assert compare(config, shelf.collect(config)).cells["ablation"]["rte"].marks == expected
+
+
+def test_only_the_tested_columns_are_a_family(shelf):
+    for seed in range(6):
+        shelf.add("a", seed, both(0.5 + seed / 100, 0.5))
+        shelf.add("b", seed, both(0.9 + seed / 100, 0.5))
+    config = table("a", "b", against={"b": ["a"]}, tested=["average"])
+    found = compare(config, shelf.collect(config))
+    assert [one.column for one in found.comparisons] == ["average"]
+    assert found.comparisons[0].adjusted == found.comparisons[0].p
+
+
+def test_missing_failed_running_and_stopped_seeds_are_named(shelf):
+    shelf.add("single", 0, both(0.5, 0.5))
+    shelf.add("single", 1, both(0.5, 0.5), done=False, state="failed", reason="no space left")
+    shelf.add("single", 2, both(0.5, 0.5), done=False, state="running")
+    shelf.add("single", 3, both(0.5, 0.5), done=False, state="running", pid=2**22 + 1)
+    row = shelf.collect(table("single"), seeds=6)[0]
+    assert row.notes == [
+        "seed 1: failed (no space left)",
+        "seed 2: running",
+        "seed 3: stopped (its process is gone; the same command goes on)",
+        "seed 4, 5: not asked for yet",
+    ]
+    assert row.scores["rte"] == {0: 50.0}
+
+
+def test_a_row_that_has_no_job_yet_is_empty(shelf):
+    shelf.add("single", 0, both(0.5, 0.5))
+    config = table("single", "multi", against={"multi": ["single"]})
+    found = compare(config, shelf.collect(config))
+    assert found.cells["multi"]["rte"].n == 0
+    assert found.cells["multi"]["rte"].marks == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"data": {"cola": "d", "rte": "other"}}, "data"),
+        ({"settings": "other"}, "settings"),
+        ({"encoder": "other"}, "settings"),
+        ({"versions": VERSIONS | {"torch": "1.0"}}, "code"),
+        ({"algorithm": 2}, "code"),
+    ],
+)
+def test_jobs_made_otherwise_are_left_out_of_a_row_and_named(shelf, change, name):
+    shelf.add("single", 0, both(0.1, 0.1), **change)
+    shelf.add("single", 1, both(0.5, 0.5))
+    row = shelf.collect(table("single"))[0]
+    assert list(row.scores["rte"]) == [1]
+    assert row.notes == [f"1 jobs with other {name} left out (mix=true takes them in)"]
+    mixed = shelf.collect(table("single"), mix=True)[0]
+    assert sorted(mixed.values("rte")) == [10.0, 50.0]
+
+
+def test_students_of_other_teachers_are_another_row(shelf):
+    for seed in range(3):
+        shelf.add("single_multi", seed, both(0.1, 0.1), teacher_seed=5)
+    for seed in range(3):
+        shelf.add("single_multi", seed, both(0.5, 0.5), teacher_seed=0)
+    row = shelf.collect(table("single_multi"))[0]
+    assert row.values("rte") == [50.0] * 3
+    assert row.notes == ["3 jobs with other teachers left out (mix=true takes them in)"]
+
+
+def test_teachers_of_its_own_for_each_seed_are_one_row(shelf):
+    for seed in range(4):
+        shelf.add("single_multi", seed, both(0.5, 0.5), teacher_seed=seed)
+    row = shelf.collect(table("single_multi"))[0]
+    assert len(row.jobs) == 4
+    assert row.notes == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"data": {"cola": "d", "rte": "other"}}, r"the data of rte"),
+        ({"encoder": "other"}, r"the encoder \(tiny; other\)"),
+        ({"algorithm": 2}, r"code \(algorithm 1, .*; algorithm 2, .*\)"),
+    ],
+)
+def test_rows_made_otherwise_are_not_compared_unless_forced(shelf, change, what):
+    shelf.add("single", 0, both(0.5, 0.5))
+    shelf.add("multi", 0, both(0.6, 0.6), **change)
+    with pytest.raises(
+        ValueError, match=rf"^rows 'single' and 'multi' differ in {what}; train them alike, or .*mix=true$"
+    ):
+        shelf.collect(table("single", "multi"))
+    assert len(shelf.collect(table("single", "multi"), mix=True)) == 2
+
+
+def test_other_scales_are_not_looked_at(shelf):
+    shelf.add("single", 0, both(0.5, 0.5), scale="small")
+    with pytest.raises(
+        ValueError, match=r"^no finished job of single with scale=embedded fidelity=paper in .*; there: "
+    ):
+        shelf.collect(table("single"))
+    assert shelf.collect(table("single"), scale="small")[0].values("rte") == [50.0]
+
+
+def test_a_foreign_file_among_the_jobs_is_named(shelf):
+    (shelf.store.root / "jobs" / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"x\.json is not the file of a job .*; delete it$"):
+        read_all(shelf.store)
+
+
+def test_a_job_whose_run_was_deleted_is_no_longer_finished(shelf):
+    shelf.add("single", 0, both(0.5, 0.5))
+    job = shelf.add("single", 1, both(0.5, 0.5), done=False)
+    row = shelf.collect(table("single"))[0]
+    assert row.notes == [f"seed 1: stopped (Run {job.last[0]} is no longer in the store)"]
+
+
+def read_csv(path) -> list[dict[str, str]]:
+    with path.open() as source:
+        return list(csv.DictReader(source))
+
+
+def test_all_files_are_written_and_agree(shelf, tmp_path):
+    for seed in range(8):
+        shelf.add("single", seed, both(0.5 + seed / 100, 0.5))
+        shelf.add("multi", seed, both(0.7 + seed / 100, 0.5))
+    (tmp_path / "mine.yaml").write_text(
+        'title: "A & B <i>"\nrows: {single: "S_1 <b>", multi: "S->M"}\nagainst: {multi: [single]}\n'
+    )
+    make(TableOptions(str(shelf.store.root), table=str(tmp_path / "mine.yaml"), output=str(tmp_path / "out")))
+    out = tmp_path / "out"
+    cells = read_csv(out / "mine.csv")
+    assert next(c for c in cells if (c["row"], c["column"]) == ("multi", "cola"))["median"] == "73.5000"
+    assert len(read_csv(out / "mine.seeds.csv")) == 2 * 8 * 3
+    tests = read_csv(out / "mine.tests.csv")
+    assert float(tests[1]["p"]) < float(tests[1]["p_holm"]) < 0.01
+    assert tests[2]["p"] == ""  # rte: no seed differs from any other
+    text = (out / "mine.md").read_text()
+    assert r"| S->M | 8 | 61.8\*\*\* (sd 1.2; 60.0-63.5) |" in text
+    tex = (out / "mine.tex").read_text()
+    assert r"S\_1 <b> & 8 & 51.8 & 53.5 & 50.0 \\" in tex
+    assert r"S$\rightarrow$M & 8 & 61.8$^{***}$" in tex
+    page = (out / "mine.html").read_text()
+    assert "A &amp; B &lt;i&gt;" in page
+    assert "<b>" not in page
+    assert page.count("<svg") == 2
+    assert not re.findall(r'(?:src|href)="(?!#)', page.replace("xlink:href", "href"))  # nothing from elsewhere
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "table").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_table_of_the_paper_speaks_of_experiments_that_exist(path):
+    config = load_table(path.stem, path.parent)
+    experiments = {one.stem for one in (conf_dir() / "experiment").glob("*.yaml")}
+    assert set(config.rows) <= experiments
+
+
+def test_table_1_has_the_papers_numbers():
+    rows = load_table("table1", conf_dir() / "table").paper
+    averages = {name: row["average"] for name, row in rows.items()}
+    assert averages == {"single": 84.0, "multi": 85.5, "single_single": 84.3, "multi_multi": 85.6, "single_multi": 86.0}
+    for row in rows.values():  # an unweighted mean over the eight tasks
+        assert statistics.fmean(value for task, value in row.items() if task != "average") == pytest.approx(
+            row["average"], abs=0.06
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rows: {}", "table mine: rows is empty; give at least one, as in rows: {single: Single}"),
+        ("rows: {a: A}\ntest: t", "table mine: test names 't'; choices: bootstrap, mann_whitney"),
+        ("rows: {a: A}\nagainst: {a: [b]}", "table mine: against names 'b'; choices: a"),
+        ("rows: {a: A}\nagainst: {a: [a]}", "table mine: against compares row 'a' with itself"),
+        ("rows: {a: A}\nroes: {}", "mine.yaml: Key 'roes' not in 'TableConfig'"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, text, expected):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        load_table(str(tmp_path / "mine.yaml"), tmp_path)
+
+
+def test_a_thousand_runs_are_a_table_within_seconds_and_without_torch(shelf):
+    """The 5 s of the promise, with room for a busy machine; `benchmarks` has the time."""
+    for experiment in ("single", "multi", "single_single", "multi_multi", "single_multi"):
+        for seed in range(200):
+            shelf.add(experiment, seed, both(0.5 + seed / 1000, 0.6), changed="2026")
+    code = (
+        "import sys; from bam_lightning import tables\n"
+        f"sys.argv = ['tables', 'table1', 'store={shelf.store.root}']\n"
+        "try: tables.main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'pytorch_lightning', 'transformers', 'wandb', 'datasets'} & set(sys.modules)"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun < 15
+    assert done.stdout.splitlines()[-1].endswith("table1.html")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tabel1"], "error: no table 'tabel1'; tables: table1, table3, table4, table5, or a YAML file; did you mean"),
+        (["table1", "stoer=x"], "error: no option 'stoer'; did you mean 'store'?; known: store, table, scale,"),
+        (["table1", "store=nowhere"], "error: no store at "),
+        ([], "error: no value for table; give each one, as in table=VALUE"),
+        (["table1", "seeds=many"], "error: seeds=many: Value 'many' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_bad_command_line_is_one_message(words, expected):
+    done = subprocess.run(
+        [sys.executable, "-m", "bam_lightning.tables", *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(expected)
+    assert "Traceback" not in done.stderr
