@@ -58,6 +58,11 @@ def test_an_offline_run_holds_config_group_curves_and_tags(tiny_job, tmp_path, m
     assert {"train/loss", "train/loss/rte", "train/loss/stsb", "train/learning_rate", "train/examples/rte"} <= set(
         curves[30]
     )
+    scores = next(row for row in rows if "dev/rte/accuracy" in row)
+    assert scores["trainer/global_step"] == 30
+    assert scores["dev/rte/accuracy"] == found["runs"][-1]["metrics"]["rte"]["accuracy"]
+    axes = {record.metric.glob_name: record.metric.step_metric for record in kept if record.HasField("metric")}
+    assert axes["train/*"] == axes["dev/*"] == "trainer/global_step"
     assert curves[30]["train/examples/rte"] + curves[30]["train/examples/stsb"] == 480
 
 
@@ -75,3 +80,19 @@ def test_a_server_that_does_not_answer_is_offline_within_seconds(monkeypatch):
     begun = time.monotonic()
     assert not online()
     assert time.monotonic() - begun < 5
+
+
+def test_every_sweep_is_one_group(tiny_job, tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "bam_lightning.train", "-m", "+experiment=multi,single", *tiny_job, "logger=wandb"]
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        [*command, "hydra.sweep.dir=my_sweep"], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "my_sweep").glob("*/wandb/offline-run-*/run-*.wandb"))
+    runs = [next(r.run for r in records(path) if r.HasField("run")) for path in files]
+    assert [run.run_group for run in runs] == ["my_sweep"] * 3

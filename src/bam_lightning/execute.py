@@ -24,7 +24,7 @@ from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Head
-from bam_lightning.loggers import finish, make_logger
+from bam_lightning.loggers import finish, log_end, make_logger
 from bam_lightning.module import BamModule
 from bam_lightning.pretraining import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
 from bam_lightning.recipe import wanted
@@ -58,7 +58,8 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     make = _pretraining if run.kind is StageKind.pretrain else _finetuning
     module, data, tokenizer, tokens = make(run, context)
     building = context.store.building(run.id)
-    seconds = _fit(run, context, module, data, building)
+    logger = make_logger(run, context.config, context.output)
+    seconds = _fit(run, context, module, data, building, logger)
     scores, heads = {}, None
     if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
         heads = module.heads
@@ -67,16 +68,23 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
     manifest = make_manifest(run, context.config.trainer, seconds, tokens, scores)
+    if logger:
+        log_end(logger, manifest)
+        finish(logger)
     context.store.publish(run.id, manifest)
     return manifest
 
 
 def _fit(
-    run: Run, context: Context, module: BamModule | MaskedModule, data: pl.LightningDataModule, building: Path
+    run: Run,
+    context: Context,
+    module: BamModule | MaskedModule,
+    data: pl.LightningDataModule,
+    building: Path,
+    logger: Any,
 ) -> float:
     settings = context.config.trainer
     checkpoints = Checkpoints(building, settings.checkpoint_minutes, settings.checkpoint_steps)
-    logger = make_logger(run, context.config, context.output)
     trainer = _trainer(context, logger, [checkpoints, Advance(context.listener)], run.steps)
     saved = building / CHECKPOINT
     with warnings.catch_warnings():
@@ -86,8 +94,6 @@ def _fit(
             trainer.fit(module, datamodule=data, ckpt_path=saved if saved.is_file() else None, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
-    if logger:
-        finish(logger)
     if trainer.global_step < run.steps:
         raise KeyboardInterrupt
     return checkpoints.seconds

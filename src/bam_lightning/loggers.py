@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bam_lightning.config import Config, LoggerKind
 from bam_lightning.run import Run, plain
 
 PROBE_SECONDS = 3.0
+STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
 
 
 def make_logger(run: Run, config: Config, output: Path) -> Any:
@@ -51,12 +53,39 @@ def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
     }
     logger = WandbLogger(offline=not online(), **options)
     try:
-        logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+        _one_axis(logger)
     except Error as error:  # the server answers, but not to us: train on, and sync later
         print(f"W&B refuses ({str(error).splitlines()[0]}); logging offline", file=sys.stderr)
         logger = WandbLogger(offline=True, **options)
-        logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+        _one_axis(logger)
     return logger
+
+
+def _one_axis(logger: Any) -> None:
+    """Put everything that is logged on one axis: optimizer steps."""
+    for names in ("train/*", "dev/*", "speed/*"):
+        logger.experiment.define_metric(names, step_metric=STEP)
+
+
+def log_end(logger: Any, manifest: Mapping[str, Any]) -> None:
+    """Log a Run's dev scores as ``dev/TASK/METRIC`` and its throughput as ``speed/...``, at its last optimizer step."""
+    values = {f"speed/{name}": manifest[name] for name in ("examples_per_second", "tokens_per_second", "train_seconds")}
+    for task, scores in manifest["metrics"].items():
+        values |= {f"dev/{task}/{metric}": value for metric, value in scores.items()}
+    logger.log_metrics(values, step=manifest["steps"])
+
+
+def send_table(project: str, folder: Path, name: str, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Send a table to W&B, as a W&B Table and as the page ``NAME.html`` of ``folder``; offline it is kept to sync."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return
+    mode = "online" if online() else "offline"
+    run = wandb.init(project=project, name=name, job_type="table", dir=str(folder), mode=mode)  # type: ignore[arg-type]
+    run.log({"table": wandb.Table(columns=list(heading), data=[list(row) for row in rows])})
+    run.log({"page": wandb.Html(str(folder / f"{name}.html"), inject=False)})
+    run.finish()
 
 
 def finish(logger: Any) -> None:

@@ -63,7 +63,7 @@ def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
     fine-tuned, not one of them 20 times.
     """
     found: set[str] = set()
-    for name, stage in reversed(stages.items()):
+    for name, stage in reversed(list(stages.items())):
         found |= {stage.teacher} if stage.teacher else set()
         found |= {stage.start} if stage.start and name in found else set()
     return found

@@ -118,17 +118,22 @@ def _tex_marks(cell: str) -> str:
     return tex(bare) + (f"$^{{{'*' * marks}}}$" if marks else "")
 
 
-def cells_csv(table: Compared) -> str:
-    """Return one line per row and column: n, median, spread, 95 % interval of the median."""
-    lines: list[Sequence[Any]] = [
-        ("row", "column", "n", "median", "sd", "min", "max", "median_low95", "median_high95", "marks")
+def numbers(table: Compared) -> list[list[Any]]:
+    """Return a title row, and one line per row and column: n, median, spread, 95 % interval of the median."""
+    lines: list[list[Any]] = [
+        ["row", "column", "n", "median", "sd", "min", "max", "median_low95", "median_high95", "marks"]
     ]
     for row in table.rows:
         for column in table.columns:
             cell = table.cells[row.name][column]
             values = (cell.median, cell.sd, cell.low, cell.high, *cell.interval)
-            lines.append((row.name, column, cell.n, *(number(value, 4) for value in values), cell.marks))
-    return _csv(lines)
+            lines.append([row.name, column, cell.n, *(number(value, 4) for value in values), cell.marks])
+    return lines
+
+
+def cells_csv(table: Compared) -> str:
+    """Return ``numbers`` as CSV."""
+    return _csv(numbers(table))
 
 
 def tests_csv(table: Compared) -> str:

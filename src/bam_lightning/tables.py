@@ -34,6 +34,7 @@ class TableOptions(StoreOptions):
     fidelity: str = option("paper", "fidelity of the jobs")
     seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
     mix: bool = option(False, "put jobs of other data, settings, code or teachers into one row")
+    wandb: str | None = option(None, "also send the table, and its page, to this W&B project (offline: kept to sync)")
     output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
 
 
@@ -68,6 +69,11 @@ def job(options: TableOptions) -> None:
     show(table.config.title, render.heading(table), render.body(table, short=True, paper=options.scale == "paper"))
     for line in render.legend(table):
         print(line)
+    if options.wandb:
+        from bam_lightning.loggers import send_table
+
+        lines = render.numbers(table)
+        send_table(options.wandb, Path(options.output), Path(options.table).stem, lines[0], lines[1:])
     print(Path(options.output).resolve() / f"{Path(options.table).stem}.html")
 
 

@@ -13,10 +13,14 @@ from bam_lightning.config import Config
 def job(config: Config) -> None:
     """Run the recipe of ``config``; nothing heavy is imported before the config has been checked."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from bam_lightning.job import run_recipe
 
-    run_recipe(config, Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN and config.logger.group is None:
+        config.logger.group = Path(hydra.sweep.dir).name  # every sweep is one group
+    run_recipe(config, Path(hydra.runtime.output_dir))
 
 
 def main() -> None:

@@ -1,0 +1,43 @@
+"""What a W&B workspace would be sent; nothing is sent here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bam_lightning.dashboard import DashboardOptions, workspace
+
+
+def sent(*arguments: str) -> dict:
+    """Return what the command would send."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bam_lightning.dashboard", "entity=me", "show=true", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_workspace_has_the_panels_one_wants():
+    view = sent("tasks=[rte,stsb]", "sweep=my_sweep", "project=p")
+    assert (view["entity"], view["project"]) == ("me", "p")
+    sections = {one["name"]: one["panels"] for one in view["spec"]["section"]["panel_bank_config"]["sections"]}
+    text = {name: json.dumps(panels) for name, panels in sections.items()}
+    assert "dev/rte/accuracy" in text["Dev scores"]
+    assert "dev/stsb/spearman" in text["Dev scores"]
+    assert "train/lam" in text["Schedule"]
+    assert "train/loss/rte" in text["Loss per task"]
+    assert "speed/tokens_per_second" in text["Throughput"]
+    for panel in sections["Schedule"] + sections["Loss per task"]:
+        assert panel["config"]["x_axis"] == "trainer/global_step"
+    assert '"my_sweep"' in json.dumps(view["spec"]["section"]["run_sets"])
+
+
+def test_each_task_needs_its_metric():
+    with pytest.raises(ValueError, match=r"^metrics must name one metric per task, got 1 for 2 tasks$"):
+        workspace(DashboardOptions("me", tasks=["a", "b"], metrics=["accuracy"]))
