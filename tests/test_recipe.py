@@ -138,10 +138,10 @@ def test_other_data_or_another_encoder_is_another_run(fact):
 def test_values_come_from_stage_then_command_line_then_task_then_profile():
     config = compose(["scale=paper", "optimization.learning_rate=3e-5", "suite.tasks.rte.layerwise_decay=0.9"])
     stage = StageConfig(per_task=True, optimization=Hyperparameters(epochs=1.0))
-    hyper = resolve(config, stage, ("rte",))
+    hyper = resolve(config, stage, ("rte",), {})
     assert (hyper.epochs, hyper.learning_rate, hyper.layerwise_decay, hyper.batch_size) == (1.0, 3e-5, 0.9, 32)
-    assert resolve(config, stage, ("rte", "mnli")).layerwise_decay == 0.9  # the multi profile's
-    assert resolve(config, stage, ("cola",)).layerwise_decay == 1.0
+    assert resolve(config, stage, ("rte", "mnli"), {}).layerwise_decay == 0.9  # the multi profile's
+    assert resolve(config, stage, ("cola",), {}).layerwise_decay == 1.0
 
 
 def test_min_steps_lengthens_small_tasks_only():
@@ -314,3 +314,15 @@ def test_weights_do_not_start_from_an_ensemble():
         ValueError, match=r"^recipe\.stages\.b\.start names stage 'a' of 2 seeds, but weights start from"
     ):
         recipe.check(compose([]).suite)
+
+
+def test_a_decay_chosen_on_the_dev_set_comes_before_the_profile_and_after_everything_else():
+    config = compose(["scale=paper"])
+    stage = StageConfig(per_task=True)
+    assert resolve(config, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.9
+    assert resolve(config, stage, ("cola",), {"rte": 0.9}).layerwise_decay == 1.0
+    assert resolve(config, stage, ("cola", "rte"), {"rte": 0.5}).layerwise_decay == 0.9  # the multi profile's
+    own = compose(["scale=paper", "suite.tasks.rte.layerwise_decay=0.8"])
+    assert resolve(own, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.8
+    given = compose(["scale=paper", "optimization.layerwise_decay=0.7"])
+    assert resolve(given, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.7

@@ -73,6 +73,7 @@ class OptimizationConfig(Hyperparameters):
     """Optimizer and rates. The five values at the top, where set, win over both profiles.
 
     ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
+    ``chosen`` has single tasks take the layer-wise decay that ``bam_lightning.choose`` found on their dev set.
     """
 
     warmup: float = 0.1
@@ -82,6 +83,7 @@ class OptimizationConfig(Hyperparameters):
     bias_correction: bool = True
     shape: RateShape = RateShape.linear
     finetuning_rate: float = 1e-5
+    chosen: bool = True
     single: Hyperparameters = field(default_factory=Hyperparameters)
     multi: Hyperparameters = field(default_factory=Hyperparameters)
 

@@ -76,8 +76,14 @@ def workspace(options: DashboardOptions) -> Any:
         panels.BarPlot(title=name.replace("_", " "), metrics=[f"speed/{name}"], groupby=method)
         for name in ("examples_per_second", "tokens_per_second", "train_seconds")
     ]
-    sections: dict[str, list[Any]] = {"Dev scores": scores, "Seeds": seeds, "Schedule": schedule, "Loss per task": losses, "Stream": seen,
-                "Throughput": speed}  # fmt: skip
+    sections: dict[str, list[Any]] = {
+        "Dev scores": scores,
+        "Seeds": seeds,
+        "Schedule": schedule,
+        "Loss per task": losses,
+        "Stream": seen,
+        "Throughput": speed,
+    }
     return workspaces.Workspace(
         entity=options.entity,
         project=options.project,

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning import jobs, report
+from bam_lightning import choices, jobs, report
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
@@ -41,6 +41,8 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     context = Context(config, rows, texts, store, output, view.step, test_rows(config))
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
+    for task, decay in facts.decays.items():
+        view.say(f"{task} alone: layer-wise decay {decay:g}, chosen on its dev set")
     output.mkdir(parents=True, exist_ok=True)
     record = jobs.describe(config, runs, facts, output)
     jobs.keep(store, record, jobs.RUNNING)
@@ -87,12 +89,14 @@ def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
         if config.encoder.path
         else _hash(json.dumps(config.encoder.sizes, sort_keys=True))
     )
+    fingerprints = {name: task.fingerprint for name, task in rows.items()}
     facts = Facts(
         sizes={name: len(task.train.labels) for name, task in rows.items()},
-        fingerprints={name: task.fingerprint for name, task in rows.items()},
+        fingerprints=fingerprints,
         encoder=encoder,
         text_lines=len(texts),
         text_fingerprint=_hash("\n".join(texts)) if texts else "",
+        decays=choices.read(config, fingerprints, encoder),
     )
     return rows, texts, facts
 

@@ -85,7 +85,7 @@ def _finetuning(
     done: Mapping[str, list[Run]],
     pretrained: str | None,
 ) -> Run:
-    hyper = resolve(config, stage, tasks)
+    hyper = resolve(config, stage, tasks, facts.decays)
     assert hyper.epochs is not None
     assert hyper.batch_size is not None
     assert hyper.min_steps is not None
@@ -136,12 +136,16 @@ def _pretraining(name: str, config: Config, facts: Facts) -> Run:
     return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
 
 
-def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...]) -> Hyperparameters:
-    """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's."""
+def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...], decays: Mapping[str, float]) -> Hyperparameters:
+    """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's.
+
+    For the layer-wise decay of a single task, ``decays`` (what was chosen on its dev set) comes before the profile.
+    """
     optimization = config.optimization
     layers: list[Hyperparameters] = [stage.optimization, optimization]
     if len(tasks) == 1:
         layers += [Hyperparameters(layerwise_decay=config.suite.tasks[tasks[0]].layerwise_decay)]
+        layers += [Hyperparameters(layerwise_decay=decays.get(tasks[0]))]
     layers += [optimization.single if len(tasks) == 1 else optimization.multi]
     values = {}
     for name in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):

@@ -48,13 +48,17 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text."""
+    """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
+
+    ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was.
+    """
 
     sizes: Mapping[str, int]
     fingerprints: Mapping[str, str]
     encoder: str
     text_lines: int = 0
     text_fingerprint: str = ""
+    decays: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Run:
 
 def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
     optimization = asdict(config.optimization)
-    for name in ("single", "multi", "finetuning_rate", *asdict(run.hyper)):
+    for name in ("single", "multi", "finetuning_rate", "chosen", *asdict(run.hyper)):
         optimization.pop(name)
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}

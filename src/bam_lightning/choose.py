@@ -1,0 +1,102 @@
+"""Choose the layer-wise decay of each single task on its dev set: ``python -m bam_lightning.choose scale=paper``."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bam_lightning import choices
+from bam_lightning.checks import at_least, in_range
+from bam_lightning.compose import compose, console
+from bam_lightning.config import Config
+from bam_lightning.options import option, parse, usage
+from bam_lightning.view import show
+
+USAGE = """
+Choose alpha, the layer-wise decay of the learning rate, for each single task: train it with each value, keep the one
+with the highest median dev score (section 4: 1.0 or 0.9). The choice is kept in the store, and every later plan of
+`train` with that store reads it, unless optimization.chosen=false or optimization.layerwise_decay=VALUE says otherwise.
+
+  python -m bam_lightning.choose scale=paper seeds=3
+  python -m bam_lightning.choose scale=small data.root=DIR 'suite.only=[rte,cola]' 'values=[1.0,0.95,0.9]'
+
+All other words are those of `train`.
+"""
+
+
+@dataclass
+class ChooseOptions:
+    """Options of the command, beside those of ``train``."""
+
+    values: list[float] = field(default_factory=lambda: [1.0, 0.9], metadata={"help": "values to try"})
+    seeds: int = option(1, "seeds of each, from teacher_seed on: the chosen ones are then there as teachers")
+    output: str = option("choose", "folder for the results of each recipe")
+
+
+def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions) -> Config:
+    """Return the config that trains every task alone with one value."""
+    more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
+    config = compose([*words, *more])
+    config.experiment = f"choose {value:g}"
+    return config
+
+
+def job(arguments: Sequence[str]) -> int:
+    """Train, choose and write; return the exit status."""
+    from bam_lightning.job import look, run_recipe
+
+    own = ("values=", "seeds=", "output=")
+    options = parse(ChooseOptions, [word for word in arguments if word.startswith(own)])
+    words = [word for word in arguments if not word.startswith(own)]
+    at_least("seeds", options.seeds, 1)
+    for value in options.values:
+        in_range("values", value, 0, 1, open_low=True)
+    base = compose(words)
+    scores: dict[str, dict[float, list[float]]] = {}
+    for value in options.values:
+        for seed in range(base.teacher_seed, base.teacher_seed + options.seeds):
+            config = trial(value, seed, words, options)
+            found = run_recipe(config, Path(options.output) / f"{value:g}-{seed}")
+            for run in found["runs"]:
+                for task, own_scores in run["metrics"].items():
+                    score = own_scores[config.suite.tasks[task].metric.value]
+                    scores.setdefault(task, {}).setdefault(value, []).append(100 * score)
+    _, _, facts = look(base)
+    chosen = {task: choices.pick(values) for task, values in scores.items()}
+    path = choices.write(
+        base,
+        {
+            choices.key(task, base, facts.fingerprints[task], facts.encoder): {
+                "layerwise_decay": chosen[task],
+                "dev scores x 100": {f"{value:g}": own for value, own in values.items()},
+            }
+            for task, values in scores.items()
+        },
+    )
+    _show(scores, chosen, options)
+    print(path.resolve())
+    return 0
+
+
+def _show(scores: dict[str, dict[float, list[float]]], chosen: dict[str, float], options: ChooseOptions) -> None:
+    head = ["task", *(f"alpha {value:g}" for value in options.values), "chosen"]
+    rows = [
+        [task, *(f"{statistics.median(values[value]):.1f}" for value in options.values), f"{chosen[task]:g}"]
+        for task, values in scores.items()
+    ]
+    show(f"dev scores x 100, median of {options.seeds} seeds", head, rows)
+
+
+def main() -> None:
+    """Entry point."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(ChooseOptions, USAGE))
+        sys.exit(0)
+    sys.exit(console(lambda: job(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
