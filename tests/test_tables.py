@@ -49,6 +49,7 @@ class Shelf:
             manifest = {
                 "metrics": {task: {"accuracy": score} for task, score in scores.items()},
                 "versions": values.get("versions", VERSIONS), "finished": "2026-01-01", "device": "cpu", "files": {},
+                "teachers": {},
             }  # fmt: skip
             (folder / "run.json").write_text(json.dumps(manifest))
             rows = [{"step": s, "progress": s / 4, "lam": s / 4, "loss": 1 / (s + 1)} for s in range(5)]
@@ -145,7 +146,7 @@ def test_missing_failed_running_and_stopped_seeds_are_named(shelf):
         "seed 1: failed (no space left)",
         "seed 2: running",
         "seed 3: stopped (its process is gone; the same command goes on)",
-        "seed 4, 5: not asked for yet",
+        "seed 4-5: not asked for yet",
     ]
     assert row.scores["rte"] == {0: 50.0}
 

@@ -141,7 +141,18 @@ def _say_missing(row: Row, choice: Choice) -> None:
 
 
 def _numbers(seeds: Iterable[int]) -> str:
-    return ", ".join(str(seed) for seed in sorted(set(seeds)))
+    """Return seeds for people.
+
+    >>> _numbers([4, 1, 2, 3, 7])
+    '1-4, 7'
+    """
+    spans: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], seed]
+        else:
+            spans.append([seed])
+    return ", ".join("-".join(map(str, span)) for span in spans)
 
 
 def _nothing(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choice) -> str:

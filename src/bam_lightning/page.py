@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from bam_lightning import render
 from bam_lightning.compare import Compared
 from bam_lightning.store import Store
@@ -19,7 +21,8 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e7ee }
 th:first-child, td:first-child { text-align: left; white-space: pre }
-thead th { border-bottom: 2px solid #1c2430 } tbody tr:hover { background: #f3f6fb }
+thead th { border-bottom: 2px solid #1c2430; white-space: normal; vertical-align: bottom; min-width: 4.5rem }
+tbody tr:hover { background: #f3f6fb }
 small { color: #5b6675 } code { background: #f3f6fb; padding: 0 .25rem }
 svg { max-width: 100%; height: auto } details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600 }
 """
@@ -42,9 +45,8 @@ def page(table: Compared, store: Store, paper: bool = False) -> str:
             f"<details{' open' if len(lines) < 16 else ''}><summary>Tests between rows ({len(lines)})</summary>"
         )
         parts.append(_html_table(first, lines) + "</details>")
-    curves = curves_plot(table, store)
-    if curves:
-        parts += ["<h2>Training curves</h2>", "<p><small>The first seed of each row.</small></p>", curves]
+    note = "The first seed of each row; where it has one Run per task, their mean loss."
+    parts += ["<h2>Training curves</h2>", f"<p><small>{note}</small></p>", curves_plot(table, store)]
     parts.append(_provenance(table, store))
     title = escape(table.config.title)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
@@ -116,29 +118,30 @@ def _points(place: Any, line: int, values: Sequence[float], interval: tuple[floa
 
 
 def curves_plot(table: Compared, store: Store) -> str:
-    """Return an SVG with the training loss and lam over progress, for the first seed of each row."""
+    """Return an SVG with the training loss over progress, and lam where there are teachers, for each row's first seed.
+
+    Of several Runs, one per task, the mean loss is drawn.
+    """
     figure, axes = _figure(1, 2, 7.0, 3.4)
     losses, lams = axes[0]
-    drawn = 0
+    progress = np.linspace(0, 1, 101)
     for line, row in enumerate(table.rows):
-        for run_id in row.jobs[0].last[:1] if row.jobs else []:
-            path = store.folder(run_id) / "history.json"
-            history = json.loads(path.read_text()) if path.is_file() else []
-            if not history:
-                continue
-            colour, progress = COLOURS[line % len(COLOURS)], [entry["progress"] for entry in history]
-            losses.plot(
-                progress, [entry["loss"] for entry in history], color=colour, label=row.label.strip(), linewidth=1
-            )
-            lams.plot(progress, [entry["lam"] for entry in history], color=colour, linewidth=1)
-            drawn += 1
+        colour, own = COLOURS[line % len(COLOURS)], []
+        for run_id in row.jobs[0].last if row.jobs else []:
+            history = json.loads((store.folder(run_id) / "history.json").read_text())
+            at = [entry["progress"] for entry in history]
+            own.append(np.interp(progress, at, [entry["loss"] for entry in history]))
+            if store.manifest(run_id)["teachers"] and len(own) == 1:
+                lams.plot(at, [entry["lam"] for entry in history], color=colour, linewidth=1)
+        if own:
+            losses.plot(progress, np.mean(own, axis=0), color=colour, label=row.label.strip(), linewidth=1)
     for place, name in ((losses, "training loss per example"), (lams, "lam (weight of gold)")):
         place.set_xlabel("progress")
         place.set_ylabel(name)
         place.grid(alpha=0.3)
-    if drawn:
-        losses.legend(fontsize=7)
-    return _svg(figure) if drawn else ""
+    losses.legend(fontsize=7)
+    lams.set_ylim(-0.03, 1.03)
+    return _svg(figure)
 
 
 def _provenance(table: Compared, store: Store) -> str:
