@@ -96,6 +96,15 @@ def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
     assert [job.state for job in read_all(store)] == ["finished"] * 12
 
 
+@pytest.mark.slow
+def test_submitit_runs_the_same_jobs_in_processes_of_its_own(tiny_job, tmp_path):
+    done = call("+experiment=single_multi", *tiny_job, "seed=0,1", "hydra/launcher=submitit_local")
+    assert done.returncode == 0, done.stderr
+    assert "sweep: 2 jobs ended, 0 of them failed" in done.stderr
+    assert [job.state for job in read_all(Store(tmp_path / "store"))] == ["finished"] * 2
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 2 + 2
+
+
 def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tmp_path):
     from bam_lightning import sweep
 
