@@ -36,8 +36,10 @@ def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_pa
     found = run_recipe(compose(tiny_job), tmp_path / "out")
     said = capsys.readouterr().err
     assert "3 Runs, 2 of them in the store" in said  # the trials' Runs teach
-    assert f"rte alone: layer-wise decay {expected['rte']:g}, chosen on its dev set" in said
+    assert f"single/rte: layer-wise decay {expected['rte']:g}, chosen on its dev set" in said
     assert len(found["runs"]) == 3
+    run_recipe(compose([*tiny_job, "recipe=multi"]), tmp_path / "multi")
+    assert "chosen on its dev set" not in capsys.readouterr().err
 
 
 def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):

@@ -141,3 +141,8 @@ def test_planning_rooms_import_no_torch():
         "bam_lightning.sources, bam_lightning.config; assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_task_can_be_taken_out_of_a_suite():
+    config = compose(["scale=small", "~suite.tasks.rte"])
+    assert "rte" not in config.suite.tasks

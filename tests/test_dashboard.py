@@ -35,7 +35,9 @@ def test_the_workspace_has_the_panels_one_wants():
     assert "speed/tokens_per_second" in text["Throughput"]
     for panel in sections["Schedule"] + sections["Loss per task"]:
         assert panel["config"]["x_axis"] == "trainer/global_step"
-    assert '"my_sweep"' in json.dumps(view["spec"]["section"]["run_sets"])
+    filters = json.dumps(view["spec"]["section"]["run_sets"])
+    assert '"my_sweep"' in filters
+    assert '"last_stage"' in filters  # teachers log dev scores too, and are no method
 
 
 def test_each_task_needs_its_metric():

@@ -47,6 +47,7 @@ def test_an_offline_run_holds_config_group_curves_and_tags(tiny_job, tmp_path, m
     assert set(run.tags) == {"mine", "small", "paper", "stsb", "rte"}
     values = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert values["run"]["id"] == found["runs"][-1]["id"]
+    assert (values["method"], values["last_stage"], values["run_seed"]) == ("single_multi", True, 0)
     assert values["optimization"]["multi"]["batch_size"] == 16
     rows = [
         {"".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from bam_lightning.compose import compose
-from bam_lightning.inventory import entries, unused
+from bam_lightning.inventory import delete, entries, forget, unused
 from bam_lightning.job import run_recipe
-from bam_lightning.jobs import read_all
+from bam_lightning.jobs import keep, read_all
 from bam_lightning.store import Store
 
 
@@ -78,13 +79,52 @@ def test_forgotten_jobs_leave_runs_to_delete_after_asking(store):
     assert len(list((store.root / "outputs").iterdir())) == 3
 
 
+def test_only_what_the_other_words_choose_is_deleted(store):
+    assert call(f"store={store.root}", "forget=single_multi", "yes=true").returncode == 0
+    assert call(f"store={store.root}", "delete=unused", "task=stsb", "yes=true").returncode == 0
+    left = [entry.tasks for entry in entries(store, [])]
+    assert ("rte",) in left
+    assert ("stsb",) not in left
+
+
+def test_running_jobs_are_not_forgotten_and_their_given_teachers_stay(store):
+    job = next(job for job in read_all(store) if job.experiment == "multi")
+    teacher = next(entry.id for entry in entries(store, []) if entry.stage == "single")
+    running = replace(job, state="running", stages={"student": ["notyet"]}, given=[teacher])
+    keep(store, running, "running")
+    jobs = [one for one in read_all(store) if one.id == running.id]
+    assert [one.state for one in jobs] == ["running"]
+    assert teacher not in {entry.id for entry in unused(entries(store, jobs), store)}
+    with pytest.raises(ValueError, match=r"^job multi seed 0 is running; wait for it, or stop it first$"):
+        forget(store, jobs)
+
+
+def test_a_run_without_its_manifest_is_damaged_and_can_be_deleted(store):
+    (store.root / "runs" / "stray").mkdir()
+    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    assert found["stray"].state == "damaged"
+    assert [entry.id for entry in unused(found.values(), store)] == ["stray"]
+    assert delete(store, "stray")
+    assert not (store.root / "runs" / "stray").exists()
+
+
+def test_a_store_of_nothing_but_runs_can_be_listed(store, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root / "runs", copy / "runs")
+    done = call(f"store={copy}")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 Runs" in done.stdout
+    asked = call(f"store={copy}", "delete=unused", answer="n\n")
+    assert "no job of this store left a file" in asked.stdout
+
+
 def test_a_run_in_training_is_no_prey(store):
     store.building("abc")
     states = {entry.id: entry.state for entry in entries(store, [])}
     assert states["abc"] == "stopped"
     with store.lock("abc"):
         script = (
-            "import sys; from bam_lightning.inventory import entries, unused\n"
+            "import sys; from bam_lightning.inventory import delete, entries, forget, unused\n"
             "from bam_lightning.store import Store\nstore = Store(sys.argv[1])\n"
             "print([e.state for e in entries(store, []) if e.id == 'abc'], len(unused(entries(store, []), store)))"
         )
@@ -99,6 +139,11 @@ def test_a_run_in_training_is_no_prey(store):
     [
         (["delete=all"], "error: delete names 'all'; choices: unused"),
         (["forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
+        (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
+        (
+            ["delete=unused", "forget=multi"],
+            "error: give either delete=unused or forget=EXPERIMENT, one after the other",
+        ),
         (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
     ],
 )

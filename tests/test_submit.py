@@ -98,16 +98,49 @@ def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
     assert not (tmp_path / "s.zip").exists()
 
 
-def test_a_head_with_other_labels_is_refused(trained, tmp_path, capsys):
+def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
+    from bam_lightning.sources import load_texts
+    from bam_lightning.submit import job
+
+    run_id, words = trained
+    job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words])
+    config = compose(words)
+    rows = load_texts("rte", config.suite.tasks["rte"], config.data, "test")
+    kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
+    names = ["entailment", "not_entailment"]
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        lines = archive.read("RTE.tsv").decode().splitlines()[1:]
+        assert lines == [f"{i}\t{names[kept[key].argmax()]}" for i, key in enumerate(rows.keys)]
+        scores = [float(line.split("\t")[1]) for line in archive.read("STS-B.tsv").decode().splitlines()[1:]]
+    assert all(0 <= score <= 5 for score in scores)
+
+
+def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
+    from bam_lightning.submit import job
+
+    run_id, words = trained
+    path = tiny_data / "rte" / "test.parquet"
+    parquet.write_table(parquet.read_table(path).take([0, 2, 1, 3]), path)
+    with pytest.raises(ValueError, match=r"id 1 follows 2 in row 2, so the rows are not in their official order"):
+        job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words])
+
+
+def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
+    from bam_lightning.submit import job
+
+    _, words = trained
+    with pytest.raises(FileNotFoundError, match=r"^no Run '012345670123' in "):
+        job(["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words])
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_a_head_with_other_labels_is_refused(trained, tmp_path):
     from bam_lightning.submit import job
 
     run_id, words = trained
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
-    job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped])
-    assert (
-        f"missing: RTE.tsv (run: Run {run_id} was trained with head.label_names ['entailment', "
-        in capsys.readouterr().err
-    )
+    with pytest.raises(ValueError, match=rf"^run: Run {run_id} was trained with head\.label_names \['entailment', "):
+        job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped])
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ def test_a_failed_job_stops_no_other_and_the_same_command_finishes_it(tiny_job, 
     assert "sweep: 2 jobs ended, 0 of them failed" in again.stderr
 
 
+def test_failures_are_counted_whatever_the_folders_are_called(tiny_job):
+    done = call(
+        "+experiment=multi", *tiny_job, "optimization.learning_rate=-1,1e-3", "hydra.sweep.subdir=a/${hydra.job.num}"
+    )
+    assert done.returncode == 1
+    assert "sweep: 2 jobs ended, 1 of them failed" in done.stderr
+
+
 def test_a_job_that_fails_in_training_says_so_in_the_store(tiny_job, tmp_path):
     done = call("+experiment=multi", *tiny_job, "optimization.learning_rate=1e30", "seed=0,1")
     assert done.returncode == 1
@@ -111,6 +119,7 @@ def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tm
     class Settings:
         mode = sweep.RunMode.MULTIRUN
         overrides = type("O", (), {"task": ["seed=1"]})
+        sweep = type("S", (), {"dir": str(tmp_path)})
         job = type("J", (), {"num": 3})
         runtime = type("R", (), {"output_dir": str(tmp_path / "job")})
 
@@ -120,6 +129,6 @@ def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tm
         raise KeyError("deep inside")
 
     sweep.guarded(broken, lambda error: False, str)(None)
-    outcome = json.loads((tmp_path / "job" / "outcome.json").read_text())
+    outcome = json.loads(next((tmp_path / "outcomes").rglob("3.json")).read_text())
     assert outcome == {"job": 3, "overrides": "seed=1", "error": "KeyError: 'deep inside'"}
     assert "in broken" in (tmp_path / "job" / "error.txt").read_text()

@@ -8,7 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -16,6 +16,7 @@ from bam_lightning.collect import Choice, collect
 from bam_lightning.compare import compare
 from bam_lightning.compose import conf_dir
 from bam_lightning.jobs import Job, read_all
+from bam_lightning.render import legend
 from bam_lightning.store import Store
 from bam_lightning.table_config import TableConfig, load_table
 from bam_lightning.tables import TableOptions, job, make
@@ -154,7 +155,9 @@ def test_missing_failed_running_and_stopped_seeds_are_named(shelf):
 def test_a_row_that_has_no_job_yet_is_empty(shelf):
     shelf.add("single", 0, both(0.5, 0.5))
     config = table("single", "multi", against={"multi": ["single"]})
-    found = compare(config, shelf.collect(config))
+    rows = shelf.collect(config)
+    assert rows[1].notes == ["no job yet"]
+    found = compare(config, rows)
     assert found.cells["multi"]["rte"].n == 0
     assert found.cells["multi"]["rte"].marks == ""
 
@@ -174,7 +177,8 @@ def test_jobs_made_otherwise_are_left_out_of_a_row_and_named(shelf, change, name
     shelf.add("single", 1, both(0.5, 0.5))
     row = shelf.collect(table("single"))[0]
     assert list(row.scores["rte"]) == [1]
-    assert row.notes == [f"1 jobs with other {name} left out (mix=true takes them in)"]
+    pick = f"settings={change.get('settings', 's')} takes those, " if name == "settings" else ""
+    assert row.notes == [f"1 jobs with other {name} left out ({pick}mix=true takes them in)"]
     mixed = shelf.collect(table("single"), mix=True)[0]
     assert sorted(mixed.values("rte")) == [10.0, 50.0]
 
@@ -183,7 +187,7 @@ def test_students_of_other_teachers_are_another_row(shelf):
     for seed in range(3):
         shelf.add("single_multi", seed, both(0.1, 0.1), teacher_seed=5)
     for seed in range(3):
-        shelf.add("single_multi", seed, both(0.5, 0.5), teacher_seed=0)
+        shelf.add("single_multi", seed, both(0.5, 0.5), teacher_seed=0)  # as many, and later
     row = shelf.collect(table("single_multi"))[0]
     assert row.values("rte") == [50.0] * 3
     assert row.notes == ["3 jobs with other teachers left out (mix=true takes them in)"]
@@ -237,6 +241,85 @@ def test_a_job_whose_run_was_deleted_is_no_longer_finished(shelf):
     assert row.notes == [f"seed 1: stopped (Run {gone.last[0]} is no longer in the store)"]
 
 
+def test_the_variant_with_most_seeds_is_the_row_and_another_can_be_asked_for(shelf):
+    for seed in range(4):
+        shelf.add("single", seed, both(0.5, 0.5))
+    shelf.add("single", 0, both(0.9, 0.9), settings="debug")
+    row = shelf.collect(table("single"), seeds=5)[0]
+    assert row.values("rte") == [50.0] * 4
+    assert row.notes == [
+        "1 jobs with other settings left out (settings=debug takes those, mix=true takes them in)",
+        "seed 4: not asked for yet",
+    ]
+    assert shelf.collect(table("single"), settings="debug")[0].values("rte") == [90.0]
+    mixed = shelf.collect(table("single"), mix=True)[0]
+    assert sorted(mixed.values("rte")) == [50.0] * 4 + [90.0]  # seed 0 twice: both count
+
+
+def test_a_mark_needs_the_tested_effect_and_the_median_to_agree(shelf):
+    """11 of 20 seeds near 70.7 and 9 collapsed to 53.5: the higher median, and a mean significantly worse."""
+    for seed in range(20):
+        shelf.add("student", seed, {"rte": (0.707 if seed < 11 else 0.535) + seed / 10_000})
+        shelf.add("single", seed, {"rte": 0.702 + seed / 10_000})
+    config = table("single", "student", against={"student": ["single"]})
+    found = compare(config, shelf.collect(config))
+    (one,) = found.comparisons
+    assert one.difference > 0 > one.effect
+    assert one.adjusted < 0.01
+    assert found.cells["student"]["rte"].marks == ""
+
+
+def test_rows_that_are_the_same_runs_are_one_question(shelf):
+    for seed in range(8):
+        shelf.add("whole", seed, {"rte": 0.8 + seed / 1000})
+        ablation = shelf.add("cut", seed, {"rte": 0.7 + seed / 1000})
+        again = replace(ablation, experiment="cut_too")
+        (shelf.store.root / "jobs" / f"{again.id}.json").write_text(json.dumps(asdict(again)))
+    config = table("whole", "cut", "cut_too", against={"cut": ["whole"], "cut_too": ["whole"]}, test="mann_whitney")
+    found = compare(config, shelf.collect(config))
+    assert found.family == 1
+    assert [one.adjusted for one in found.comparisons] == [found.comparisons[0].p] * 2
+
+
+def test_a_table_tests_its_only_column_where_it_has_no_average(shelf):
+    shelf.add("a", 0, {"rte": 0.5})
+    shelf.add("b", 0, {"rte": 0.6})
+    config = table("a", "b", against={"b": ["a"]}, tested=["average"])
+    assert [one.column for one in compare(config, shelf.collect(config)).comparisons] == ["rte"]
+    typo = table("a", "b", against={"b": ["a"]}, tested=["avrage"])
+    shelf.add("a", 1, both(0.5, 0.5), changed="2027")
+    shelf.add("b", 1, both(0.5, 0.5), changed="2027")
+    with pytest.raises(ValueError, match=r"^table 'T': tested names avrage; columns: average, cola, rte$"):
+        compare(typo, shelf.collect(typo))
+
+
+def test_a_task_that_not_every_row_has_is_said_to_be_left_out(shelf):
+    shelf.add("a", 0, {"cola": 0.5, "rte": 0.5, "mrpc": 0.5})
+    shelf.add("b", 0, both(0.6, 0.6))
+    config = table("a", "b", paper={"a": {"average": 84.0, "rte": 70.4}})
+    found = compare(config, shelf.collect(config))
+    assert found.columns == ["average", "cola", "rte"]
+    assert "Left out, as not every row has it: mrpc." in legend(found)
+    assert found.papers("a") == {"rte": 70.4}  # the paper's average is of eight tasks
+
+
+def test_curves_are_those_of_the_lowest_seed(shelf):
+    from bam_lightning.page import curves_plot
+
+    shelf.add("a", 3, {"rte": 0.5})
+    first = shelf.add("a", 1, {"rte": 0.5})
+    history = shelf.store.folder(first.last[0]) / "history.json"
+    history.write_text(
+        json.dumps([{"progress": 0.0, "lam": 0.0, "loss": 5.0}, {"progress": 1.0, "lam": 1.0, "loss": 5.0}])
+    )
+    config = table("a")
+    flat = curves_plot(compare(config, shelf.collect(config)), shelf.store)
+    history.write_text(
+        json.dumps([{"progress": 0.0, "lam": 0.0, "loss": 9.0}, {"progress": 1.0, "lam": 1.0, "loss": 1.0}])
+    )
+    assert curves_plot(compare(config, shelf.collect(config)), shelf.store) != flat
+
+
 def read_csv(path) -> list[dict[str, str]]:
     with path.open() as source:
         return list(csv.DictReader(source))
@@ -260,7 +343,7 @@ def test_all_files_are_written_and_agree(shelf, tmp_path):
     text = (out / "mine.md").read_text()
     assert r"| S->M | 8 | 61.8\*\*\* (sd 1.2; 60.0-63.5) |" in text
     tex = (out / "mine.tex").read_text()
-    assert r"S\_1 <b> & 8 & 51.8 & 53.5 & 50.0 \\" in tex
+    assert r"S\_1 \textless{}b\textgreater{} & 8 & 51.8 & 53.5 & 50.0 \\" in tex
     assert r"S$\rightarrow$M & 8 & 61.8$^{***}$" in tex
     page = (out / "mine.html").read_text()
     assert "A &amp; B &lt;i&gt;" in page
@@ -294,6 +377,11 @@ def test_table_1_has_the_papers_numbers():
         ("rows: {a: A}\nagainst: {a: [b]}", "table mine: against names 'b'; choices: a"),
         ("rows: {a: A}\nagainst: {a: [a]}", "table mine: against compares row 'a' with itself"),
         ("rows: {a: A}\nroes: {}", "mine.yaml: Key 'roes' not in 'TableConfig'"),
+        ("rows: {a: A", "mine.yaml: while parsing a flow mapping"),
+        (
+            "rows: {a: A}\nagainst: {a: []}",
+            "table mine: against.a is empty; name the rows to test against, or remove it",
+        ),
     ],
 )
 def test_a_bad_table_is_named(tmp_path, text, expected):
@@ -324,7 +412,8 @@ def test_a_thousand_runs_are_a_table_without_torch(shelf):
         (["table1", "stoer=x"], "error: no option 'stoer'; did you mean 'store'?; known: store, table, scale,"),
         (["table1", "store=nowhere"], "error: no store at "),
         ([], "error: no value for table; give each one, as in table=VALUE"),
-        (["table1", "seeds=many"], "error: seeds=many: Value 'many' of type 'str' could not be converted to Integer"),
+        (["table1", "mix=perhaps"], "error: mix names 'perhaps'; choices: true, false"),
+        (["table1", "seeds=many"], "error: seeds must be a whole number, got 'many'"),
     ],
 )
 def test_a_bad_command_line_is_one_message(words, expected):

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bam_lightning.config import Config
 from bam_lightning.store import write_text
 
@@ -46,7 +48,8 @@ def pick(scores: Mapping[float, Sequence[float]]) -> float:
 def write(config: Config, chosen: Mapping[str, Mapping[str, Any]]) -> Path:
     """Add choices (key -> what was chosen, and from which scores) to the store's; return the file."""
     path = Path(config.paths.store).expanduser() / FILE
-    write_text(path, json.dumps({**_load(path), **chosen}, indent=1, sort_keys=True))
+    with FileLock(f"{path}.lock"):  # another process may be choosing for another task
+        write_text(path, json.dumps({**_load(path), **chosen}, indent=1, sort_keys=True))
     return path
 
 

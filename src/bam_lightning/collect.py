@@ -36,11 +36,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the store a table is made of; ``seeds`` are those expected, ``mix`` puts all variants together."""
+    """What of the store a table is made of.
+
+    ``seeds`` are those expected, ``settings`` picks a variant by its hash, ``mix`` puts all variants together.
+    """
 
     scale: str = "embedded"
     fidelity: str = "paper"
     seeds: int | None = None
+    settings: str | None = None
     mix: bool = False
 
 
@@ -56,9 +60,11 @@ def collect(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choic
     for name, label in table.rows.items():
         row = Row(name, label)
         mine = [job for job in fitting if job.experiment == name]
-        row.jobs = list(mine) if choice.mix else _one_variant(mine, row, manifests)
-        _say_missing(row, choice)
-        row.jobs = _one_each([job for job in row.jobs if job.state == FINISHED])
+        row.jobs = list(mine) if choice.mix else _one_variant(mine, row, manifests, choice.settings)
+        _say_missing(row, {job.seed for job in mine}, choice)
+        row.jobs = [job for job in row.jobs if job.state == FINISHED]
+        if not choice.mix:  # of a seed asked for twice, the later
+            row.jobs = list({job.seed: job for job in row.jobs}.values())
         rows.append(row)
     if not any(row.jobs for row in rows):
         raise ValueError(_nothing(table, jobs, store, choice))
@@ -83,59 +89,73 @@ class _Manifests:
         return self.known[run_id]
 
     def code(self, job: Job) -> str:
-        """Return the versions behind a finished job; unfinished ones are taken for what they will be."""
+        """Return the versions behind a finished job's Runs; unfinished ones are taken for what they will be."""
         if job.state != FINISHED:
             return ""
-        versions = self[job.last[0]]["versions"]
-        return ", ".join([f"algorithm {job.algorithm}", *(f"{name} {versions.get(name)}" for name in CODE)])
+        of_runs = [self[run_id]["versions"] for run_id in job.runs]
+        found = {name: sorted({str(versions.get(name)) for versions in of_runs}) for name in CODE}
+        return ", ".join(
+            [f"algorithm {job.algorithm}", *(f"{name} {' and '.join(own)}" for name, own in found.items())]
+        )
 
 
-def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests) -> list[Job]:
-    """Return the jobs made like the latest one that is finished, and note the others."""
+Variant = tuple[object, ...]
+
+
+def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests, settings: str | None) -> list[Job]:
+    """Return the jobs of the variant with most finished seeds, of equals the latest; note the others."""
     if not jobs:
+        row.notes.append("no job yet")
         return []
-    latest = ([job for job in jobs if job.state == FINISHED] or jobs)[-1]
-    same = {
-        "data": lambda job: job.data == latest.data,
-        "settings": lambda job: (job.settings, job.encoder) == (latest.settings, latest.encoder),
-        "code": lambda job: manifests.code(job) in ("", manifests.code(latest)) or not manifests.code(latest),
-    }
-    kept = [job for job in jobs if all(test(job) for test in same.values())]
-    left = [job for job in jobs if job not in kept]
-    for name in same:
-        others = [job for job in left if not same[name](job)]
-        if others:
-            row.notes.append(f"{len(others)} jobs with other {name} left out (mix=true takes them in)")
-    taught = _one_teaching(kept, latest)
-    if len(taught) < len(kept):
-        row.notes.append(f"{len(kept) - len(taught)} jobs with other teachers left out (mix=true takes them in)")
-    return taught
+    if settings is not None and any(job.settings == settings for job in jobs):
+        jobs = [job for job in jobs if job.settings == settings]
+    done = [job for job in jobs if job.state == FINISHED] or list(jobs)
+    seeds: dict[Variant, set[int]] = {}
+    for job in done:
+        for variant in _variants(job, manifests):
+            seeds[variant] = seeds.pop(variant, set()) | {job.seed}  # put last: of equals, the latest wins
+    chosen = max(reversed(seeds), key=lambda variant: len(seeds[variant]))
+    kept = [job for job in jobs if _fits(job, chosen, manifests)]
+    _say_left([job for job in jobs if job not in kept], chosen, row, manifests)
+    return kept
 
 
-def _one_teaching(jobs: list[Job], latest: Job) -> list[Job]:
-    """Return the jobs that share the latest one's teachers, or those that all have their own: the larger part."""
-    if latest.teacher_seed is None:
-        return jobs
-    shared = [job for job in jobs if job.teacher_seed == latest.teacher_seed]
-    own = [job for job in jobs if job.teacher_seed == job.seed]
-    return own if latest in own and len(own) > len(shared) else shared
+def _variants(job: Job, manifests: _Manifests) -> list[Variant]:
+    """Return what the job may be one seed of: students of shared teachers, or each with teachers of its own."""
+    made = (tuple(sorted(job.data.items())), (job.settings, job.encoder), manifests.code(job))
+    own = [(*made, "own")] if job.teacher_seed == job.seed else []
+    return [*own, (*made, job.teacher_seed)]
 
 
-def _one_each(jobs: Iterable[Job]) -> list[Job]:
-    """Return the latest job of each seed."""
-    return list({(job.seed, job.teacher_seed): job for job in jobs}.values())
+def _fits(job: Job, variant: Variant, manifests: _Manifests) -> bool:
+    mine = _variants(job, manifests)
+    return variant in mine or any(one[2] == "" and (*one[:2], variant[2], one[3]) == variant for one in mine)
 
 
-def _say_missing(row: Row, choice: Choice) -> None:
+def _say_left(jobs: Sequence[Job], chosen: Variant, row: Row, manifests: _Manifests) -> None:
+    """Note the jobs left out, under the first thing in which they differ."""
+    reasons: dict[str, list[Job]] = {}
+    for job in jobs:
+        own = _variants(job, manifests)[-1]
+        names = ("data", "settings", "code", "teachers")
+        differ = next(name for name, mine, theirs in zip(names, own, chosen, strict=True) if mine not in (theirs, ""))
+        reasons.setdefault(differ, []).append(job)
+    for name, left in reasons.items():
+        pick = f"settings={left[-1].settings} takes those, " if name == "settings" else ""
+        row.notes.append(f"{len(left)} jobs with other {name} left out ({pick}mix=true takes them in)")
+
+
+def _say_missing(row: Row, asked: set[int], choice: Choice) -> None:
+    """Note the seeds of a row that have no score, and why."""
     by_state: dict[str, list[int]] = {}
     done = {job.seed for job in row.jobs if job.state == FINISHED}
     for job in row.jobs:
         if job.seed not in done:
-            reason = f"{job.state} ({job.reason})" if job.reason else job.state
+            reason = f"{job.state} ({' '.join(job.reason.split())[:300]})" if job.reason else job.state
             by_state.setdefault(reason, []).append(job.seed)
     for reason, seeds in by_state.items():
         row.notes.append(f"seed {_numbers(seeds)}: {reason}")
-    absent = set(range(choice.seeds or 0)) - {job.seed for job in row.jobs}
+    absent = set(range(choice.seeds or 0)) - asked
     if absent:
         row.notes.append(f"seed {_numbers(absent)}: not asked for yet")
 

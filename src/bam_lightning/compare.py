@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bam_lightning.collect import Row
-from bam_lightning.significance import TESTS, Interval, cliffs_delta, difference_interval, holm, median_interval, stars
-from bam_lightning.table_config import TableConfig
+from bam_lightning.collect import AVERAGE, Row
+from bam_lightning.significance import (
+    Interval,
+    Sample,
+    cliffs_delta,
+    difference_interval,
+    holm,
+    known_tests,
+    median_interval,
+    stars,
+)
+from bam_lightning.table_config import PAPER_TASKS, TableConfig
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,8 @@ class Cell:
 class Comparison:
     """A row against another in one column: ``difference`` of medians in points, p before and after Holm.
 
-    ``adjusted`` belongs to the hypothesis the comparison is a part of: over all rows compared with, where the
-    table tests them jointly.
+    ``effect`` is what the test is about: the difference of means, or Cliff's ``delta``. ``adjusted`` belongs to the
+    hypothesis the comparison is a part of: over all rows compared with, where the table tests them jointly.
     """
 
     row: str
@@ -39,6 +48,7 @@ class Comparison:
     difference: float
     interval: Interval
     delta: float
+    effect: float
     p: float
     adjusted: float
 
@@ -54,10 +64,25 @@ class Compared:
     comparisons: list[Comparison] = field(default_factory=list)
 
     @property
+    def dropped(self) -> list[str]:
+        """Tasks that some row has and that are no column, unless the table asks for its columns by name."""
+        if self.config.columns:
+            return []
+        return sorted({task for row in self.rows for job in row.jobs for task in job.metrics} - set(self.columns))
+
+    def papers(self, row: str) -> dict[str, float]:
+        """Return the paper's numbers of a row; its average only beside an average of the same tasks."""
+        theirs = dict(self.config.paper.get(row, {}))
+        if not set(PAPER_TASKS) <= set(self.columns):
+            theirs.pop(AVERAGE, None)
+        return theirs
+
+    @property
     def family(self) -> int:
         """How many hypotheses the p values are corrected for."""
+        runs = {row.name: _runs(row) for row in self.rows}
         tested = [one for one in self.comparisons if not math.isnan(one.adjusted)]
-        return len({(one.row, one.column, "" if self.config.jointly else one.against) for one in tested})
+        return len({(runs[one.row], one.column, "" if self.config.jointly else runs[one.against]) for one in tested})
 
 
 def compare(table: TableConfig, rows: Sequence[Row]) -> Compared:
@@ -79,20 +104,39 @@ def _comparisons(table: TableConfig, rows: Mapping[str, Row], columns: Sequence[
     hypotheses: list[tuple[str, str, tuple[str, ...]]] = []
     for name, others in table.against.items():
         sets = [tuple(others)] if table.jointly else [(other,) for other in others]
-        tested = [column for column in columns if column in (table.tested or columns)]
-        hypotheses += [(name, column, against) for column in tested for against in sets]
-    test = TESTS[table.test]
+        hypotheses += [(name, column, against) for column in _tested(table, columns) for against in sets]
+    test = known_tests(len(hypotheses))[table.test]
     single = {
-        (name, column, other): test(rows[name].values(column), rows[other].values(column))
+        (name, column, other): test.p(rows[name].values(column), rows[other].values(column))
         for name, column, against in hypotheses
         for other in against
     }
-    largest = [_largest([single[name, column, other] for other in against]) for name, column, against in hypotheses]
-    found = []
-    for (name, column, against), adjusted in zip(hypotheses, holm(largest), strict=True):
-        for other in against:
-            found.append(_comparison(rows[name], rows[other], column, single[name, column, other], adjusted))
-    return found
+    largest = {}  # one entry a question: rows that are the same Runs are asked about once
+    keys = [(_runs(rows[name]), column, tuple(_runs(rows[o]) for o in against)) for name, column, against in hypotheses]
+    for key, (name, column, against) in zip(keys, hypotheses, strict=True):
+        largest[key] = _largest([single[name, column, other] for other in against])
+    adjusted = dict(zip(largest, holm(list(largest.values())), strict=True))
+    return [
+        _comparison(rows[name], rows[other], column, test.effect, single[name, column, other], adjusted[key])
+        for key, (name, column, against) in zip(keys, hypotheses, strict=True)
+        for other in against
+    ]
+
+
+def _tested(table: TableConfig, columns: Sequence[str]) -> list[str]:
+    """Return the columns to test; where there is no average, as of a single task, that task."""
+    if not table.tested:
+        return list(columns)
+    found = [column for column in columns if column in table.tested]
+    if not found and len(columns) > 1:
+        raise ValueError(
+            f"table {table.title!r}: tested names {', '.join(table.tested)}; columns: {', '.join(columns)}"
+        )
+    return found or list(columns)
+
+
+def _runs(row: Row) -> tuple[str, ...]:
+    return tuple(sorted({run_id for job in row.jobs for run_id in job.last})) or (row.name,)
 
 
 def _largest(p_values: Sequence[float]) -> float:
@@ -100,16 +144,28 @@ def _largest(p_values: Sequence[float]) -> float:
     return math.nan if any(map(math.isnan, p_values)) else max(p_values)
 
 
-def _comparison(row: Row, other: Row, column: str, p: float, adjusted: float) -> Comparison:
+def _comparison(
+    row: Row, other: Row, column: str, effect: Callable[[Sample, Sample], float], p: float, adjusted: float
+) -> Comparison:
     ours, theirs = row.values(column), other.values(column)
     difference = statistics.median(ours) - statistics.median(theirs) if ours and theirs else math.nan
     interval = difference_interval(ours, theirs)
-    return Comparison(row.name, other.name, column, difference, interval, cliffs_delta(ours, theirs), p, adjusted)
+    return Comparison(
+        row.name,
+        other.name,
+        column,
+        difference,
+        interval,
+        cliffs_delta(ours, theirs),
+        effect(ours, theirs),
+        p,
+        adjusted,
+    )
 
 
 def _marks(table: TableConfig, row: str, column: str, comparisons: Sequence[Comparison]) -> str:
     own = [one for one in comparisons if (one.row, one.column) == (row, column)]
-    if not own or (table.marks == "better" and not all(one.difference > 0 for one in own)):
+    if not own or (table.marks == "better" and not all(one.difference > 0 and one.effect > 0 for one in own)):
         return ""
     return stars(_largest([one.adjusted for one in own]))
 

@@ -51,7 +51,7 @@ def workspace(options: DashboardOptions) -> Any:
     metrics = options.metrics or [GLUE_METRICS.get(task, "accuracy") for task in options.tasks]
     if len(metrics) != len(options.tasks):
         raise ValueError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
-    method = "config.experiment"
+    method = panels.Config("method")
 
     def line(title: str, names: Sequence[str], **more: Any) -> Any:
         return panels.LinePlot(title=title, x=STEP, y=list(names), title_x="optimizer step", **more)
@@ -62,7 +62,9 @@ def workspace(options: DashboardOptions) -> Any:
         for task, metric in zip(options.tasks, metrics, strict=True)
     ]  # fmt: skip
     seeds = [
-        panels.ScatterPlot(title=f"{task}, by seed", x="config.seed", y=f"dev/{task}/{metric}")
+        panels.ScatterPlot(
+            title=f"{task}, by seed", x=panels.Config("run_seed"), y=panels.SummaryMetric(f"dev/{task}/{metric}")
+        )
         for task, metric in zip(options.tasks, metrics, strict=True)
     ]
     schedule = [
@@ -84,13 +86,17 @@ def workspace(options: DashboardOptions) -> Any:
         "Stream": seen,
         "Throughput": speed,
     }
+    # teachers log under the same names; a filter is an expression of theirs, so `== True` has to stand
     return workspaces.Workspace(
         entity=options.entity,
         project=options.project,
         name=options.name,
         sections=[workspaces.Section(name=name, panels=own, is_open=True) for name, own in sections.items()],
         runset_settings=workspaces.RunsetSettings(
-            filters=[workspaces.Metric("Group") == options.sweep] if options.sweep else []
+            filters=[
+                workspaces.Config("last_stage") == True,  # noqa: E712
+                *([workspaces.Metric("Group") == options.sweep] if options.sweep else []),
+            ]
         ),
     )
 

@@ -114,9 +114,8 @@ class SuiteConfig:
 
     def check(self) -> None:
         """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""
-        for key, names in {"suite.only": self.only, **{f"suite.sets.{k}": v for k, v in self.sets.items()}}.items():
-            for name in names:
-                known_name(key, name, self.tasks)
+        for name in self.only:
+            known_name("suite.only", name, self.tasks)
         chosen = self.chosen()
         if not any(task.scored_by is None for task in chosen.values()):
             raise ValueError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")

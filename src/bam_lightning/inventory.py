@@ -12,10 +12,11 @@ from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning.jobs import FOLDER, Job
+from bam_lightning.jobs import FOLDER, RUNNING, Job
 from bam_lightning.store import Store
 
-FINISHED, TRAINING, BEGUN = "finished", "in training", "stopped"
+FINISHED, TRAINING, BEGUN, DAMAGED = STATES = ("finished", "in training", "stopped", "damaged")
+TRASH = "trash"  # what is being deleted lies here, so that a killed deletion leaves no half of a Run behind
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ def entries(store: Store, jobs: Sequence[Job], now: datetime | None = None) -> l
     now = now or datetime.now(timezone.utc)
     users: dict[str, set[str]] = {}
     for job in jobs:
-        for run_id in job.runs:
+        for run_id in job.needs:
             users.setdefault(run_id, set()).add(job.experiment)
-    found = [_finished(store, path.name, users, now) for path in (store.root / "runs").iterdir() if path.is_dir()]
-    building = [path.name for path in (store.root / "building").iterdir() if path.is_dir()]
-    found += [_unfinished(store, run_id, users, now) for run_id in building if not store.finished(run_id)]
+    runs = [path.name for path in (store.root / "runs").glob("*/")]
+    found = [_finished(store, run_id, users, now) for run_id in runs if store.finished(run_id)]
+    found += [_unfinished(store, "runs", run_id, users, now) for run_id in runs if not store.finished(run_id)]
+    building = [path.name for path in (store.root / "building").glob("*/")]
+    found += [_unfinished(store, "building", one, users, now) for one in building if one not in runs]
     return sorted(found, key=lambda entry: entry.age)
 
 
@@ -64,21 +67,12 @@ def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: dat
     )
 
 
-def _unfinished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
-    folder = store.root / "building" / run_id
+def _unfinished(store: Store, where: str, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
+    folder = store.root / where / run_id
     written = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists()), default=0.0)
-    state = TRAINING if locked(store, run_id) else BEGUN
+    state = TRAINING if store.locked(run_id) else BEGUN if where == "building" else DAMAGED
     return Entry(run_id, "", (), None, state, None, now.timestamp() - written, _size([folder]),
                  tuple(sorted(users.get(run_id, ()))))  # fmt: skip
-
-
-def locked(store: Store, run_id: str) -> bool:
-    """Return whether a process holds the lock of a Run."""
-    try:
-        with store.lock(run_id).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def unused(found: Iterable[Entry], store: Store) -> list[Entry]:
@@ -100,14 +94,38 @@ def _needs(manifest: Mapping[str, Any]) -> set[str]:
     return {run_id for one in named if one for run_id in ([one] if isinstance(one, str) else one)}
 
 
-def delete(store: Store, run_id: str) -> None:
-    """Delete a Run, its predictions and what is left of its training."""
-    for folder in ("runs", "building", "outputs"):
-        shutil.rmtree(store.root / folder / run_id, ignore_errors=True)
+def delete(store: Store, run_id: str) -> bool:
+    """Delete a Run, its predictions and what is left of its training; return ``False`` if a process is at it.
+
+    Raises:
+        OSError: if something cannot be deleted; what there is of it lies in ``trash`` and is no Run any more.
+    """
+    try:
+        with store.lock(run_id).acquire(timeout=0):
+            trash = store.root / TRASH
+            trash.mkdir(exist_ok=True)
+            for folder in ("runs", "building", "outputs"):
+                if (store.root / folder / run_id).exists():
+                    shutil.rmtree(trash / f"{folder}-{run_id}", ignore_errors=True)  # of a deletion that was killed
+                    (store.root / folder / run_id).rename(trash / f"{folder}-{run_id}")
+                    shutil.rmtree(trash / f"{folder}-{run_id}")
+    except Timeout:
+        return False
+    return True
 
 
 def forget(store: Store, jobs: Iterable[Job]) -> None:
-    """Delete the files of jobs; their Runs stay until something deletes what nothing refers to."""
+    """Delete the files of jobs; their Runs stay until something deletes what nothing refers to.
+
+    Raises:
+        ValueError: if one of them is running.
+    """
+    jobs = list(jobs)
+    running = [job for job in jobs if job.state == RUNNING]
+    if running:
+        raise ValueError(
+            f"job {running[0].experiment} seed {running[0].seed} is running; wait for it, or stop it first"
+        )
     for job in jobs:
         (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from bam_lightning import choices, jobs, report
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
-from bam_lightning.recipe import plan, wanted
+from bam_lightning.recipe import by_choice, plan, wanted
 from bam_lightning.run import TRAIN, Facts, Run, Wanted
 from bam_lightning.sources import Rows, TaskRows, load_task, load_texts
 from bam_lightning.store import Store
@@ -41,8 +41,9 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     context = Context(config, rows, texts, store, output, view.step, test_rows(config))
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
-    for task, decay in facts.decays.items():
-        view.say(f"{task} alone: layer-wise decay {decay:g}, chosen on its dev set")
+    for run in runs:
+        if by_choice(run, config, facts):
+            view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
     output.mkdir(parents=True, exist_ok=True)
     record = jobs.describe(config, runs, facts, output)
     jobs.keep(store, record, jobs.RUNNING)

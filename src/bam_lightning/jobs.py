@@ -30,8 +30,9 @@ class Job:
 
     ``stages`` maps a stage to the ids of its Runs; the last one has the scores. ``metrics`` maps a task to its
     headline metric, ``average`` names the tasks that count in the average. ``settings`` is a hash of all that
-    makes the Runs, seeds, teachers' ids and data apart; ``data`` maps a task to the fingerprint of its rows.
-    ``teacher_seed`` is ``None`` where nothing in the recipe depends on it.
+    makes the Runs, seeds, teachers' ids and data apart; ``data`` maps every task of the recipe to the fingerprint of
+    its rows. ``given`` are teachers that the config names. ``teacher_seed`` is ``None`` where nothing in the recipe
+    depends on it.
     """
 
     experiment: str
@@ -48,6 +49,7 @@ class Job:
     settings: str
     algorithm: int
     output: str
+    given: list[str] = field(default_factory=list)
     state: str = RUNNING
     reason: str = ""
     host: str = field(default_factory=socket.gethostname)
@@ -67,8 +69,13 @@ class Job:
 
     @property
     def runs(self) -> list[str]:
-        """Ids of all Runs."""
+        """Ids of all Runs of its own."""
         return [run_id for ids in self.stages.values() for run_id in ids]
+
+    @property
+    def needs(self) -> list[str]:
+        """Ids of all Runs, and of the teachers it was given."""
+        return [*self.runs, *self.given]
 
 
 def describe(config: Config, runs: Sequence[Run], facts: Facts, output: Path) -> Job:
@@ -89,11 +96,12 @@ def describe(config: Config, runs: Sequence[Run], facts: Facts, output: Path) ->
         stages=stages,
         metrics={task: config.suite.tasks[task].metric.value for task in tasks},
         average=[task for task in tasks if config.suite.tasks[task].in_average],
-        data={task: facts.fingerprints[task] for task in tasks},
+        data={task: facts.fingerprints[task] for run in runs for task in run.tasks},
         encoder=f"{config.encoder.name} {facts.encoder}",
         settings=_settings(last, {run.id: run for run in runs}),
         algorithm=last[0].spec["algorithm"],
         output=str(output.resolve()),
+        given=sorted(set(config.distillation.teachers.values())),
     )
 
 
@@ -118,12 +126,14 @@ def _settings(last: Sequence[Run], runs: Mapping[str, Run]) -> str:
 
 
 def keep(store: Store, job: Job, state: str, reason: str = "") -> None:
-    """Write the job's file in the state it is in now."""
+    """Write the job's file in the state it is in now; one that was finished before keeps the time it was."""
+    path = store.root / FOLDER / f"{job.id}.json"
+    if path.is_file() and all(store.finished(run_id) for run_id in job.runs) and _read(path).state == FINISHED:
+        return
     changed = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = replace(job, state=state, reason=reason, changed=changed)
-    folder = store.root / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_text(folder / f"{job.id}.json", json.dumps(asdict(job), indent=1))
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(asdict(job), indent=1))
 
 
 def read_all(store: Store) -> list[Job]:
@@ -135,16 +145,17 @@ def read_all(store: Store) -> list[Job]:
     Raises:
         ValueError: for a file that is none of ours, naming it.
     """
-    jobs = []
-    for path in sorted((store.root / FOLDER).glob("*.json")):
-        known = {entry.name for entry in fields(Job)}
-        try:
-            values = json.loads(path.read_text())
-            job = Job(**{name: value for name, value in values.items() if name in known})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
-        jobs.append(_now(store, job))
+    jobs = [_now(store, _read(path)) for path in sorted((store.root / FOLDER).glob("*.json"))]
     return sorted(jobs, key=lambda job: job.changed)
+
+
+def _read(path: Path) -> Job:
+    known = {entry.name for entry in fields(Job)}
+    try:
+        values = json.loads(path.read_text())
+        return Job(**{name: value for name, value in values.items() if name in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
 
 
 def _now(store: Store, job: Job) -> Job:
@@ -153,9 +164,16 @@ def _now(store: Store, job: Job) -> Job:
     if job.state == FINISHED:
         gone = next(run_id for run_id in job.runs if not store.finished(run_id))
         return replace(job, state=STOPPED, reason=f"Run {gone} is no longer in the store")
-    if job.state == RUNNING and job.host == socket.gethostname() and not _alive(job.pid):
+    if job.state == RUNNING and not _at_work(store, job):
         return replace(job, state=STOPPED, reason="its process is gone; the same command goes on")
     return job
+
+
+def _at_work(store: Store, job: Job) -> bool:
+    """Return whether the job's process is there; on another machine, whether anybody trains a Run of its."""
+    if job.host == socket.gethostname():
+        return _alive(job.pid)
+    return any(store.locked(run_id) for run_id in job.runs if not store.finished(run_id))
 
 
 def _alive(pid: int) -> bool:

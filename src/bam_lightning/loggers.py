@@ -48,7 +48,7 @@ def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
         "group": settings.group or config.experiment or config.recipe.name,
         "job_type": run.stage,
         "tags": [*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
-        "config": {**plain(asdict(config)), "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)}},
+        "config": {**plain(asdict(config)), **_told_apart(run, config)},
         "reinit": "finish_previous",
     }
     logger = WandbLogger(offline=not online(), **options)
@@ -59,6 +59,16 @@ def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
         logger = WandbLogger(offline=True, **options)
         _one_axis(logger)
     return logger
+
+
+def _told_apart(run: Run, config: Config) -> dict[str, Any]:
+    """Return what tells a Run from the others of its job: teachers and students log the same names."""
+    return {
+        "method": config.experiment or config.recipe.name,
+        "last_stage": run.stage == list(config.recipe.stages)[-1],
+        "run_seed": run.seed,
+        "run": {"id": run.id, "steps": run.steps, "spec": dict(run.spec)},
+    }
 
 
 def _one_axis(logger: Any) -> None:

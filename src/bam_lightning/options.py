@@ -7,9 +7,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from bam_lightning.checks import suggest
+from bam_lightning.checks import known_name, suggest
 from bam_lightning.compose import console
 
 T = TypeVar("T")
@@ -38,29 +38,45 @@ def parse(schema: type[T], arguments: Sequence[str], word: str | None = None) ->
     Raises:
         ValueError: naming an unknown option, or a value of the wrong type.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     names = [entry.name for entry in fields(schema)]  # type: ignore[arg-type]
-    tree = OmegaConf.structured(schema)
+    hints = get_type_hints(schema)
+    values: dict[str, Any] = {}
     for argument in arguments:
-        name, equals, _ = argument.partition("=")
+        name, equals, text = argument.partition("=")
         if not equals:
             if word is None:
                 raise ValueError(f"options have the form name=value, got {argument!r}; known: {', '.join(names)}")
-            argument, name = f"{word}={argument}", word
+            name, text = word, argument
         name = name.removeprefix("paths.")  # as `train` calls it
         if name not in names:
             raise ValueError(f"no option {name!r}{suggest(name, names)}; known: {', '.join(names)}")
-        try:
-            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([argument.removeprefix("paths.")]))
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{argument}: {str(error).splitlines()[0]}") from error
-    missing = sorted(OmegaConf.missing_keys(tree))
+        values[name] = convert(name, text, hints[name])
+    missing = [entry.name for entry in fields(schema) if entry.default == "???"]  # type: ignore[arg-type]
+    missing = [name for name in missing if name not in values]
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
-    parsed: T = OmegaConf.to_object(tree)  # type: ignore[assignment]
-    return parsed
+    return schema(**values)
+
+
+def convert(name: str, text: str, kind: Any) -> Any:
+    """Return the value of an option; texts stay as they are, so that a Run id of digits is no number.
+
+    >>> convert("run", "[12e4,0x1]", list[str])
+    ['12e4', '0x1']
+    """
+    if get_origin(kind) is list:
+        inner = text.removeprefix("[").removesuffix("]")
+        return [convert(name, one.strip(), get_args(kind)[0]) for one in inner.split(",") if one.strip()]
+    kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]
+    if text == "null" and len(kinds) < len(get_args(kind)):
+        return None
+    if kinds == [bool]:
+        known_name(name, text.lower(), ("true", "false"))
+        return text.lower() == "true"
+    try:
+        return kinds[0](text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be {'a whole' if kinds == [int] else 'a'} number, got {text!r}") from error
 
 
 def usage(schema: type[Any], text: str) -> str:

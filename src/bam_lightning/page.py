@@ -127,7 +127,7 @@ def curves_plot(table: Compared, store: Store) -> str:
     progress = np.linspace(0, 1, 101)
     for line, row in enumerate(table.rows):
         colour, own = COLOURS[line % len(COLOURS)], []
-        for run_id in row.jobs[0].last if row.jobs else []:
+        for run_id in min(row.jobs, key=lambda job: job.seed).last if row.jobs else []:
             history = json.loads((store.folder(run_id) / "history.json").read_text())
             at = [entry["progress"] for entry in history]
             own.append(np.interp(progress, at, [entry["loss"] for entry in history]))

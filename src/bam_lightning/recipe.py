@@ -136,6 +136,15 @@ def _pretraining(name: str, config: Config, facts: Facts) -> Run:
     return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
 
 
+def by_choice(run: Run, config: Config, facts: Facts) -> bool:
+    """Return whether a Run's layer-wise decay was chosen on its dev set, and no option or file says otherwise."""
+    stage = config.recipe.stages.get(run.stage)
+    if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.decays:
+        return False
+    given = (stage.optimization.layerwise_decay, config.optimization.layerwise_decay)
+    return not any(one is not None for one in (*given, config.suite.tasks[run.tasks[0]].layerwise_decay))
+
+
 def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...], decays: Mapping[str, float]) -> Hyperparameters:
     """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's.
 

@@ -10,8 +10,16 @@ from typing import Any
 
 from bam_lightning.compare import Cell, Compared
 
-TEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-       "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "->": r"$\rightarrow$"}  # fmt: skip
+TEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "->": r"$\rightarrow$",
+}
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -43,7 +51,7 @@ def body(table: Compared, short: bool = False, paper: bool = False) -> list[list
     for row in table.rows:
         cells = table.cells[row.name]
         lines.append([row.label, str(len(row.jobs)), *(cell_text(cells[column], short) for column in table.columns)])
-        theirs = table.config.paper.get(row.name)
+        theirs = table.papers(row.name)
         if paper and theirs:
             lines.append(["  (the paper)", "", *(number(theirs.get(column, math.nan)) for column in table.columns)])
     return lines
@@ -63,6 +71,8 @@ def legend(table: Compared) -> list[str]:
             f"*, **, ***: {table.config.marks} at p < .05, .01, .001 ({'; '.join(claims)}), {test}, two-sided, "
             f"Holm-Bonferroni over the {table.family} tests of this table."
         )
+    if table.dropped:
+        lines.append(f"Left out, as not every row has it: {', '.join(table.dropped)}.")
     if table.config.note:
         lines.append(table.config.note)
     return lines + [f"{row.label.strip()}: {note}." for row in table.rows for note in row.notes]
@@ -87,9 +97,15 @@ def comparisons(table: Compared) -> list[list[str]]:
 def markdown(table: Compared, paper: bool = False) -> str:
     """Return the table in Markdown."""
     lines = [heading(table), ["---", "--:", *["--:"] * len(table.columns)], *body(table, paper=paper)]
-    rows = ["| " + " | ".join(cell.replace("|", r"\|").replace("*", r"\*") for cell in line) + " |" for line in lines]
-    notes = [line.replace("*", r"\*") for line in legend(table)]
+    rows = ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
+    notes = [_markdown(line) for line in legend(table)]
     return "\n".join([f"## {table.config.title}", "", *rows, "", *(f"- {line}" for line in notes), ""])
+
+
+def _markdown(text: str) -> str:
+    for sign in "*_|":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("<", "&lt;")
 
 
 def latex(table: Compared, paper: bool = False) -> str:
@@ -139,12 +155,13 @@ def cells_csv(table: Compared) -> str:
 def tests_csv(table: Compared) -> str:
     """Return one line per comparison: difference of medians with its interval, Cliff's delta, p, p after Holm."""
     lines: list[Sequence[Any]] = [
-        ("row", "against", "column", "difference", "low95", "high95", "cliffs_delta", "test", "p", "p_holm")
+        ("row", "against", "column", "difference", "low95", "high95", "cliffs_delta", "test", "effect", "p", "p_holm")
     ]
     for one in table.comparisons:
         effect = [number(value, 4) for value in (one.difference, *one.interval, one.delta)]
         p_values = [number(value, 6) for value in (one.p, one.adjusted)]
-        lines.append((one.row, one.against, one.column, *effect, table.config.test, *p_values))
+        tested = (table.config.test, number(one.effect, 4))
+        lines.append((one.row, one.against, one.column, *effect, *tested, *p_values))
     return _csv(lines)
 
 

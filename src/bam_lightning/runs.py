@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bam_lightning.checks import known_name
-from bam_lightning.inventory import Entry, delete, entries, forget, unused
+from bam_lightning.inventory import STATES, Entry, delete, entries, forget, unused
 from bam_lightning.jobs import Job, read_all
 from bam_lightning.options import StoreOptions, command, option
 from bam_lightning.store import Store
@@ -28,7 +28,7 @@ class RunsOptions(StoreOptions):
 
     experiment: str | None = option(None, "only Runs that this experiment's jobs need")
     task: str | None = option(None, "only Runs of this task")
-    state: str | None = option(None, "only Runs that are finished, stopped or in training")
+    state: str | None = option(None, "only Runs that are finished, stopped, damaged, or 'in training'")
     delete: str | None = option(None, "unused: delete the Runs that nothing refers to")
     forget: str | None = option(None, "an experiment whose jobs are to be forgotten")
     yes: bool = option(False, "delete without asking")
@@ -39,9 +39,13 @@ def job(options: RunsOptions) -> int:
     store = Store(options.store, create=False)
     jobs = read_all(store)
     found = entries(store, jobs)
+    if options.state is not None:
+        known_name("state", options.state, STATES)
+    if options.delete is not None and options.forget is not None:
+        raise ValueError("give either delete=unused or forget=EXPERIMENT, one after the other")
     if options.delete is not None:
         known_name("delete", options.delete, ["unused"])
-        return _delete(unused(found, store), store, options.yes)
+        return _delete(store, options)
     if options.forget is not None:
         known_name("forget", options.forget, sorted({one.experiment for one in jobs}))
         mine = [one for one in jobs if one.experiment == options.forget]
@@ -89,17 +93,25 @@ def _unfinished(jobs: Sequence[Job]) -> None:
             print(f"job {one.experiment} seed {one.seed}: {one.state}{f' ({one.reason})' if one.reason else ''}")
 
 
-def _delete(doomed: Sequence[Entry], store: Store, yes: bool) -> int:
+def _doomed(store: Store, options: RunsOptions) -> list[Entry]:
+    return [entry for entry in unused(entries(store, read_all(store)), store) if _fits(entry, options)]
+
+
+def _delete(store: Store, options: RunsOptions) -> int:
+    doomed = _doomed(store, options)
     if not doomed:
         print("nothing to delete: every Run is needed by a job")
         return 0
     show("Runs that nothing refers to", ["Run", "", "stage", "tasks", "seed", "state", "score", "age", "size"],
          [_line(entry) for entry in doomed])  # fmt: skip
-    if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", yes):
+    if not read_all(store):
+        print("note: no job of this store left a file, so nothing tells which Runs are still wanted")
+    if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", options.yes):
         return 1
-    for entry in doomed:
-        delete(store, entry.id)
-    print(f"deleted {len(doomed)} Runs")
+    still = {entry.id for entry in _doomed(store, options)}  # somebody may have asked for one meanwhile
+    gone = [entry for entry in doomed if entry.id in still and delete(store, entry.id)]
+    kept = len(doomed) - len(gone)
+    print(f"deleted {len(gone)} Runs{f'; {kept} are wanted or in training again' if kept else ''}")
     return 0
 
 

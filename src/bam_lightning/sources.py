@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -82,9 +83,20 @@ def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: 
     return Rows(texts, labels, row_keys(name, task, texts))
 
 
-def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str) -> Rows:
-    """Read and check a split without looking at labels, which a test split does not have; all are -1."""
+def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str, in_order: bool = False) -> Rows:
+    """Read and check a split without looking at labels, which a test split does not have; all are -1.
+
+    ``in_order`` refuses rows that are not sorted by their ids: a submission counts them.
+    """
     table, where = _table(name, task, data, split, [])
+    if in_order and task.id_column:
+        ids = table.column(task.id_column).to_pylist()
+        for row, (one, following) in enumerate(pairwise(ids)):
+            if one > following:
+                raise ValueError(
+                    f"{where}: id {following} follows {one} in row {row + 1}, so the rows are not in their official "
+                    "order, which a submission needs; sort the file by its ids"
+                )
     texts = _all_texts(where, name, task, table)
     return Rows(texts, np.full(len(texts[0]), UNLABELLED), row_keys(name, task, texts))
 

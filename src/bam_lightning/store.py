@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 MANIFEST = "run.json"
@@ -52,6 +52,18 @@ class Store:
     def lock(self, run_id: str) -> FileLock:
         """Return the lock that its builder holds; it is free again when that process dies."""
         return FileLock(self.root / "locks" / f"{run_id}.lock")
+
+    def locked(self, run_id: str) -> bool:
+        """Return whether a process holds the lock of a Run; ``False`` where that cannot be found out."""
+        if not (self.root / "locks" / f"{run_id}.lock").exists():
+            return False
+        try:
+            with self.lock(run_id).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a store that may only be read
+            return False
 
     def finished(self, run_id: str) -> bool:
         """Return whether the Run is there."""

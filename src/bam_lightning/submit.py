@@ -24,7 +24,7 @@ Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TS
   python -m bam_lightning.submit run=RUN_ID scale=small data.root=DIR partial=true
 
 All other words are those of `train` and say where the test sets are. What a Run has not predicted yet is
-predicted now. WNLI is filled with its majority class, as no method beats it. Rows keep the order of the files.
+predicted now. WNLI is filled with its majority class, as no method beats it. Rows must lie in their official order.
 """
 
 
@@ -37,14 +37,20 @@ class SubmitOptions:
     partial: bool = option(False, "leave out test sets that are missing, and name them")
 
 
+class Absent(ValueError):
+    """A test set that is not there, or that no Run has a head for: what ``partial`` leaves out."""
+
+
 def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return task -> words of its file, and task -> why it is missing.
 
     Raises:
-        ValueError, OSError: if a test set is missing or not the official one, unless ``partial``; if no Run has a
-            task's head.
+        ValueError, OSError: for an unknown Run, or a test set that is not the official one; if a test set is missing
+            or no Run has its head, unless ``partial``; if no Run predicts anything.
     """
     store = Store(config.paths.store, create=False)
+    for run_id in options.run:
+        store.manifest(run_id)
     words = {"wnli": [glue_files.MAJORITY] * glue_files.FILES["wnli"].rows}
     missing: dict[str, str] = {}
     found: dict[str, tuple[Wanted, str, Rows]] = {}
@@ -53,10 +59,12 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
             continue
         try:
             found[name] = _source(name, options.run, config, store)
-        except (ValueError, OSError) as error:
+        except Absent as error:
             if not options.partial:
                 raise
             missing[name] = str(error)
+    if not found:
+        raise ValueError(f"nothing to submit: {next(iter(missing.values()))}")
     context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in found.items()})
     for name, (wanted, run_id, rows) in found.items():
         words[name] = _words(wanted, run_id, rows, context)
@@ -67,13 +75,16 @@ def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tup
     """Return what is to be predicted, by which Run, on which rows."""
     task = config.suite.tasks.get(name)
     if task is None or task.test_split is None:
-        raise ValueError(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
+        raise Absent(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
     head = task.scored_by or name
     able = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
     if not able:
-        raise ValueError(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
+        raise Absent(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
     store.check_head(able[0], head, config.suite.tasks[head].head, "run")
-    rows = load_texts(name, task, config.data, task.test_split)
+    try:
+        rows = load_texts(name, task, config.data, task.test_split, in_order=True)
+    except FileNotFoundError as error:
+        raise Absent(str(error)) from error
     glue_files.check_rows(name, len(rows.keys))
     return Wanted(name, head, TEST), able[0], rows
 
@@ -97,9 +108,7 @@ def _words(wanted: Wanted, run_id: str, rows: Rows, context: Context) -> list[st
 def job(arguments: Sequence[str]) -> int:
     """Write the submission of a command line; return the exit status."""
     own = tuple(f"{name}=" for name in ("run", "output", "partial"))
-    mine = [word for word in arguments if word.startswith(own)]
-    mine = [f"run=[{word[4:]}]" if word.startswith("run=") and "[" not in word else word for word in mine]
-    options = parse(SubmitOptions, mine)
+    options = parse(SubmitOptions, [word for word in arguments if word.startswith(own)])
     if not options.run:
         raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
     config = compose([word for word in arguments if not word.startswith(own)])

@@ -9,6 +9,8 @@ from typing import Any
 from bam_lightning.checks import known_name, suggest
 from bam_lightning.significance import TESTS
 
+PAPER_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # of the paper's average
+
 
 @dataclass
 class TableConfig:
@@ -40,6 +42,8 @@ class TableConfig:
         known_name(f"table {name}: test", self.test, TESTS)
         known_name(f"table {name}: marks", self.marks, ("better", "different"))
         for row, others in self.against.items():
+            if not others:
+                raise ValueError(f"table {name}: against.{row} is empty; name the rows to test against, or remove it")
             for one in (row, *others):
                 known_name(f"table {name}: against", one, self.rows)
             if row in others:
@@ -56,6 +60,7 @@ def load_table(name: str, folder: Path) -> TableConfig:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
@@ -64,7 +69,7 @@ def load_table(name: str, folder: Path) -> TableConfig:
     try:
         tree: Any = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path))
         table = OmegaConf.to_object(tree)
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     assert isinstance(table, TableConfig)
     table.check(path.stem)

@@ -33,6 +33,7 @@ class TableOptions(StoreOptions):
     scale: str = option("embedded", "scale of the jobs")
     fidelity: str = option("paper", "fidelity of the jobs")
     seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
+    settings: str | None = option(None, "of several variants of a row, the one with this hash (notes name it)")
     mix: bool = option(False, "put jobs of other data, settings, code or teachers into one row")
     wandb: str | None = option(None, "also send the table, and its page, to this W&B project (offline: kept to sync)")
     output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
@@ -46,7 +47,7 @@ def make(options: TableOptions) -> Compared:
     """
     config = load_table(options.table, conf_dir() / "table")
     store = Store(options.store, create=False)
-    choice = Choice(options.scale, options.fidelity, options.seeds, options.mix)
+    choice = Choice(options.scale, options.fidelity, options.seeds, options.settings, options.mix)
     table = compare(config, collect(config, read_all(store), store, choice))
     paper = options.scale == "paper"
     name, folder = Path(options.table).stem, Path(options.output)

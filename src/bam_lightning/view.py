@@ -123,12 +123,12 @@ class View:
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: int = 0) -> None:
     """Print a table on standard output; the last ``sums`` rows stand apart."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for number, name in enumerate(head):
         left = number == 0 or not any(row[number].lstrip("+-")[:1].isdigit() for row in rows)
-        table.add_column(name, justify="left" if left else "right", no_wrap=number == 0)
+        table.add_column(Text(name), justify="left" if left else "right", no_wrap=number == 0)
     for number, row in enumerate(rows):
-        table.add_row(*row, end_section=number == len(rows) - 1 - sums)
+        table.add_row(*map(Text, row), end_section=number == len(rows) - 1 - sums)
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else 160  # a file or a pipe has no edge to wrap at
     console.print(table)
