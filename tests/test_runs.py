@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from bam_lightning.inventory import delete, entries, forget, unused
 from bam_lightning.job import run_recipe
 from bam_lightning.jobs import keep, read_all
 from bam_lightning.store import Store
+
+pytestmark = pytest.mark.xdist_group("runs")  # one process trains the store
 
 
 def call(*arguments: str, answer: str = "") -> subprocess.CompletedProcess:
@@ -27,11 +30,19 @@ def call(*arguments: str, answer: str = "") -> subprocess.CompletedProcess:
     )
 
 
+TRAINED: dict[str, Path] = {}  # the store is trained once, and copied for each test
+
+
 @pytest.fixture
-def store(tiny_job, tmp_path) -> Store:
+def store(tiny_job, tmp_path, tmp_path_factory) -> Store:
     """A store with Single->Multi and Multi of two tasks: two teachers, two students."""
-    for experiment in ("single_multi", "multi"):
-        run_recipe(compose([f"+experiment={experiment}", *tiny_job]), tmp_path / experiment)
+    if "store" not in TRAINED:
+        for experiment in ("single_multi", "multi"):
+            run_recipe(compose([f"+experiment={experiment}", *tiny_job]), tmp_path / experiment)
+        TRAINED["store"] = tmp_path_factory.mktemp("trained") / "store"
+        shutil.copytree(tmp_path / "store", TRAINED["store"])
+    elif not (tmp_path / "store").exists():
+        shutil.copytree(TRAINED["store"], tmp_path / "store")
     return Store(tmp_path / "store")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,14 +117,14 @@ def test_submitit_runs_the_same_jobs_in_processes_of_its_own(tiny_job, tmp_path)
 def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tmp_path):
     from bam_lightning import sweep
 
-    class Settings:
-        mode = sweep.RunMode.MULTIRUN
-        overrides = type("O", (), {"task": ["seed=1"]})
-        sweep = type("S", (), {"dir": str(tmp_path)})
-        job = type("J", (), {"num": 3})
-        runtime = type("R", (), {"output_dir": str(tmp_path / "job")})
-
-    monkeypatch.setattr(sweep.HydraConfig, "get", lambda: Settings)
+    settings = SimpleNamespace(
+        mode=sweep.RunMode.MULTIRUN,
+        overrides=SimpleNamespace(task=["seed=1"]),
+        sweep=SimpleNamespace(dir=str(tmp_path)),
+        job=SimpleNamespace(num=3),
+        runtime=SimpleNamespace(output_dir=str(tmp_path / "job")),
+    )
+    monkeypatch.setattr(sweep.HydraConfig, "get", lambda: settings)
 
     def broken(tree):
         raise KeyError("deep inside")
