@@ -11,12 +11,14 @@ from typing import get_args, get_type_hints
 import pytest
 
 import bam_lightning
+from bam_lightning.compose import conf_dir
 from bam_lightning.config import Config
 from bam_lightning.data_config import SuiteConfig
 
 SOURCE = Path(bam_lightning.__file__).parent
 SCHEMA = ("config.py", "data_config.py")
 TEXT = "\n".join(path.read_text() for path in SOURCE.glob("*.py") if path.name not in SCHEMA)
+YAML = "\n".join(path.read_text() for group in ("recipe", "experiment") for path in (conf_dir() / group).glob("*.yaml"))
 TEXT += inspect.getsource(SuiteConfig.chosen)  # what everything else asks for the tasks
 
 
@@ -34,4 +36,5 @@ def leaves(kind: type, prefix: str = "") -> list[tuple[str, str]]:
 def test_every_option_is_read(path, name):
     # a head's own options reach it by name, as keyword arguments of its class
     uses = rf"\b{name}\b" if ".head." in path else rf"\.{name}\b"
-    assert re.search(uses, TEXT), f"{path} is read nowhere"
+    interpolated = rf"\$\{{{re.escape(path)}\b"  # a recipe or an experiment reads it
+    assert re.search(uses, TEXT) or re.search(interpolated, YAML), f"{path} is read nowhere"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -279,6 +280,20 @@ def test_rows_that_are_the_same_runs_are_one_question(shelf):
     found = compare(config, shelf.collect(config))
     assert found.family == 1
     assert [one.adjusted for one in found.comparisons] == [found.comparisons[0].p] * 2
+
+
+def test_rows_with_runs_in_common_are_not_tested(shelf):
+    """An ablation of something that the scale does not do is the same Runs under another name."""
+    for seed in range(8):
+        job = shelf.add("whole", seed, {"rte": 0.8 + seed / 1000})
+        if seed < 4:
+            same = replace(job, experiment="cut")
+            (shelf.store.root / "jobs" / f"{same.id}.json").write_text(json.dumps(asdict(same)))
+    config = table("whole", "cut", against={"cut": ["whole"]}, test="mann_whitney")
+    found = compare(config, shelf.collect(config))
+    assert math.isnan(found.comparisons[0].p)
+    assert found.family == 0
+    assert "cut and whole have Runs in common, and are not tested." in legend(found)
 
 
 def test_a_table_tests_its_only_column_where_it_has_no_average(shelf):

@@ -70,6 +70,13 @@ class Compared:
             return []
         return sorted({task for row in self.rows for job in row.jobs for task in job.metrics} - set(self.columns))
 
+    @property
+    def untested(self) -> list[tuple[str, str]]:
+        """Labels of the rows that were to be compared, and have Runs in common."""
+        rows = {row.name: row for row in self.rows}
+        pairs = [(rows[name], rows[other]) for name, others in self.config.against.items() for other in others]
+        return [(row.label.strip(), other.label.strip()) for row, other in pairs if shared(row, other)]
+
     def papers(self, row: str) -> dict[str, float]:
         """Return the paper's numbers of a row; its average only beside an average of the same tasks."""
         theirs = dict(self.config.paper.get(row, {}))
@@ -107,7 +114,9 @@ def _comparisons(table: TableConfig, rows: Mapping[str, Row], columns: Sequence[
         hypotheses += [(name, column, against) for column in _tested(table, columns) for against in sets]
     test = known_tests(len(hypotheses))[table.test]
     single = {
-        (name, column, other): test.p(rows[name].values(column), rows[other].values(column))
+        (name, column, other): math.nan  # no two samples
+        if shared(rows[name], rows[other])
+        else test.p(rows[name].values(column), rows[other].values(column))
         for name, column, against in hypotheses
         for other in against
     }
@@ -133,6 +142,11 @@ def _tested(table: TableConfig, columns: Sequence[str]) -> list[str]:
             f"table {table.title!r}: tested names {', '.join(table.tested)}; columns: {', '.join(columns)}"
         )
     return found or list(columns)
+
+
+def shared(row: Row, other: Row) -> bool:
+    """Return whether two rows have Runs in common, so that there is nothing to test between them."""
+    return bool(set(_runs(row)) & set(_runs(other)))
 
 
 def _runs(row: Row) -> tuple[str, ...]:

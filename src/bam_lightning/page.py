@@ -15,7 +15,7 @@ from bam_lightning.compare import Compared
 from bam_lightning.store import Store
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1c2430 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 112rem; padding: 0 1rem; color: #1c2430 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }

@@ -71,6 +71,7 @@ def legend(table: Compared) -> list[str]:
             f"*, **, ***: {table.config.marks} at p < .05, .01, .001 ({'; '.join(claims)}), {test}, two-sided, "
             f"Holm-Bonferroni over the {table.family} tests of this table."
         )
+    lines += [f"{row} and {other} have Runs in common, and are not tested." for row, other in table.untested]
     if table.dropped:
         lines.append(f"Left out, as not every row has it: {', '.join(table.dropped)}.")
     if table.config.note:
