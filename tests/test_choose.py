@@ -7,9 +7,10 @@ import json
 import pytest
 
 from bam_lightning import choices
-from bam_lightning.choose import job
+from bam_lightning.choose import ChooseOptions, job
 from bam_lightning.compose import compose
 from bam_lightning.job import look, run_recipe
+from bam_lightning.options import split
 from bam_lightning.recipe import plan
 
 
@@ -22,7 +23,7 @@ def decays(words: list[str]) -> dict[str, float]:
 
 def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_path, capsys):
     assert decays(tiny_job) == {"rte": 1.0, "stsb": 1.0}
-    assert job([*tiny_job, "values=[0.5,0.1]", "seeds=2", f"output={tmp_path}/trials"]) == 0
+    job(*split(ChooseOptions, [*tiny_job, "values=[0.5,0.1]", "seeds=2", f"output={tmp_path}/trials"]))
     kept = json.loads((tmp_path / "store" / "choices.json").read_text())
     expected = {}
     for name, one in kept.items():
@@ -67,4 +68,4 @@ def test_a_damaged_file_is_named(tiny_job, tmp_path):
 )
 def test_bad_words_are_refused_before_any_training(tiny_job, word, expected):
     with pytest.raises(ValueError, match=expected):
-        job([*tiny_job, word])
+        job(*split(ChooseOptions, [*tiny_job, word]))

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from bam_lightning import glue_files
 from bam_lightning.compose import compose
 from bam_lightning.job import run_recipe
+from bam_lightning.options import split
 from bam_lightning.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "submission"
@@ -71,10 +72,10 @@ def trained(tiny_job, tiny_data, tmp_path, monkeypatch) -> tuple[str, list[str]]
 
 
 def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_path, capsys):
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
-    assert job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]) == 0
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
     said = capsys.readouterr()
     assert said.out.startswith("3 of 11 files: ")
     assert "missing: QQP.tsv (test set 'qqp': none of the Runs" in said.err
@@ -90,20 +91,20 @@ def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_pat
 
 
 def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
     with pytest.raises(ValueError, match=r"^test set 'cola': none of the Runs .* has a head of 'cola'$"):
-        job([f"run={run_id}", f"output={tmp_path}/s.zip", *words])
+        job(*split(SubmitOptions, [f"run={run_id}", f"output={tmp_path}/s.zip", *words]))
     assert not (tmp_path / "s.zip").exists()
 
 
 def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
     from bam_lightning.sources import load_texts
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
-    job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words])
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
     config = compose(words)
     rows = load_texts("rte", config.suite.tasks["rte"], config.data, "test")
     kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
@@ -116,31 +117,31 @@ def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
 
 
 def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
     path = tiny_data / "rte" / "test.parquet"
     parquet.write_table(parquet.read_table(path).take([0, 2, 1, 3]), path)
     with pytest.raises(ValueError, match=r"id 1 follows 2 in row 2, so the rows are not in their official order"):
-        job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words])
+        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
 
 
 def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     _, words = trained
     with pytest.raises(FileNotFoundError, match=r"^no Run '012345670123' in "):
-        job(["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words])
+        job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
     assert not (tmp_path / "s.zip").exists()
 
 
 def test_a_head_with_other_labels_is_refused(trained, tmp_path):
-    from bam_lightning.submit import job
+    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
     with pytest.raises(ValueError, match=rf"^run: Run {run_id} was trained with head\.label_names \['entailment', "):
-        job([f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped])
+        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped]))
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bam_lightning import choices
 from bam_lightning.checks import at_least, in_range
-from bam_lightning.compose import compose, console
+from bam_lightning.compose import compose
 from bam_lightning.config import Config
-from bam_lightning.options import option, parse, usage
+from bam_lightning.options import command_with_job, option
 from bam_lightning.view import show
 
 USAGE = """
@@ -44,13 +43,10 @@ def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions)
     return config
 
 
-def job(arguments: Sequence[str]) -> int:
-    """Train, choose and write; return the exit status."""
+def job(options: ChooseOptions, words: Sequence[str]) -> None:
+    """Train, choose and write."""
     from bam_lightning.job import look, run_recipe
 
-    own = ("values=", "seeds=", "output=")
-    options = parse(ChooseOptions, [word for word in arguments if word.startswith(own)])
-    words = [word for word in arguments if not word.startswith(own)]
     at_least("seeds", options.seeds, 1)
     for value in options.values:
         in_range("values", value, 0, 1, open_low=True)
@@ -78,7 +74,6 @@ def job(arguments: Sequence[str]) -> int:
     )
     _show(scores, chosen, options)
     print(path.resolve())
-    return 0
 
 
 def _show(scores: dict[str, dict[float, list[float]]], chosen: dict[str, float], options: ChooseOptions) -> None:
@@ -92,10 +87,7 @@ def _show(scores: dict[str, dict[float, list[float]]], chosen: dict[str, float],
 
 def main() -> None:
     """Entry point."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage(ChooseOptions, USAGE))
-        sys.exit(0)
-    sys.exit(console(lambda: job(sys.argv[1:])))
+    command_with_job(ChooseOptions, USAGE, job)
 
 
 if __name__ == "__main__":

@@ -39,65 +39,64 @@ class DashboardOptions:
 GLUE_METRICS = {"cola": "matthews", "stsb": "spearman"}
 
 
+def sections(tasks: Sequence[str], metrics: Sequence[str]) -> dict[str, list[Any]]:
+    """Return title -> panels; scores and throughput by method, curves over optimizer steps."""
+    import wandb_workspaces.reports.v2 as panels
+
+    method, scored = panels.Config("method"), list(zip(tasks, metrics, strict=True))
+    spread: dict[str, Any] = {"groupby": method, "groupby_aggfunc": "median", "groupby_rangefunc": "minmax"}
+
+    def line(title: str, names: Sequence[str], **more: Any) -> Any:
+        return panels.LinePlot(title=title, x=STEP, y=list(names), title_x="optimizer step", **more)
+
+    def seeds(task: str, name: str) -> Any:
+        return panels.ScatterPlot(
+            title=f"{task}, by seed", x=panels.Config("run_seed"), y=panels.SummaryMetric(f"dev/{task}/{name}")
+        )
+
+    return {
+        "Dev scores": [
+            panels.BarPlot(title=f"{t} ({m}), by method", metrics=[f"dev/{t}/{m}"], **spread) for t, m in scored
+        ],
+        "Seeds": [seeds(task, metric) for task, metric in scored],
+        "Schedule": [
+            line("lam, the weight of gold", ["train/lam"], range_y=(0, 1)),
+            line("learning rate of the heads", ["train/learning_rate"]),
+            line("gradient norm", ["train/gradient_norm"], log_y=True),
+        ],
+        "Loss per task": [line(f"loss, {task}", [f"train/loss/{task}"]) for task in tasks],
+        "Stream": [line("examples seen", [f"train/examples/{task}" for task in tasks])],
+        "Throughput": [
+            panels.BarPlot(title=name.replace("_", " "), metrics=[f"speed/{name}"], **spread)
+            for name in ("examples_per_second", "tokens_per_second", "train_seconds")
+        ],
+    }
+
+
 def workspace(options: DashboardOptions) -> Any:
     """Return the workspace, which nothing has been sent of.
 
     Raises:
         ValueError: if there are not as many metrics as tasks.
     """
-    import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
     metrics = options.metrics or [GLUE_METRICS.get(task, "accuracy") for task in options.tasks]
     if len(metrics) != len(options.tasks):
         raise ValueError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
-    method = panels.Config("method")
-
-    def line(title: str, names: Sequence[str], **more: Any) -> Any:
-        return panels.LinePlot(title=title, x=STEP, y=list(names), title_x="optimizer step", **more)
-
-    scores = [
-        panels.BarPlot(title=f"{task} ({metric}), by method", metrics=[f"dev/{task}/{metric}"], groupby=method,
-                       groupby_aggfunc="median", groupby_rangefunc="minmax")
-        for task, metric in zip(options.tasks, metrics, strict=True)
-    ]  # fmt: skip
-    seeds = [
-        panels.ScatterPlot(
-            title=f"{task}, by seed", x=panels.Config("run_seed"), y=panels.SummaryMetric(f"dev/{task}/{metric}")
-        )
-        for task, metric in zip(options.tasks, metrics, strict=True)
-    ]
-    schedule = [
-        line("lam, the weight of gold", ["train/lam"], range_y=(0, 1)),
-        line("learning rate of the heads", ["train/learning_rate"]),
-        line("gradient norm", ["train/gradient_norm"], log_y=True),
-    ]
-    losses = [line(f"loss, {task}", [f"train/loss/{task}"]) for task in options.tasks]
-    seen = [line("examples seen", [f"train/examples/{task}" for task in options.tasks])]
-    speed = [
-        panels.BarPlot(title=name.replace("_", " "), metrics=[f"speed/{name}"], groupby=method)
-        for name in ("examples_per_second", "tokens_per_second", "train_seconds")
-    ]
-    sections: dict[str, list[Any]] = {
-        "Dev scores": scores,
-        "Seeds": seeds,
-        "Schedule": schedule,
-        "Loss per task": losses,
-        "Stream": seen,
-        "Throughput": speed,
-    }
     # teachers log under the same names; a filter is an expression of theirs, so `== True` has to stand
+    filters = [workspaces.Config("last_stage") == True]  # noqa: E712
+    if options.sweep:
+        filters.append(workspaces.Metric("Group") == options.sweep)
     return workspaces.Workspace(
         entity=options.entity,
         project=options.project,
         name=options.name,
-        sections=[workspaces.Section(name=name, panels=own, is_open=True) for name, own in sections.items()],
-        runset_settings=workspaces.RunsetSettings(
-            filters=[
-                workspaces.Config("last_stage") == True,  # noqa: E712
-                *([workspaces.Metric("Group") == options.sweep] if options.sweep else []),
-            ]
-        ),
+        sections=[
+            workspaces.Section(name=name, panels=own, is_open=True)
+            for name, own in sections(options.tasks, metrics).items()
+        ],
+        runset_settings=workspaces.RunsetSettings(filters=filters),
     )
 
 

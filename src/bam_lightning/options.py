@@ -96,3 +96,19 @@ def command(schema: type[T], text: str, job: Callable[[T], int | None], word: st
         print(usage(schema, text))
         sys.exit(0)
     sys.exit(console(lambda: job(parse(schema, arguments, word)) or 0))
+
+
+def command_with_job(schema: type[T], text: str, job: Callable[[T, list[str]], int | None]) -> None:
+    """Run a command whose line has its own options, and words of ``train`` that ``job`` gets as they are."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(usage(schema, text))
+        sys.exit(0)
+    sys.exit(console(lambda: job(*split(schema, arguments)) or 0))
+
+
+def split(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
+    """Return the options of a command, and the words that are not its own."""
+    own = tuple(f"{entry.name}=" for entry in fields(schema))  # type: ignore[arg-type]
+    mine = [word for word in arguments if word.startswith(own)]
+    return parse(schema, mine), [word for word in arguments if not word.startswith(own)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bam_lightning import glue_files
-from bam_lightning.compose import compose, console
+from bam_lightning.compose import compose
 from bam_lightning.config import Config
 from bam_lightning.context import Context
-from bam_lightning.options import option, parse, usage
+from bam_lightning.options import command_with_job, option
 from bam_lightning.run import TEST, Wanted
 from bam_lightning.sources import Rows, load_texts
 from bam_lightning.store import Store, outputs_column
@@ -105,28 +105,22 @@ def _words(wanted: Wanted, run_id: str, rows: Rows, context: Context) -> list[st
     return glue_files.class_words(wanted.task, [int(value) for value in values], task.head.label_names)
 
 
-def job(arguments: Sequence[str]) -> int:
-    """Write the submission of a command line; return the exit status."""
-    own = tuple(f"{name}=" for name in ("run", "output", "partial"))
-    options = parse(SubmitOptions, [word for word in arguments if word.startswith(own)])
+def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
+    """Write the submission of a command line."""
     if not options.run:
         raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
-    config = compose([word for word in arguments if not word.startswith(own)])
+    config = compose(words_of_train)
     words, missing = submission(options, config)
     path = Path(options.output)
     glue_files.write_zip(path, words)
     for name, why in missing.items():
         print(f"missing: {glue_files.FILES[name].name} ({why})", file=sys.stderr)
     print(f"{len(words)} of {len(glue_files.FILES)} files: {path.resolve()}")
-    return 0
 
 
 def main() -> None:
     """Entry point."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage(SubmitOptions, USAGE))
-        sys.exit(0)
-    sys.exit(console(lambda: job(sys.argv[1:])))
+    command_with_job(SubmitOptions, USAGE, job)
 
 
 if __name__ == "__main__":
