@@ -51,6 +51,7 @@ def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
     choices.write(config, {name: {"layerwise_decay": 0.9}})
     assert decays(tiny_job) == {"rte": 0.9, "stsb": 1.0}
     assert decays([*tiny_job, "optimization.chosen=false"]) == {"rte": 1.0, "stsb": 1.0}
+    assert decays([*tiny_job, "trainer.max_steps=4"]) == {"rte": 1.0, "stsb": 1.0}  # of another length of training
     assert decays([*tiny_job, "fidelity=reference_code"]) == {"rte": 1.0, "stsb": 1.0}
     assert decays([*tiny_job, "+suite.tasks.rte.train_rows=30"]) == {"rte": 1.0, "stsb": 1.0}
 
@@ -64,7 +65,12 @@ def test_a_damaged_file_is_named(tiny_job, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("values=[1.5]", r"^values must be in \(0, 1\], got 1\.5$"), ("seeds=0", r"^seeds must be at least 1, got 0$")],
+    [
+        ("values=[1.5,0.9]", r"^values must be in \(0, 1\], got 1\.5$"),
+        ("values=[0.9]", r"^values must be at least two different numbers to choose from, got \[0\.9\]$"),
+        ("seeds=0", r"^seeds must be at least 1, got 0$"),
+        ("recipe=multi", r"^choose trains every task alone with each of `values`, so it takes no 'recipe=multi'$"),
+    ],
 )
 def test_bad_words_are_refused_before_any_training(tiny_job, word, expected):
     with pytest.raises(ValueError, match=expected):

@@ -146,3 +146,10 @@ def test_planning_rooms_import_no_torch():
 def test_a_task_can_be_taken_out_of_a_suite():
     config = compose(["scale=small", "~suite.tasks.rte"])
     assert "rte" not in config.suite.tasks
+
+
+def test_a_data_root_that_nothing_would_read_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^data\.root is DIR, but every task of suite 'embedded' is generated .*add scale=small"
+    ):
+        compose(["data.root=DIR"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,18 @@ def test_the_workspace_has_the_panels_one_wants():
     filters = json.dumps(view["spec"]["section"]["run_sets"])
     assert '"my_sweep"' in filters
     assert '"last_stage"' in filters  # teachers log dev scores too, and are no method
+
+
+def test_without_a_login_it_is_one_message():
+    done = subprocess.run(
+        [sys.executable, "-m", "bam_lightning.dashboard", "entity=me"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": "/nonexistent", "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: W&B takes no workspace from here (")
 
 
 def test_each_task_needs_its_metric():

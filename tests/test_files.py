@@ -129,7 +129,7 @@ def test_missing_split_lists_the_files_there(folder, files, there):
         (folder / name).touch()
     assert refusal(FileNotFoundError, folder) == (
         f"task 'rte': no split 'train' in {folder} (looked for .parquet, .csv, .tsv, .jsonl); files there: {there}; "
-        "name one with suite.tasks.rte.train_split= or .dev_split="
+        "name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
     )
 
 

@@ -150,6 +150,8 @@ def test_a_run_in_training_is_no_prey(store):
     [
         (["delete=all"], "error: delete names 'all'; choices: unused"),
         (["forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
+        (["task=ret"], "error: task names 'ret'; choices: rte, stsb; did you mean 'rte'?"),
+        (["experiment=x"], "error: experiment names 'x'; choices: multi, single_multi"),
         (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
         (
             ["delete=unused", "forget=multi"],

@@ -130,7 +130,7 @@ def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
     from bam_lightning.submit import SubmitOptions, job
 
     _, words = trained
-    with pytest.raises(FileNotFoundError, match=r"^no Run '012345670123' in "):
+    with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `python -m bam_lightning\.runs` lists them$"):
         job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
     assert not (tmp_path / "s.zip").exists()
 

@@ -158,6 +158,8 @@ def test_a_row_that_has_no_job_yet_is_empty(shelf):
     config = table("single", "multi", against={"multi": ["single"]})
     rows = shelf.collect(config)
     assert rows[1].notes == ["no job yet"]
+    shelf.add("multi_mine", 0, both(0.5, 0.5))
+    assert shelf.collect(table("single", "multi_mien"))[1].notes == ["no job yet; did you mean 'multi_mine'?"]
     found = compare(config, rows)
     assert found.cells["multi"]["rte"].n == 0
     assert found.cells["multi"]["rte"].marks == ""
@@ -254,7 +256,34 @@ def test_the_variant_with_most_seeds_is_the_row_and_another_can_be_asked_for(she
     ]
     assert shelf.collect(table("single"), settings="debug")[0].values("rte") == [90.0]
     mixed = shelf.collect(table("single"), mix=True)[0]
-    assert sorted(mixed.values("rte")) == [50.0] * 4 + [90.0]  # seed 0 twice: both count
+    assert mixed.by_seed("rte") == [(0, 50.0), (0, 90.0), (1, 50.0), (2, 50.0), (3, 50.0)]  # seed 0 twice: both count
+    assert mixed.notes == ["5 jobs of 2 variants (data, settings, code or teachers) mixed"]
+    with pytest.raises(
+        ValueError, match=r"^settings names 'abc', which no finished job of the table has; there: debug, s$"
+    ):
+        shelf.collect(table("single"), settings="abc")
+
+
+def test_each_variant_left_out_is_named_by_its_hash(shelf):
+    for seed, settings in enumerate(["s", "s", "s", "fast", "fast", "slow"]):
+        shelf.add("single", seed, both(0.5, 0.5), settings=settings)
+    notes = shelf.collect(table("single"))[0].notes
+    assert notes == [
+        "2 jobs with other settings left out (settings=fast takes those, mix=true takes them in)",
+        "1 jobs with other settings left out (settings=slow takes those, mix=true takes them in)",
+    ]
+    picked = shelf.collect(table("single"), settings="fast")[0]
+    assert len(picked.jobs) == 2
+    assert picked.notes[0].startswith("3 jobs with other settings left out (settings=s takes those")
+
+
+def test_mixed_jobs_of_different_tasks_have_the_columns_they_share(shelf):
+    shelf.add("single", 0, both(0.5, 0.5))
+    shelf.add("single", 0, {"rte": 0.7, "mrpc": 0.8})
+    config = table("single")
+    row = shelf.collect(config, mix=True)[0]
+    assert list(row.scores) == ["rte"]
+    assert compare(config, [row]).dropped == ["cola", "mrpc"]
 
 
 def test_a_mark_needs_the_tested_effect_and_the_median_to_agree(shelf):
@@ -392,7 +421,7 @@ def test_table_1_has_the_papers_numbers():
         ("rows: {a: A}\nagainst: {a: [b]}", "table mine: against names 'b'; choices: a"),
         ("rows: {a: A}\nagainst: {a: [a]}", "table mine: against compares row 'a' with itself"),
         ("rows: {a: A}\nroes: {}", "mine.yaml: Key 'roes' not in 'TableConfig'"),
-        ("rows: {a: A", "mine.yaml: while parsing a flow mapping"),
+        ("rows: {a: A", "mine.yaml, line 1: while parsing a flow mapping; for the form see "),
         (
             "rows: {a: A}\nagainst: {a: []}",
             "table mine: against.a is empty; name the rows to test against, or remove it",
@@ -426,6 +455,7 @@ def test_a_thousand_runs_are_a_table_without_torch(shelf):
         (["tabel1"], "error: no table 'tabel1'; tables: table1, table3, table4, table5, or a YAML file; did you mean"),
         (["table1", "stoer=x"], "error: no option 'stoer'; did you mean 'store'?; known: store, table, scale,"),
         (["table1", "store=nowhere"], "error: no store at "),
+        (["table1", "seeds=0"], "error: seeds must be at least 1, got 0"),
         ([], "error: no value for table; give each one, as in table=VALUE"),
         (["table1", "mix=perhaps"], "error: mix names 'perhaps'; choices: true, false"),
         (["table1", "seeds=many"], "error: seeds must be a whole number, got 'many'"),

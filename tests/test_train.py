@@ -66,7 +66,7 @@ def test_a_bad_file_is_one_message_before_any_training(tiny_job, tiny_data):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"error: task 'rte': no split 'validation' in {tiny_data}/rte (looked for .parquet, .csv, .tsv, .jsonl); files "
-        "there: train.parquet; name one with suite.tasks.rte.train_split= or .dev_split="
+        "there: train.parquet; name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
     )
 
 

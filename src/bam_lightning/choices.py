@@ -1,26 +1,35 @@
 """Layer-wise decays chosen per single task on its dev set (section 4), kept in the store where plans read them.
 
-A choice holds for a task's rows, an encoder and a fidelity; with any of them changed it is not found."""
+A choice holds for a task's rows, an encoder and the training it was tried with; with any of them changed it is not
+found."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from bam_lightning.config import Config
+from bam_lightning.run import plain
 from bam_lightning.store import write_text
 
 FILE = "choices.json"
 
 
 def key(task: str, config: Config, data: str, encoder: str) -> str:
-    """Return what a choice is kept under."""
-    return f"{task} {data} {encoder} {config.fidelity}"
+    """Return what a choice is kept under: it holds for the training it was tried with, not for a shorter one, say."""
+    training = plain(asdict(config.optimization)) | {"max_steps": config.trainer.max_steps}
+    for name in ("layerwise_decay", "chosen", "multi", "finetuning_rate"):
+        training.pop(name)
+    training["single"].pop("layerwise_decay")
+    digest = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{task} {data} {encoder} {config.fidelity} {digest}"
 
 
 def read(config: Config, fingerprints: Mapping[str, str], encoder: str) -> dict[str, float]:

@@ -48,6 +48,11 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
     from bam_lightning.job import look, run_recipe
 
     at_least("seeds", options.seeds, 1)
+    if len(set(options.values)) < 2:
+        raise ValueError(f"values must be at least two different numbers to choose from, got {options.values}")
+    for word in words:
+        if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
+            raise ValueError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
     for value in options.values:
         in_range("values", value, 0, 1, open_low=True)
     base = compose(words)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bam_lightning.checks import suggest
 from bam_lightning.jobs import FINISHED, Job
 from bam_lightning.store import Store
 from bam_lightning.table_config import TableConfig
@@ -28,6 +29,12 @@ class Row:
     jobs: list[Job] = field(default_factory=list)
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    mixed: bool = False  # then scores are keyed by the place in ``jobs``, since seeds may come twice
+
+    def by_seed(self, column: str) -> list[tuple[int, float]]:
+        """Return (seed, score) pairs of a column, by seed."""
+        pairs = self.scores.get(column, {}).items()
+        return sorted((self.jobs[key].seed if self.mixed else key, score) for key, score in pairs)
 
     def values(self, column: str) -> list[float]:
         """Return the scores of a column, by seed."""
@@ -58,14 +65,24 @@ def collect(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choic
     fitting = [job for job in jobs if (job.scale, job.fidelity) == (choice.scale, choice.fidelity)]
     rows = []
     for name, label in table.rows.items():
-        row = Row(name, label)
+        row = Row(name, label, mixed=choice.mix)
         mine = [job for job in fitting if job.experiment == name]
+        if not mine:
+            others = {job.experiment for job in fitting} - set(table.rows)
+            row.notes.append(f"no job yet{suggest(name, others)}")
         row.jobs = list(mine) if choice.mix else _one_variant(mine, row, manifests, choice.settings)
         _say_missing(row, {job.seed for job in mine}, choice)
         row.jobs = [job for job in row.jobs if job.state == FINISHED]
-        if not choice.mix:  # of a seed asked for twice, the later
+        if choice.mix:
+            _say_mixed(row, manifests)
+        else:  # of a seed asked for twice, the later
             row.jobs = list({job.seed: job for job in row.jobs}.values())
         rows.append(row)
+    if choice.settings is not None and not any(job.settings == choice.settings for row in rows for job in row.jobs):
+        known = sorted({job.settings for job in fitting if job.experiment in table.rows and job.state == FINISHED})
+        raise ValueError(
+            f"settings names {choice.settings!r}, which no finished job of the table has; there: {', '.join(known)}"
+        )
     if not any(row.jobs for row in rows):
         raise ValueError(_nothing(table, jobs, store, choice))
     if not choice.mix:
@@ -105,11 +122,9 @@ Variant = tuple[object, ...]
 def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests, settings: str | None) -> list[Job]:
     """Return the jobs of the variant with most finished seeds, of equals the latest; note the others."""
     if not jobs:
-        row.notes.append("no job yet")
         return []
-    if settings is not None and any(job.settings == settings for job in jobs):
-        jobs = [job for job in jobs if job.settings == settings]
-    done = [job for job in jobs if job.state == FINISHED] or list(jobs)
+    wanted = [job for job in jobs if job.settings == settings] or list(jobs)
+    done = [job for job in wanted if job.state == FINISHED] or wanted
     seeds: dict[Variant, set[int]] = {}
     for job in done:
         for variant in _variants(job, manifests):
@@ -139,10 +154,15 @@ def _say_left(jobs: Sequence[Job], chosen: Variant, row: Row, manifests: _Manife
         own = _variants(job, manifests)[-1]
         names = ("data", "settings", "code", "teachers")
         differ = next(name for name, mine, theirs in zip(names, own, chosen, strict=True) if mine not in (theirs, ""))
-        reasons.setdefault(differ, []).append(job)
-    for name, left in reasons.items():
-        pick = f"settings={left[-1].settings} takes those, " if name == "settings" else ""
-        row.notes.append(f"{len(left)} jobs with other {name} left out ({pick}mix=true takes them in)")
+        pick = f"settings={job.settings} takes those, " if differ == "settings" else ""
+        reasons.setdefault(f"jobs with other {differ} left out ({pick}mix=true takes them in)", []).append(job)
+    row.notes += [f"{len(left)} {reason}" for reason, left in reasons.items()]
+
+
+def _say_mixed(row: Row, manifests: _Manifests) -> None:
+    kinds = {(_variants(job, manifests)[-1]) for job in row.jobs}
+    if len(kinds) > 1:
+        row.notes.append(f"{len(row.jobs)} jobs of {len(kinds)} variants (data, settings, code or teachers) mixed")
 
 
 def _say_missing(row: Row, asked: set[int], choice: Choice) -> None:
@@ -204,7 +224,7 @@ def _agree(rows: Sequence[Row], manifests: _Manifests) -> None:
 
 def _columns(table: TableConfig, rows: Sequence[Row]) -> dict[str, list[str]]:
     """Return column -> the tasks it is the mean of: averages first, then each task that every row has."""
-    with_jobs = [row.jobs[-1] for row in rows if row.jobs]
+    with_jobs = [job for row in rows for job in row.jobs]
     common = [task for task in with_jobs[0].metrics if all(task in job.metrics for job in with_jobs)]
     chosen = [task for task in table.columns if task in common] if table.columns else common
     if not chosen:
@@ -221,7 +241,6 @@ def _columns(table: TableConfig, rows: Sequence[Row]) -> dict[str, list[str]]:
 def _score(row: Row, columns: Mapping[str, Sequence[str]], manifests: _Manifests) -> None:
     """Fill in the scores x 100 of each seed; jobs mixed from several variants are numbered through instead."""
     row.scores = {column: {} for column in columns}
-    mixed = len({job.seed for job in row.jobs}) < len(row.jobs)
     for number, job in enumerate(row.jobs):
         found: dict[str, list[float]] = {}
         for run_id in job.last:
@@ -229,4 +248,4 @@ def _score(row: Row, columns: Mapping[str, Sequence[str]], manifests: _Manifests
                 found.setdefault(task, []).append(100 * values[job.metrics[task]])
         for column, tasks in columns.items():
             score = statistics.fmean(statistics.fmean(found[task]) for task in tasks)
-            row.scores[column][number if mixed else job.seed] = score
+            row.scores[column][number if row.mixed else job.seed] = score

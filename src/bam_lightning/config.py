@@ -235,6 +235,11 @@ class Config:
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:
             known_name("distillation.teachers", task, self.suite.trained())
+        if self.data.root is not None and all(task.path == "generated" for task in self.suite.trained().values()):
+            raise ValueError(
+                f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "
+                "file; add scale=small (or base, paper), or leave data.root out"
+            )
         pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
         if pretrains and not self.encoder.pretraining.wanted:
             raise ValueError(

@@ -106,7 +106,15 @@ def job(options: DashboardOptions) -> None:
     if options.show:
         print(made._to_model().model_dump_json(indent=1))
         return
-    print(made.save().url)
+    from wandb.errors import Error
+
+    try:
+        print(made.save().url)
+    except (Error, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with show=true"
+        ) from error
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def split_file(name: str, folder: Path, split: str) -> Path:
     there = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)
     raise FileNotFoundError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(ENDINGS)}); files there: "
-        f"{', '.join(there) or 'none'}; name one with suite.tasks.{name}.train_split= or .dev_split="
+        f"{', '.join(there) or 'none'}; name one with suite.tasks.{name}.train_split=, .dev_split= or .test_split="
     )
 
 

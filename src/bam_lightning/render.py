@@ -57,9 +57,10 @@ def body(table: Compared, short: bool = False, paper: bool = False) -> list[list
     return lines
 
 
-def legend(table: Compared) -> list[str]:
+def legend(table: Compared, short: bool = False) -> list[str]:
     """Return what the reader must know: what is shown, how it was tested, what is missing."""
-    lines = ["Dev scores x 100: median of the seeds, with n, standard deviation and range."]
+    spread = "and their number n" if short else "with n, standard deviation and range"
+    lines = [f"Dev scores x 100: median of the seeds, {spread}."]
     if table.comparisons:
         rows, better = {row.name: row.label.strip() for row in table.rows}, table.config.marks == "better"
         claims = [
@@ -115,7 +116,7 @@ def latex(table: Compared, paper: bool = False) -> str:
     lines += [" & ".join(map(tex, heading(table))) + r" \\", r"\midrule"]
     for line in body(table, short=True, paper=paper):
         lines.append(" & ".join(_tex_marks(cell) for cell in line) + r" \\")
-    caption = tex(f"{table.config.title}. {' '.join(legend(table))}")
+    caption = tex(f"{table.config.title}. {' '.join(legend(table, short=True))}")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""])
 
 
@@ -171,7 +172,7 @@ def seeds_csv(table: Compared) -> str:
     lines: list[Sequence[Any]] = [("row", "seed", "column", "score")]
     for row in table.rows:
         for column in table.columns:
-            lines += [(row.name, seed, column, number(score, 4)) for seed, score in sorted(row.scores[column].items())]
+            lines += [(row.name, seed, column, number(score, 4)) for seed, score in row.by_seed(column)]
     return _csv(lines)
 
 

@@ -39,6 +39,10 @@ def job(options: RunsOptions) -> int:
     store = Store(options.store, create=False)
     jobs = read_all(store)
     found = entries(store, jobs)
+    if options.experiment is not None:
+        known_name("experiment", options.experiment, sorted({name for entry in found for name in entry.users}))
+    if options.task is not None:
+        known_name("task", options.task, sorted({name for entry in found for name in entry.tasks}))
     if options.state is not None:
         known_name("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
@@ -52,6 +56,7 @@ def job(options: RunsOptions) -> int:
         if not _sure(f"forget {len(mine)} jobs of {options.forget}?", options.yes):
             return 1
         forget(store, mine)
+        print(f"forgot {len(mine)} jobs; delete=unused deletes the Runs that only they needed")
         return 0
     chosen = [entry for entry in found if _fits(entry, options)]
     title = f"{len(chosen)} of {len(found)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"

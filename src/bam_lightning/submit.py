@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bam_lightning import glue_files
+from bam_lightning.checks import suggest
 from bam_lightning.compose import compose
 from bam_lightning.config import Config
 from bam_lightning.context import Context
@@ -50,7 +51,11 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
     """
     store = Store(config.paths.store, create=False)
     for run_id in options.run:
-        store.manifest(run_id)
+        if not store.finished(run_id):
+            known = sorted(path.name for path in (store.root / "runs").glob("*/"))
+            raise ValueError(
+                f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `python -m bam_lightning.runs` lists them"
+            )
     words = {"wnli": [glue_files.MAJORITY] * glue_files.FILES["wnli"].rows}
     missing: dict[str, str] = {}
     found: dict[str, tuple[Wanted, str, Rows]] = {}
@@ -64,7 +69,11 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
                 raise
             missing[name] = str(error)
     if not found:
-        raise ValueError(f"nothing to submit: {next(iter(missing.values()))}")
+        heads = sorted({task for run_id in options.run for task in store.manifest(run_id)["tasks"]})
+        raise ValueError(
+            f"nothing to submit: the Runs have heads of {', '.join(heads)}; the first test set is missing because: "
+            f"{next(iter(missing.values()))}"
+        )
     context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in found.items()})
     for name, (wanted, run_id, rows) in found.items():
         words[name] = _words(wanted, run_id, rows, context)

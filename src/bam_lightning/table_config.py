@@ -70,7 +70,11 @@ def load_table(name: str, folder: Path) -> TableConfig:
         tree: Any = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path))
         table = OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ValueError(
+            f"{path}{line}: {str(error).splitlines()[0]}; for the form see {folder}/table1.yaml"
+        ) from error
     assert isinstance(table, TableConfig)
     table.check(path.stem)
     return table

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bam_lightning import render
+from bam_lightning.checks import at_least
 from bam_lightning.collect import Choice, collect
 from bam_lightning.compare import Compared, compare
 from bam_lightning.compose import conf_dir
@@ -45,13 +46,18 @@ def make(options: TableOptions) -> Compared:
     Raises:
         ValueError: for an unknown table, or a store without its jobs.
     """
+    if options.seeds is not None:
+        at_least("seeds", options.seeds, 1)
     config = load_table(options.table, conf_dir() / "table")
     store = Store(options.store, create=False)
     choice = Choice(options.scale, options.fidelity, options.seeds, options.settings, options.mix)
     table = compare(config, collect(config, read_all(store), store, choice))
     paper = options.scale == "paper"
     name, folder = Path(options.table).stem, Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output: cannot write into {folder} ({error.strerror}); give another folder") from error
     for ending, text in {
         "html": page(table, store, paper),
         "md": render.markdown(table, paper),
@@ -68,7 +74,7 @@ def job(options: TableOptions) -> None:
     """Make the table and show it."""
     table = make(options)
     show(table.config.title, render.heading(table), render.body(table, short=True, paper=options.scale == "paper"))
-    for line in render.legend(table):
+    for line in render.legend(table, short=True):
         print(line)
     if options.wandb:
         from bam_lightning.loggers import send_table
