@@ -21,8 +21,7 @@ CODE = ("bam_lightning", "torch", "transformers")  # versions that must agree
 
 @dataclass
 class Row:
-    """One experiment: ``scores`` maps a column to seed -> score x 100; ``jobs`` are those counted; ``notes`` say what
-    is missing or was left out."""
+    """One experiment: ``scores`` maps column -> seed -> score x 100, of ``jobs``; ``notes`` say what is missing."""
 
     name: str
     label: str
