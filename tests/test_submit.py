@@ -17,6 +17,7 @@ from bam_lightning.compose import compose
 from bam_lightning.job import run_recipe
 from bam_lightning.options import split
 from bam_lightning.store import Store
+from bam_lightning.submit import SubmitOptions, job
 
 GOLDEN = Path(__file__).parent / "golden" / "submission"
 ELEVEN = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm QNLI RTE WNLI AX".split()
@@ -72,8 +73,6 @@ def trained(tiny_job, tiny_data, tmp_path, monkeypatch) -> tuple[str, list[str]]
 
 
 def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_path, capsys):
-    from bam_lightning.submit import SubmitOptions, job
-
     run_id, words = trained
     job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
     said = capsys.readouterr()
@@ -90,9 +89,14 @@ def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_pat
     assert len(kept) == 4
 
 
-def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
-    from bam_lightning.submit import SubmitOptions, job
+def test_glue_is_what_is_submitted_unless_a_scale_is_given(trained, tmp_path, capsys):
+    run_id, words = trained
+    own = [word for word in words if word.startswith(("data.root=", "data.max_length=", "paths.store=", "trainer."))]
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *own]))
+    assert capsys.readouterr().out.startswith("3 of 11 files: ")
 
+
+def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
     run_id, words = trained
     with pytest.raises(ValueError, match=r"^test set 'cola': none of the Runs .* has a head of 'cola'$"):
         job(*split(SubmitOptions, [f"run={run_id}", f"output={tmp_path}/s.zip", *words]))
@@ -101,7 +105,6 @@ def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
 
 def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
     from bam_lightning.sources import load_texts
-    from bam_lightning.submit import SubmitOptions, job
 
     run_id, words = trained
     job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
@@ -117,8 +120,6 @@ def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
 
 
 def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
-    from bam_lightning.submit import SubmitOptions, job
-
     run_id, words = trained
     path = tiny_data / "rte" / "test.parquet"
     parquet.write_table(parquet.read_table(path).take([0, 2, 1, 3]), path)
@@ -127,8 +128,6 @@ def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
 
 
 def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
-    from bam_lightning.submit import SubmitOptions, job
-
     _, words = trained
     with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `python -m bam_lightning\.runs` lists them$"):
         job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
@@ -136,8 +135,6 @@ def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
 
 
 def test_a_head_with_other_labels_is_refused(trained, tmp_path):
-    from bam_lightning.submit import SubmitOptions, job
-
     run_id, words = trained
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
     with pytest.raises(ValueError, match=rf"^run: Run {run_id} was trained with head\.label_names \['entailment', "):
@@ -147,7 +144,7 @@ def test_a_head_with_other_labels_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["scale=small"], "error: no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it"),
+        ([], "error: no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it"),
         (["run=x", "seeed=1"], "error: no option 'seeed'; did you mean 'seed'?"),
         (["run=x", "paths.store=nowhere"], "error: no store at "),
     ],

@@ -1,4 +1,4 @@
-"""Write a GLUE leaderboard submission: ``python -m bam_lightning.submit run=RUN_ID scale=paper``."""
+"""Write a GLUE leaderboard submission: ``python -m bam_lightning.submit run=RUN_ID``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from bam_lightning.store import Store, outputs_column
 USAGE = """
 Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TSV files.
 
-  python -m bam_lightning.submit run=RUN_ID scale=paper              one multi-task Run does all tasks
-  python -m bam_lightning.submit run=[ID,ID,...] scale=paper         the first of them that has a task's head
-  python -m bam_lightning.submit run=RUN_ID scale=small data.root=DIR partial=true
+  python -m bam_lightning.submit run=RUN_ID                          one multi-task Run does all tasks
+  python -m bam_lightning.submit run=[ID,ID,...]                     the first of them that has a task's head
+  python -m bam_lightning.submit run=RUN_ID data.root=DIR partial=true
 
-All other words are those of `train` and say where the test sets are. What a Run has not predicted yet is
-predicted now. WNLI is filled with its majority class, as no method beats it. Rows must lie in their official order.
+All other words are those of `train` (scale=paper unless given) and say where the test sets are. What a Run has not
+predicted yet is predicted now. WNLI is filled with its majority class, as no method beats it. Rows must lie in their
+official order.
 """
 
 
@@ -118,6 +119,8 @@ def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     """Write the submission of a command line."""
     if not options.run:
         raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
+    if not any(word.startswith("scale=") for word in words_of_train):
+        words_of_train = ["scale=paper", *words_of_train]  # GLUE from the hub; the Run brings its own encoder
     config = compose(words_of_train)
     words, missing = submission(options, config)
     path = Path(options.output)
