@@ -159,7 +159,7 @@ def _say_left(jobs: Sequence[Job], chosen: Variant, row: Row, manifests: _Manife
 
 
 def _say_mixed(row: Row, manifests: _Manifests) -> None:
-    kinds = {(_variants(job, manifests)[-1]) for job in row.jobs}
+    kinds = {_variants(job, manifests)[-1] for job in row.jobs}
     if len(kinds) > 1:
         row.notes.append(f"{len(row.jobs)} jobs of {len(kinds)} variants (data, settings, code or teachers) mixed")
 

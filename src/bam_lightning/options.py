@@ -91,20 +91,20 @@ def usage(schema: type[Any], text: str) -> str:
 
 def command(schema: type[T], text: str, job: Callable[[T], int | None], word: str | None = None) -> None:
     """Run a command: parse, call ``job``, turn our own errors into one line; ends the process with its status."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print(usage(schema, text))
-        sys.exit(0)
-    sys.exit(console(lambda: job(parse(schema, arguments, word)) or 0))
+    _enter(schema, text, lambda arguments: job(parse(schema, arguments, word)))
 
 
 def command_with_job(schema: type[T], text: str, job: Callable[[T, list[str]], int | None]) -> None:
     """Run a command whose line has its own options, and words of ``train`` that ``job`` gets as they are."""
+    _enter(schema, text, lambda arguments: job(*split(schema, arguments)))
+
+
+def _enter(schema: type[Any], text: str, main: Callable[[list[str]], int | None]) -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(usage(schema, text))
         sys.exit(0)
-    sys.exit(console(lambda: job(*split(schema, arguments)) or 0))
+    sys.exit(console(lambda: main(arguments) or 0))
 
 
 def split(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bam_lightning import render
-from bam_lightning.compare import Compared
+from bam_lightning.compare import Cell, Compared
 from bam_lightning.store import Store
 
 STYLE = """
@@ -95,7 +96,7 @@ def seeds_plot(table: Compared) -> str:
             continue
         column = table.columns[panel]
         for line, row in enumerate(table.rows):
-            _points(place, line, row.values(column), table.cells[row.name][column].interval)
+            _points(place, line, row.values(column), table.cells[row.name][column])
         place.set_title(column, fontsize=10)
         place.set_yticks(range(len(names)), names if panel % across == 0 else [""] * len(names), fontsize=8)
         place.invert_yaxis()
@@ -104,17 +105,15 @@ def seeds_plot(table: Compared) -> str:
     return _svg(figure)
 
 
-def _points(place: Any, line: int, values: Sequence[float], interval: tuple[float, float]) -> None:
+def _points(place: Any, line: int, values: Sequence[float], cell: Cell) -> None:
     if not values:
         return
     colour = COLOURS[line % len(COLOURS)]
     heights = [line + 0.24 * ((number * 0.618) % 1 - 0.5) for number in range(len(values))]  # spread, the same always
     place.scatter(values, heights, s=14, alpha=0.6, color=colour, linewidths=0)
-    middle = sorted(values)
-    median = (middle[(len(values) - 1) // 2] + middle[len(values) // 2]) / 2
-    place.plot([median, median], [line - 0.3, line + 0.3], color=colour, linewidth=2.5)
-    if interval[0] == interval[0]:
-        place.plot(list(interval), [line, line], color=colour, linewidth=1)
+    place.plot([cell.median, cell.median], [line - 0.3, line + 0.3], color=colour, linewidth=2.5)
+    if not math.isnan(cell.interval.low):
+        place.plot(list(cell.interval), [line, line], color=colour, linewidth=1)
 
 
 def curves_plot(table: Compared, store: Store) -> str:
