@@ -174,3 +174,9 @@ def test_dropout_of_a_tenth_works_in_training_and_rests_in_evaluation():
     zeros = int((head.dropout(pooled) == 0).sum())
     assert zeros == pytest.approx(100, abs=48)  # 5 standard deviations of 9.5
     assert float(head.eval()(pooled)[0, 0].detach()) == pytest.approx(1000)
+
+
+def test_each_label_name_has_its_probability_and_a_score_has_none():
+    found = Classification(4, ["no", "yes"]).probabilities(torch.tensor([[math.log(3.0), 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.75, 0.25]]), atol=1e-6, rtol=0)
+    assert Regression(4, [0.0, 5.0]).probabilities(torch.zeros(2, 1)).shape == (2, 0)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bam_lightning import machine
-from bam_lightning.config import TrainerConfig
+from bam_lightning.config import Config
 from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
 from bam_lightning.run import Run
 from bam_lightning.store import Store
@@ -62,7 +62,7 @@ def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any,
 
 
 def make_manifest(
-    run: Run, settings: TrainerConfig, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
+    run: Run, config: Config, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     """Return what is to be known of a finished Run: what it is, what it scored, and what made the numbers."""
     return {
@@ -77,11 +77,12 @@ def make_manifest(
         "examples_per_second": run.examples / seconds,
         "tokens_per_second": tokens / seconds,
         "metrics": scores,
+        "columns": {task: config.suite.tasks[task].text_columns for task in run.tasks},
         "teachers": run.taught_by,
         "start": run.start,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
-        "device": machine.device_name(settings),
+        "device": machine.device_name(config.trainer),
         "versions": machine.versions(),
     }

@@ -67,7 +67,7 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
         scores = predictions.score(run, context)
     save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
-    manifest = make_manifest(run, context.config.trainer, seconds, tokens, scores)
+    manifest = make_manifest(run, context.config, seconds, tokens, scores)
     if logger:
         log_end(logger, manifest)
         finish(logger)

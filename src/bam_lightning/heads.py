@@ -47,6 +47,10 @@ class Head(nn.Module, ABC):
     def predict(self, logits: Tensor) -> Tensor:
         """Return predictions ``[n]`` in label units: class ids, or scores."""
 
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
+
 
 class Classification(Head):
     """Softmax over ``label_names`` and cross-entropy."""
@@ -76,6 +80,10 @@ class Classification(Head):
     def predict(self, logits: Tensor) -> Tensor:
         """Return the likeliest class ids."""
         return logits.argmax(dim=-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return probabilities."""
+        return self.outputs(logits)
 
 
 class Regression(Head):
@@ -111,3 +119,7 @@ class Regression(Head):
     def predict(self, logits: Tensor) -> Tensor:
         """Return scores in label units; not clipped, since that would tie the ranks of a linear output."""
         return (self.outputs(logits) * (self.high - self.low) + self.low).squeeze(-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return nothing: a score has no classes."""
+        return logits[:, :0]
