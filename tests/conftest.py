@@ -8,7 +8,9 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -62,33 +64,39 @@ def sentences(count: int, seed: int, longest: int = 12) -> list[str]:
     return list(texts)
 
 
-@pytest.fixture
-def tiny_data(tmp_path) -> Path:
-    """A data root with two local tasks in GLUE's columns: ``rte`` (Parquet) and ``stsb`` (CSV)."""
+def write_data(root: Path) -> Path:
+    """Write three local tasks in GLUE's columns: ``rte`` (Parquet), ``stsb`` (CSV) and ``sst2`` (JSON lines)."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    root = tmp_path / "data"
     for number, (split, size) in enumerate({"train": 40, "validation": 24}.items()):
         first, second = sentences(size, number), sentences(size, 10 + number)
         rng = np.random.default_rng(number)
         rte = {"sentence1": first, "sentence2": second, "label": rng.integers(0, 2, size), "idx": np.arange(size)}
         stsb = {**rte, "label": rng.random(size).astype(np.float32) * 5}
-        for name in ("rte", "stsb"):
+        for name in ("rte", "stsb", "sst2"):
             (root / name).mkdir(parents=True, exist_ok=True)
         parquet.write_table(pa.table(rte), root / "rte" / f"{split}.parquet")
         csv.write_csv(pa.table(stsb), root / "stsb" / f"{split}.csv")
+        rows = zip(first, rte["label"].tolist(), range(size), strict=True)
+        lines = [json.dumps({"sentence": text, "label": label, "idx": idx}) for text, label, idx in rows]
+        (root / "sst2" / f"{split}.jsonl").write_text("\n".join(lines))
     return root
 
 
 @pytest.fixture
-def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
-    """The command line of a whole Single->Multi that takes a second: two tiny tasks, the tiny BERT."""
+def tiny_data(tmp_path) -> Path:
+    """A data root of one's own, to change at will."""
+    return write_data(tmp_path / "data")
+
+
+def job_words(encoder: Path, data: Path, store: Path) -> list[str]:
+    """Return the command line of a whole Single->Multi that takes a second: tiny tasks, the tiny BERT."""
     return [
         "scale=small",
         "suite.only=[rte,stsb]",
-        f"data.root={tiny_data}",
-        f"encoder.path={tiny_bert}",
+        f"data.root={data}",
+        f"encoder.path={encoder}",
         "logger=none",
         "trainer.precision=float32",
         "trainer.accelerator=cpu",
@@ -97,8 +105,36 @@ def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
         "optimization.single.batch_size=8",
         "optimization.multi.batch_size=16",
         "optimization.learning_rate=1e-3",
-        f"paths.store={tmp_path}/store",
+        f"paths.store={store}",
     ]
+
+
+@pytest.fixture
+def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
+    """The words of a job in a store of its own."""
+    return job_words(tiny_bert, tiny_data, tmp_path / "store")
+
+
+class Trained(NamedTuple):
+    """A student of three tiny tasks, trained once for all tests: its Run, its store, its config, its results."""
+
+    id: str
+    store: Path
+    config: Any
+    results: dict
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_bert, tmp_path_factory) -> Trained:
+    """For tests that only read it; they give ``store=`` its path."""
+    from bam_lightning.compose import compose
+    from bam_lightning.job import run_recipe
+
+    folder = tmp_path_factory.mktemp("trained")
+    words = job_words(tiny_bert, write_data(folder / "data"), folder / "store")
+    config = compose(["+experiment=single_multi", *words, "suite.only=[rte,stsb,sst2]", f"paths.cache={folder}/cache"])
+    results = run_recipe(config, folder / "out")
+    return Trained(results["runs"][-1]["id"], folder / "store", config, results)
 
 
 @pytest.fixture(autouse=True)

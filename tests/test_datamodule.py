@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bam_lightning.batching import Examples
-from bam_lightning.datamodule import PREDICT_TOKENS, Blocks, MultiTaskData, StepLoader
+from bam_lightning.batching import PREDICT_TOKENS, Examples
+from bam_lightning.datamodule import Blocks, MultiTaskData, StepLoader
 from bam_lightning.stream import EMPTY, Copies, SizePower, Stream
 from bam_lightning.tokens import Tokens
 

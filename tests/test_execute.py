@@ -110,7 +110,7 @@ def test_a_fine_tuned_run_takes_encoder_and_head_of_the_run_it_starts_from(tiny_
     assert tuned["tasks"] == ["rte"]
     assert tuned["metrics"]["rte"] == multi["metrics"]["rte"]  # it has hardly moved
     store = Store(config.paths.store)
-    first, last = (load_file(store.file(run["id"], "model.safetensors")) for run in (multi, tuned))
+    first, last = (load_file(store.run(run["id"]).file("model.safetensors")) for run in (multi, tuned))
     assert last["heads.rte.linear.weight"].equal(first["heads.rte.linear.weight"])
 
 

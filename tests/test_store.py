@@ -51,8 +51,8 @@ def test_published_run_is_finished_and_holds_its_files_and_manifest(store):
     assert store.finished(RUN)
     assert (manifest["stage"], manifest["scores"]) == ("teachers", {"rte": 0.5})
     assert sorted(manifest["files"]) == ["encoder/config.json", "model.safetensors"]
-    assert store.file(RUN, "model.safetensors").read_bytes() == b"weights of a model"
-    assert store.file(RUN, "encoder/config.json").read_text() == "{}"
+    assert store.run(RUN).file("model.safetensors").read_bytes() == b"weights of a model"
+    assert store.run(RUN).file("encoder/config.json").read_text() == "{}"
     assert not any((store.root / "building").iterdir())
 
 
@@ -73,22 +73,22 @@ def test_publishing_again_replaces_the_run(store):
     build(store)
     (store.building(RUN) / "model.safetensors").write_bytes(b"other weights")
     store.publish(RUN, {})
-    assert store.file(RUN, "model.safetensors").read_bytes() == b"other weights"
+    assert store.run(RUN).file("model.safetensors").read_bytes() == b"other weights"
     assert sorted(store.manifest(RUN)["files"]) == ["model.safetensors"]
 
 
 def test_missing_run_is_named(store):
     expected = f"no Run {RUN!r} in {store.root}; train it first, or check paths.store"
     assert refusal(FileNotFoundError, store.manifest, RUN) == expected
-    assert refusal(FileNotFoundError, store.file, RUN, "model.safetensors") == expected
+    assert refusal(FileNotFoundError, store.run, RUN) == expected
 
 
 @pytest.mark.parametrize("name", ["no_such_file", "model.safetensors"])
 def test_missing_file_of_a_run_is_named(store, name):
     build(store)
     (store.folder(RUN) / "model.safetensors").unlink()
-    assert refusal(FileNotFoundError, store.file, RUN, name) == (
-        f"Run {RUN} has no file {name!r}; delete {store.folder(RUN)}, and it is trained anew"
+    assert refusal(FileNotFoundError, store.run(RUN).file, name) == (
+        f"{store.folder(RUN)} has no file {name!r}; delete {store.folder(RUN)}, and the Run is trained anew"
     )
 
 
@@ -97,7 +97,7 @@ def test_flipped_byte_of_a_file_is_seen(store, place):
     build(store)
     path = store.folder(RUN) / "model.safetensors"
     flip(path, place)
-    said = refusal(ValueError, store.file, RUN, "model.safetensors")
+    said = refusal(ValueError, store.run(RUN).file, "model.safetensors")
     found = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout[:12]
     kept = "ca61ce52a25a"  # printf "weights of a model" | sha256sum
     assert said == (
@@ -112,7 +112,7 @@ def test_damaged_manifest_is_named(store):
     path.write_text('{"stage": ')
     assert refusal(ValueError, store.manifest, RUN) == (
         f"{path} is damaged (Expecting value: line 1 column 11 (char 10)); "
-        "delete its folder, and the Run is trained anew"
+        f"delete {store.folder(RUN)}, and the Run is trained anew"
     )
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from bam_lightning import machine
 from bam_lightning.config import Config
+from bam_lightning.data_config import TaskConfig
 from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
+from bam_lightning.folder import RunFolder
 from bam_lightning.run import Run
-from bam_lightning.store import Store
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder"
@@ -33,7 +34,7 @@ def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, toke
     tokenizer.save_pretrained(folder / ENCODER)
 
 
-def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
+def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
     """Return a Run's encoder, its tokenizer and the weights of its heads (``task.name`` -> tensor).
 
     A pooler that the Run does not have keeps its new weights.
@@ -43,22 +44,18 @@ def load_encoder(store: Store, run_id: str, pooler: bool) -> tuple[Encoder, Any,
     """
     from safetensors.torch import load_file
 
-    state = load_file(store.file(run_id, WEIGHTS))
-    for name in store.manifest(run_id)["files"]:
+    state = load_file(run.file(WEIGHTS))
+    for name in run.files():
         if name.startswith(f"{ENCODER}/"):
-            store.file(run_id, name)
-    folder = store.folder(run_id) / ENCODER
-    encoder = from_folder(folder, pooler)
+            run.file(name)
+    encoder = from_folder(run.path / ENCODER, pooler)
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     missing, unexpected = encoder.load_state_dict(own, strict=False)
     odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
     if odd:
-        raise ValueError(
-            f"Run {run_id}: the weights do not fit the configuration, for example {odd[0]!r}; "
-            f"delete {store.folder(run_id)}, and it is trained anew"
-        )
+        raise ValueError(f"{run.path}: the weights do not fit the configuration, for example {odd[0]!r}; {run.remedy}")
     heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
-    return encoder, load_tokenizer(folder), heads
+    return encoder, load_tokenizer(run.path / ENCODER), heads
 
 
 def make_manifest(
@@ -77,7 +74,7 @@ def make_manifest(
         "examples_per_second": run.examples / seconds,
         "tokens_per_second": tokens / seconds,
         "metrics": scores,
-        "columns": {task: config.suite.tasks[task].text_columns for task in run.tasks},
+        "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
         "teachers": run.taught_by,
         "start": run.start,
         "spec": dict(run.spec),
@@ -86,3 +83,8 @@ def make_manifest(
         "device": machine.device_name(config.trainer),
         "versions": machine.versions(),
     }
+
+
+def _reads(task: TaskConfig) -> dict[str, Any]:
+    """What the Run's id does not cover, and who gives it new rows must know."""
+    return {"text_columns": task.text_columns, "allow_empty_text": task.allow_empty_text}

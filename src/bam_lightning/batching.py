@@ -16,6 +16,7 @@ from bam_lightning.batch import Batch
 from bam_lightning.tokens import Tokens
 
 LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of a large minibatch
+PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
 
 
 class Examples(NamedTuple):
@@ -59,6 +60,22 @@ def split_by_length(
         groups.append(order[cut[end] : end])
         end = int(cut[end])
     return groups[::-1]
+
+
+def cut_into_blocks(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """Return the positions of rows of the given ``[N]`` lengths, sorted by length and cut into blocks to predict on.
+
+    >>> [block.tolist() for block in cut_into_blocks(np.array([5000, 10, 4000]))]
+    [[1], [2], [0]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    blocks = []
+    start = 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if (place + 1 - start) * length > PREDICT_TOKENS and place > start:
+            blocks.append(order[start:place])
+            start = place
+    return [*blocks, order[start:]] if len(order) else []
 
 
 def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int) -> Batch:

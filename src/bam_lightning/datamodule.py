@@ -12,10 +12,8 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bam_lightning.batch import Batch
-from bam_lightning.batching import Examples, make_batch, split_by_length
+from bam_lightning.batching import Examples, cut_into_blocks, make_batch, split_by_length
 from bam_lightning.stream import EMPTY, Stream
-
-PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
 
 
 class StepsFrom(Sampler[int]):
@@ -81,16 +79,8 @@ class Blocks(Dataset[Batch]):
 
     def __init__(self, name: str, examples: Examples, pad_id: int, rank: int, processes: int) -> None:
         self.name, self.examples, self.pad_id = name, examples, pad_id
-        order = np.argsort(examples.tokens.lengths, kind="stable")[rank::processes]
-        lengths = examples.tokens.lengths[order]
-        self.blocks: list[np.ndarray] = []
-        start = 0
-        for place in range(len(order)):
-            if (place + 1 - start) * lengths[place] > PREDICT_TOKENS and place > start:
-                self.blocks.append(order[start:place])
-                start = place
-        if len(order):
-            self.blocks.append(order[start:])
+        mine = np.argsort(examples.tokens.lengths, kind="stable")[rank::processes]  # each process its share of lengths
+        self.blocks = [mine[block] for block in cut_into_blocks(examples.tokens.lengths[mine])]
 
     def __len__(self) -> int:
         return len(self.blocks)

@@ -123,7 +123,7 @@ def from_folder(folder: Path, pooler: bool) -> Encoder:
     """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller."""
     from transformers import AutoConfig, AutoModel
 
-    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)), pooler)
+    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False)), pooler)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
@@ -151,8 +151,8 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
         raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     try:
         if local.is_dir():
-            return family.from_pretrained(local, **options)
-        return family.from_pretrained(path, revision=revision, **options)
+            return family.from_pretrained(local, trust_remote_code=False, **options)
+        return family.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         where = "the folder" if local.is_dir() else "the hub"

@@ -189,7 +189,7 @@ def _column(run: Run, context: Context, task: str, rows: Rows) -> Any:
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
     settings = context.config.encoder
     if run.start:
-        return load_encoder(context.store, run.start, settings.pooler)
+        return load_encoder(context.store.run(run.start), settings.pooler)
     if settings.path:
         tokenizer = load_tokenizer(settings.path, settings.revision)
         return from_path(settings.path, settings.revision, settings.pooler), tokenizer, {}
@@ -220,7 +220,7 @@ def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
     config = deepcopy(context.config)
     config.data.max_length, config.trainer.precision = spec["max_length"], Precision(spec["precision"])
     context = replace(context, config=config)
-    encoder, tokenizer, kept = load_encoder(context.store, run_id, spec["pooler"])
+    encoder, tokenizer, kept = load_encoder(context.store.run(run_id), spec["pooler"])
     module = BamModule(
         encoder,
         _heads({one.head for one in every}, encoder, kept, context.config),

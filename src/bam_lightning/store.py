@@ -18,7 +18,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-MANIFEST = "run.json"
+from bam_lightning.folder import MANIFEST, RunFolder, file_hash
+
 KEY_BYTES = 16
 
 
@@ -73,16 +74,19 @@ class Store:
         """Return whether a Run that is not finished has left a checkpoint."""
         return (self.root / "building" / run_id / "last.ckpt").is_file()
 
+    def run(self, run_id: str) -> RunFolder:
+        """Return the folder of a finished Run.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        if not self.finished(run_id):
+            raise FileNotFoundError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
+        return RunFolder(self.folder(run_id), f"delete {self.folder(run_id)}, and the Run is trained anew")
+
     def manifest(self, run_id: str) -> dict[str, Any]:
         """Return what is known of a finished Run: stage, tasks, scores, times, versions, files."""
-        path = self.folder(run_id) / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
-        try:
-            manifest: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); delete its folder, and the Run is trained anew") from error
-        return manifest
+        return self.run(run_id).manifest()
 
     def check_head(self, run_id: str, task: str, head: Any, key: str) -> None:
         """Raise ``ValueError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
@@ -94,25 +98,6 @@ class Store:
                     f"{key}: Run {run_id} was trained with head.{name} {theirs[name]}, task {task!r} here has {ours}; "
                     "they must agree"
                 )
-
-    def file(self, run_id: str, name: str) -> Path:
-        """Return the path of a Run's file, after comparing it with the manifest.
-
-        Raises:
-            FileNotFoundError: if the Run or the file is not there.
-            ValueError: if the file is not the one that was written.
-        """
-        path = self.folder(run_id) / name
-        expected = self.manifest(run_id)["files"].get(name)
-        if expected is None or not path.is_file():
-            raise FileNotFoundError(f"Run {run_id} has no file {name!r}; delete {path.parent}, and it is trained anew")
-        found = file_hash(path)
-        if found != expected:
-            raise ValueError(
-                f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; "
-                f"delete {self.folder(run_id)}, and the Run is trained anew"
-            )
-        return path
 
     def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
         """Turn what lies in ``building/ID`` into the finished Run."""
@@ -196,16 +181,6 @@ def outputs_column(
                 "it predicted other rows, texts or labels"
             )
     return np.stack([known[key] for key in keys])
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as source:
-        return (
-            hashlib.file_digest(source, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (hashlib.sha256(source.read()).hexdigest())
-        )
 
 
 def write_text(path: Path, text: str) -> None:

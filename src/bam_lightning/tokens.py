@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,15 +54,20 @@ def encode(rows: Rows, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
     text = f"{b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length}"
     path = cache / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:20]}.arrow"
     if not path.exists():
-        _write(path, _encode(rows, tokenizer, max_length))
+        _write(path, _table(rows.texts, tokenizer, max_length))
     return _read(path)
 
 
-def _encode(rows: Rows, tokenizer: Any, max_length: int) -> pa.Table:
+def tokenise(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) -> Tokens:
+    """Return the tokens of one or two columns of N texts, cut as ``encode`` does; nothing is kept."""
+    return _tokens(_table(texts, tokenizer, max_length))
+
+
+def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) -> pa.Table:
     wants_types = "token_type_ids" in tokenizer.model_input_names
     parts = []
-    for first in range(0, len(rows.keys), CHUNK_ROWS):
-        columns = [column[first : first + CHUNK_ROWS] for column in rows.texts]
+    for first in range(0, len(texts[0]), CHUNK_ROWS):
+        columns = [list(column[first : first + CHUNK_ROWS]) for column in texts]
         encoded = tokenizer(
             *columns,
             truncation=True,
@@ -89,6 +95,10 @@ def _read(path: Path) -> Tokens:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a whole Arrow file ({error}); delete it, and it is written anew") from error
+    return _tokens(table)
+
+
+def _tokens(table: pa.Table) -> Tokens:
     ids = table.column("ids").chunk(0)
     types = table.column("types").chunk(0).values.to_numpy() if "types" in table.column_names else None
     return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types)

@@ -1,0 +1,78 @@
+"""A finished Run's folder: its manifest, and its files compared with it; in a store, or carried elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = "run.json"
+LARGEST_MANIFEST = 64 << 20  # bytes; a stranger's file must not fill the memory
+
+
+class RunFolder:
+    """One folder.
+
+    Args:
+        path: where it lies.
+        remedy: end of every message about a damaged file: what to do.
+    """
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        self.path, self.remedy = path, remedy
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what is known of the Run: stage, tasks, scores, times, versions, files.
+
+        Raises:
+            FileNotFoundError, ValueError: if it is not there or cannot be read.
+        """
+        path = self.path / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"no {MANIFEST} in {self.path}, so it is not a Run's folder")
+        try:
+            if path.stat().st_size > LARGEST_MANIFEST:
+                raise ValueError(f"more than {LARGEST_MANIFEST >> 20} MiB")
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); {self.remedy}") from error
+        return manifest
+
+    def files(self) -> dict[str, str]:
+        """Return name -> sha256 of the Run's files; no name leads out of the folder."""
+        files: dict[str, str] = self.manifest().get("files", {})
+        for name in files:
+            parts = PurePosixPath(name).parts
+            if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
+                raise ValueError(f"{self.path / MANIFEST} names a file {name!r} outside its folder; {self.remedy}")
+        return files
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file, after comparing it with the manifest.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is not the one that was written.
+        """
+        path, expected = self.path / name, self.files().get(name)
+        if expected is None or not path.is_file():
+            raise FileNotFoundError(f"{self.path} has no file {name!r}; {self.remedy}")
+        found = file_hash(path)
+        if found != expected:
+            raise ValueError(
+                f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; {self.remedy}"
+            )
+        return path
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as source:
+        return (
+            hashlib.file_digest(source, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else (hashlib.sha256(source.read()).hexdigest())
+        )
