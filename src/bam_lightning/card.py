@@ -23,7 +23,7 @@ USE = """## Use
 ```python
 import bam_lightning as bam
 
-model = bam.load("{place}")
+model = bam.load("FOLDER")  # this folder, or its hub id
 model.predict([{row}], task="{task}")
 ```
 
@@ -45,7 +45,7 @@ def make(saved: Saved) -> str:
     parts = [
         HEADER + f"# {saved.manifest['stage']} model of {len(saved.tasks)} tasks",
         f"One text encoder with {len(saved.tasks)} heads, trained by bam_lightning (after BAM!, Clark et al. 2019).",
-        USE.format(place=saved.id, row=row, task=first.name).strip(),
+        USE.format(row=row, task=first.name).strip(),
         "## Tasks\n\n" + _tasks(saved.tasks, peers),
         "## Training\n\n" + "\n".join(f"- {line}" for line in _training(saved.manifest, job)),
     ]
@@ -73,7 +73,7 @@ def _origin(saved: Saved) -> tuple[Job | None, list[Mapping[str, Any]]]:
 
 def _tasks(tasks: Mapping[str, Task], peers: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        "| task | reads | answers | metric | dev score x 100 | other seeds: n, median (lowest to highest) |",
+        "| task | reads | answers | metric | dev score x 100 | all seeds: n, median (lowest to highest) |",
         "|---|---|---|---|---|---|",
     ]
     for task in tasks.values():

@@ -84,7 +84,8 @@ def usage(schema: type[Any], text: str) -> str:
     lines = [text.strip(), "", "Options (name=value)"]
     for entry in fields(schema):
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        shown = "" if default == "???" else "null" if default is None else str(default)
+        plain = str(default).lower() if isinstance(default, bool) else str(default)
+        shown = "" if default == "???" else "null" if default is None else plain
         lines.append(f"  {entry.name + '=' + shown:<28} {entry.metadata['help']}")
     return "\n".join(lines)
 

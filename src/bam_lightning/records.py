@@ -1,0 +1,143 @@
+"""Rows of any kind of table, read a part at a time: CSV, TSV, JSON lines, Parquet, standard input.
+
+A row that cannot be read is handed on with the reason, so that it can be named and does not stop the rest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMATS = ("csv", "tsv", "jsonl", "parquet")
+STREAM = "-"
+CHUNK_ROWS = 4_096
+LONGEST_FIELD = 1 << 20  # characters; a quote that is never closed must not swallow a whole file
+
+
+class Record(NamedTuple):
+    """One row: its columns, why it could not be read (or ``None``), and how far into the source it lies (bytes)."""
+
+    values: dict[str, Any]
+    fault: str | None
+    place: int
+
+
+def format_of(key: str, name: str, given: str | None) -> str:
+    """Return the format of a file by its ending, or the one that is ``given``.
+
+    Raises:
+        ValueError: for an unknown one, or a stream without one.
+    """
+    found = given or ("" if name == STREAM else Path(name).suffix.removeprefix("."))
+    if found not in FORMATS:
+        raise ValueError(
+            f"{key}: {name!r} has none of the endings {', '.join(FORMATS)}; give {key}_format, one of them"
+        )
+    if found == "parquet" and name == STREAM:
+        raise ValueError(f"{key}: Parquet cannot be streamed; give a file, or {key}_format=jsonl")
+    return found
+
+
+def read(name: str, kind: str) -> Iterator[Record]:
+    """Yield the rows of a file, or of standard input, without holding more than a part of it.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or it is no table at all.
+    """
+    if kind == "parquet":
+        yield from _parquet(Path(name).expanduser())
+        return
+    source = sys.stdin.buffer if name == STREAM else Path(name).expanduser().open("rb")
+    with source:
+        lines = (line.decode("utf-8-sig" if not number else "utf-8", "surrogateescape")
+                 for number, line in enumerate(source))  # fmt: skip
+        counted = _Counted(lines)
+        yield from _jsonl(counted) if kind == "jsonl" else _csv(counted, name, kind)
+
+
+class _Counted:
+    """Lines, and how many bytes of them have been read."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.place = lines, 0
+
+    def __iter__(self) -> _Counted:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.place += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+        return line
+
+
+def _csv(lines: _Counted, name: str, kind: str) -> Iterator[Record]:
+    csv.field_size_limit(LONGEST_FIELD)
+    rows = csv.reader(lines, **dialect(kind))
+    header = next(rows, [])
+    if not header:
+        raise ValueError(f"{name} is empty; its first line must name the columns")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{name} has two columns of one name: {', '.join(header)}; rename one")
+    while True:
+        fault = None
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            row, fault = [], f"not {kind.upper()}: {error}"
+        if row is None:
+            return
+        if fault is None and not row:
+            continue  # an empty line
+        if fault is None and len(row) != len(header):
+            fault = f"{len(row)} fields, the header has {len(header)}"
+        fields = [*row, *[None] * len(header)][: len(header)]
+        yield Record(dict(zip(header, fields, strict=True)), fault, lines.place)
+
+
+def dialect(kind: str) -> dict[str, Any]:
+    """Return the options of the csv module; TSV is unquoted, as GLUE's files are."""
+    return {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if kind == "tsv" else {"strict": True}
+
+
+def _jsonl(lines: _Counted) -> Iterator[Record]:
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            fault = None if isinstance(values, dict) else f"{type(values).__name__}, not a JSON object"
+        except (ValueError, RecursionError) as error:
+            values, fault = None, f"not JSON: {error}"
+        yield Record({"raw": line.strip()[:1000]} if fault else values, fault, lines.place)
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        opened = parquet.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+    with opened:
+        total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
+        for batch in opened.iter_batches(CHUNK_ROWS):
+            for values in batch.to_pylist():
+                done += 1
+                yield Record(values, None, size * done // total)
+
+
+def chunks(records: Iterator[Record], size: int = CHUNK_ROWS) -> Iterator[list[Record]]:
+    """Yield the records in lists of ``size``.
+
+    >>> [len(part) for part in chunks(iter([Record({}, None, 0)] * 5), 2)]
+    [2, 2, 1]
+    """
+    while part := list(islice(records, size)):
+        yield part
