@@ -8,19 +8,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bam_lightning.compose import compose as make_config
+    from bam_lightning.job import run_recipe
     from bam_lightning.model import Model, Prediction, load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Prediction", "load"]
+__all__ = ["Model", "Prediction", "load", "make_config", "run_recipe"]
 
-_ROOMS = {"Model": "model", "Prediction": "model", "load": "model"}
+_PLACES = {
+    "Model": "model.Model",
+    "Prediction": "model.Prediction",
+    "load": "model.load",
+    "make_config": "compose.compose",
+    "run_recipe": "job.run_recipe",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f"bam_lightning.{_ROOMS[name]}"), name)
-    raise AttributeError(f"module 'bam_lightning' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'bam_lightning' has no attribute {name!r}")
+    room, _, inside = _PLACES[name].partition(".")
+    return getattr(import_module(f"bam_lightning.{room}"), inside)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *_PLACES])
