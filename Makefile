@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test lint types imports golden clean help
+.PHONY: install demo test lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -20,9 +20,13 @@ demo: install  ## the main job, Single->Multi, on the embedded default: no GPU, 
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-lint: install  ## style
+lint: install  ## style; known vulnerabilities of the locked packages, where their index answers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/audit.py
+
+docs: install  ## the documentation site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 types: install  ## static types
 	$(BIN)/mypy
