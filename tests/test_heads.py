@@ -7,9 +7,10 @@ import pytest
 import torch
 from scipy import special, stats
 
-from bam_lightning.heads import Classification, Regression
+from bam_lightning.heads import Classification, MultiLabel, Ordinal, Regression
 
 NAMES = ["entailment", "neutral", "contradiction"]
+GRADES = ["poor", "fair", "good", "best"]
 
 
 def random_distributions(seed, count=6, classes=3):
@@ -180,3 +181,70 @@ def test_each_label_name_has_its_probability_and_a_score_has_none():
     found = Classification(4, ["no", "yes"]).probabilities(torch.tensor([[math.log(3.0), 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.75, 0.25]]), atol=1e-6, rtol=0)
     assert Regression(4, [0.0, 5.0]).probabilities(torch.zeros(2, 1)).shape == (2, 0)
+
+
+def test_many_labels_are_their_own_targets_and_predicted_one_by_one():
+    head, labels = MultiLabel(4, NAMES), torch.tensor([[1, 0, 1], [0, 0, 0]])
+    encoded = head.encode(labels)
+    assert (encoded.tolist(), encoded.dtype) == ([[1, 0, 1], [0, 0, 0]], torch.float32)
+    predicted = head.predict(torch.tensor([[0.1, -2.0, 3.0], [-1.0, 0.0, -0.1]]))  # 0 is even odds: not more likely
+    assert (predicted.tolist(), predicted.dtype) == (labels.tolist(), torch.int64)
+    assert head.linear.weight.shape == (3, 4)
+
+
+def test_probabilities_of_many_labels_are_scipys_sigmoids():
+    logits = torch.randn(5, 3)
+    np.testing.assert_allclose(MultiLabel(4, NAMES).probabilities(logits), special.expit(logits.numpy()), atol=1e-6)
+
+
+def test_grades_are_the_thresholds_below_them_and_come_back():
+    head = Ordinal(4, GRADES)
+    encoded = head.encode(torch.tensor([0, 1, 2, 3]))
+    assert (encoded.tolist(), encoded.dtype) == ([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], torch.float32)
+    assert head.predict(encoded - 0.5).tolist() == [0, 1, 2, 3]
+    assert head.linear.weight.shape == (3, 4)
+
+
+def test_probabilities_of_grades_by_hand():
+    """P(class > 0, 1, 2) = 0.9, 0.6, 0.2, so the classes have 0.1, 0.3, 0.4, 0.2; in any order of the outputs."""
+    falling = torch.logit(torch.tensor([[0.9, 0.6, 0.2], [0.6, 0.2, 0.9]]))
+    found = Ordinal(4, GRADES).probabilities(falling)
+    torch.testing.assert_close(found, torch.tensor([[0.1, 0.3, 0.4, 0.2]] * 2), atol=1e-6, rtol=0)
+    assert Ordinal(4, GRADES).predict(falling).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_probabilities_of_grades_are_a_distribution_whose_median_is_predicted(seed):
+    """Whether the outputs fall from threshold to threshold, or rise, or neither."""
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(50, 4)) * 3).float()
+    head = Ordinal(4, [*GRADES, "perfect"])
+    found, predicted = head.probabilities(logits).double(), head.predict(logits)
+    assert found.shape == (50, 5)
+    assert found.min() >= 0
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(50).double(), atol=1e-6, rtol=0)
+    upto, own = (values[torch.arange(50), predicted] for values in (found.cumsum(dim=-1), found))
+    assert ((upto > 0.5 - 1e-6) & (upto - own < 0.5 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("head", [MultiLabel(4, NAMES), Ordinal(4, GRADES)])
+def test_loss_of_sigmoids_is_the_mean_of_binary_cross_entropies(head):
+    """Odds 3 to 1 thrice: -ln 3/4, -ln 1/4 and, against 1/2, their mean; undecided it is ln 2, however many."""
+    loss = head.loss(torch.full((1, 3), math.log(3.0)), torch.tensor([[1.0, 0.0, 0.5]]))
+    assert loss.tolist() == pytest.approx([-(math.log(0.75) + math.log(0.25)) / 2], abs=1e-6)
+    assert head.loss(torch.zeros(2, 3), torch.rand(2, 3)).tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gradient_of_mixed_sigmoids_is_that_of_cross_entropy_and_divergence_mixed(seed):
+    """The identity of softmax holds for each of K sigmoids: lam * CE + (1 - lam) * KL(teacher || student)."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(6, 3))).float().requires_grad_()
+    teacher, lam = torch.from_numpy(rng.random((6, 3))).float(), float(rng.random())
+    labels = torch.from_numpy(rng.integers(0, 4, 6))
+    head = Ordinal(4, GRADES)
+    (ours,) = torch.autograd.grad(head.loss(logits, lam * head.encode(labels) + (1 - lam) * teacher).sum(), logits)
+    hard = torch.nn.BCEWithLogitsLoss(reduction="sum")(logits, head.encode(labels))
+    bernoulli = torch.distributions.Bernoulli
+    soft = torch.distributions.kl_divergence(bernoulli(teacher), bernoulli(logits=logits)).sum()
+    (theirs,) = torch.autograd.grad((lam * hard + (1 - lam) * soft) / 3, logits)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

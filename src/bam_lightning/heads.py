@@ -1,7 +1,7 @@
 """Per-task classifiers on top of the encoder (section 3.1).
 
-n examples, D width of the encoder, K outputs. A head's *output space* is where gold and teacher are mixed:
-probabilities for classification, [0, 1] for regression."""
+n examples, D width of the encoder, K outputs, C label names. A head's *output space* is where gold and teacher are
+mixed: probabilities, or [0, 1] for regression. The paper has the first two heads; the others are ours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, labels: Tensor) -> Tensor:
-        """Return gold in the output space ``[n, K]`` of labels ``[n]``."""
+        """Return gold in the output space ``[n, K]`` of labels ``[n]``; of a multi-label task ``[n, C]``."""
 
     @abstractmethod
     def outputs(self, logits: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
-        """Return predictions ``[n]`` in label units: class ids, or scores."""
+        """Return predictions in the labels' shape and units: class ids, scores, or 0 and 1 for each label."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -123,3 +123,82 @@ class Regression(Head):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return nothing: a score has no classes."""
         return logits[:, :0]
+
+
+class Sigmoids(Head, ABC):
+    """K yes-or-no questions, each a sigmoid of its own.
+
+    Their losses are averaged, not summed: the loss of an untrained head is then ln 2 for any K, as large as that of
+    one binary task, and a task of many labels does not drown the others in the sum over tasks (section 3.1).
+    """
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Return the probability of each yes."""
+        return torch.sigmoid(logits)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean of K binary cross-entropies; its gradient is that of their KL divergences."""
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=-1)
+
+
+class MultiLabel(Sigmoids):
+    """Any number of ``label_names``, each decided by itself: K = C."""
+
+    def __init__(
+        self,
+        width: int,
+        label_names: Sequence[str],
+        label_range: Sequence[float] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+    ) -> None:
+        super().__init__(width, len(label_names), dropout)
+
+    def encode(self, labels: Tensor) -> Tensor:
+        """Return 0 and 1 as they are, as float32."""
+        return labels.float()
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return 1 for each label more likely than not, else 0: int64 ``[n, C]``; a row may have none."""
+        return (self.outputs(logits) > 0.5).long()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each label; they do not sum to 1."""
+        return self.outputs(logits)
+
+
+class Ordinal(Sigmoids):
+    """``label_names`` from lowest to highest: output k is P(class > k), so K = C - 1.
+
+    After Frank and Hall (2001), as one network with K outputs (Niu et al. 2016). Each output has weights of its own:
+    nothing makes them fall with k, for which CORAL (Cao et al. 2020) would share the weights.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        label_names: Sequence[str],
+        label_range: Sequence[float] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+    ) -> None:
+        super().__init__(width, len(label_names) - 1, dropout)
+
+    def encode(self, labels: Tensor) -> Tensor:
+        """Return 1 for each threshold below the class: of four classes, class 2 is 1 1 0."""
+        thresholds = torch.arange(self.linear.out_features, device=labels.device)
+        return (labels.unsqueeze(-1) > thresholds).float()
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return how many thresholds are more likely passed than not: the class id."""
+        return (self.outputs(logits) > 0.5).sum(dim=-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class ``[n, C]``, of which ``predict`` is the median.
+
+        Outputs that rise with k would give a class less than nothing, so they are sorted first, which brings them
+        nearer to any falling truth (Chernozhukov et al. 2009) and leaves the count above 1/2 as it is.
+        """
+        above = self.outputs(logits).sort(dim=-1, descending=True).values  # [n, K]
+        ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
+        return -torch.cat([ends[0], above, ends[1]], dim=-1).diff(dim=-1)
