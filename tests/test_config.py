@@ -48,11 +48,26 @@ BAD = [
     ),
     (
         "suite.tasks.sentiment.metric=spearman",
-        "suite.tasks.sentiment.metric 'spearman' does not fit label_names: use accuracy, matthews or f1",
+        "suite.tasks.sentiment.metric 'spearman' does not fit bam_lightning.heads.Classification: use accuracy, "
+        "matthews or f1",
     ),
     (
         "suite.tasks.similarity.metric=accuracy",
-        "suite.tasks.similarity.metric 'accuracy' does not fit label_range: use spearman",
+        "suite.tasks.similarity.metric 'accuracy' does not fit bam_lightning.heads.Regression: use spearman",
+    ),
+    (
+        "suite.tasks.sentiment.head._target_=bam_lightning.heads.MultiLabel",
+        "suite.tasks.sentiment.metric 'accuracy' does not fit bam_lightning.heads.MultiLabel: use micro_f1, macro_f1 "
+        "or exact_match",
+    ),
+    (
+        "suite.tasks.acceptability.head._target_=bam_lightning.heads.Ordinal",
+        "suite.tasks.acceptability.metric 'matthews' does not fit bam_lightning.heads.Ordinal: use quadratic_kappa, "
+        "accuracy or spearman",
+    ),
+    (
+        "suite.tasks.sentiment.label_separator=''",
+        "suite.tasks.sentiment.label_separator must be at least one character, got ''",
     ),
     ("suite.tasks.entailment.metric=f1", "suite.tasks.entailment.metric 'f1' needs 2 label_names, got 3"),
     (
@@ -153,3 +168,16 @@ def test_a_data_root_that_nothing_would_read_is_refused():
         ValueError, match=r"^data\.root is DIR, but every task of suite 'embedded' is generated .*add scale=small"
     ):
         compose(["data.root=DIR"])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "spearman", "macro_f1", "quadratic_kappa"])
+def test_a_head_of_ones_own_takes_any_metric_of_its_labels(metric):
+    names = ["suite.tasks.sentiment.head._target_=mine.Head", f"suite.tasks.sentiment.metric={metric}"]
+    assert compose(names).suite.tasks["sentiment"].multi_label == (metric == "macro_f1")
+    scores = ["suite.tasks.similarity.head._target_=mine.Head", f"suite.tasks.similarity.metric={metric}"]
+    if metric == "spearman":
+        assert compose(scores).suite.tasks["similarity"].regression
+    else:
+        with pytest.raises(ValueError) as caught:
+            compose(scores)
+        assert str(caught.value) == f"suite.tasks.similarity.metric {metric!r} does not fit mine.Head: use spearman"

@@ -78,6 +78,25 @@ def test_single_runs_are_the_teachers_of_the_same_seed():
     }
 
 
+def test_ids_are_those_of_the_stores_that_are_there():
+    """Copied from a plan of 0.1.0: another id means that a finished Run is trained again."""
+    config = compose()
+    names = list(config.suite.trained())
+    facts = Facts(dict.fromkeys(names, 100), {name: f"rows of {name}" for name in names}, "encoder", 1000, "text")
+    assert {run.label: run.id for run in plan(config, facts)} == {
+        "pretrain": "97cef3486612",
+        "single/acceptability": "4ff1eb98c849",
+        "single/sentiment": "5481f0a487b7",
+        "single/paraphrase": "289536bccf57",
+        "single/similarity": "02372a46b3af",
+        "single/question_paraphrase": "1f8941a3e06d",
+        "single/entailment": "01a80f2dda06",
+        "single/answer_entailment": "b562f6dc28cd",
+        "single/small_entailment": "4b4743c0dc08",
+        "student": "f50c7e4c0a72",
+    }
+
+
 CHANGES = [
     "optimization.learning_rate=1e-5",
     "optimization.warmup=0.2",
@@ -113,6 +132,7 @@ IDLE = [
     "data.workers=2",
     "suite.tasks.rte.train_split=other",
     "suite.tasks.rte.in_average=false",
+    "suite.tasks.rte.label_separator=';'",
     "optimization.single.epochs=9",
 ]
 

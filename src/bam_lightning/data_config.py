@@ -20,6 +20,22 @@ class Metric(Enum):
     matthews = "matthews"
     spearman = "spearman"
     f1 = "f1"
+    micro_f1 = "micro_f1"
+    macro_f1 = "macro_f1"
+    exact_match = "exact_match"
+    quadratic_kappa = "quadratic_kappa"
+
+
+CLASSES = (Metric.accuracy, Metric.matthews, Metric.f1)
+SETS = (Metric.micro_f1, Metric.macro_f1, Metric.exact_match)
+# What the package's heads are scored by. A head from elsewhere takes what fits its labels: spearman for a label_range,
+# anything for label_names.
+HEADS = {
+    "bam_lightning.heads.Classification": CLASSES,
+    "bam_lightning.heads.Regression": (Metric.spearman,),
+    "bam_lightning.heads.MultiLabel": SETS,
+    "bam_lightning.heads.Ordinal": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
+}
 
 
 @dataclass
@@ -35,12 +51,16 @@ class HeadConfig:
 
 @dataclass
 class TaskConfig:
-    """One task: where its rows come from, which columns are text, how it is scored."""
+    """One task: where its rows come from, which columns are text, how it is scored.
+
+    ``label_separator`` stands between the labels of a multi-label row where their column is text, not lists.
+    """
 
     path: str = MISSING
     subset: str | None = None
     text_columns: list[str] = field(default_factory=list)
     label_column: str = "label"
+    label_separator: str = "|"
     id_column: str | None = None
     train_split: str | None = "train"
     dev_split: str | None = "validation"
@@ -61,6 +81,11 @@ class TaskConfig:
         """Whether the task's labels are numbers in a range."""
         return bool(self.head.label_range)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have any number of labels: the metric says so, since it compares sets of them."""
+        return self.metric in SETS
+
     def check(self, key: str) -> None:
         """Raise ``ValueError`` unless the task is complete and its parts fit together."""
         if len(self.text_columns) not in (1, 2):
@@ -74,6 +99,8 @@ class TaskConfig:
             rows = getattr(self, name)
             if rows is not None and rows < 1:
                 raise ValueError(f"{key}.{name} must be at least 1, got {rows}")
+        if not self.label_separator:
+            raise ValueError(f"{key}.label_separator must be at least one character, got ''")
         if self.symmetric and len(self.text_columns) != 2:
             raise ValueError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
         if self.layerwise_decay is not None:
@@ -89,10 +116,12 @@ class TaskConfig:
             raise ValueError(f"{key}.label_range must be [lowest, highest], got {span}")
         if names and (len(names) < 2 or len(set(names)) != len(names)):
             raise ValueError(f"{key}.label_names must be at least 2 different names, got {names}")
-        if (self.metric is Metric.spearman) != bool(span):
+        fitting = HEADS.get(self.head._target_, (Metric.spearman,) if span else tuple(Metric))
+        if self.metric not in fitting:
+            *others, last = [metric.value for metric in fitting]
             raise ValueError(
-                f"{key[:-5]}.metric {self.metric.value!r} does not fit "
-                f"{'label_range: use spearman' if span else 'label_names: use accuracy, matthews or f1'}"
+                f"{key[:-5]}.metric {self.metric.value!r} does not fit {self.head._target_}: "
+                f"use {', '.join(others)}{' or ' if others else ''}{last}"
             )
         if self.metric is Metric.f1 and len(names) != 2:
             raise ValueError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")

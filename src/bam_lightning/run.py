@@ -26,6 +26,7 @@ PLACES = (
     "dev_rows",
     "text_columns",
     "label_column",
+    "label_separator",
     "id_column",
     "in_average",
     "teacher",
