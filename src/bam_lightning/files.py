@@ -38,7 +38,7 @@ def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tup
         return _from_hub(name, task, split), f"{task.path} ({task.subset or 'default'}, {split})"
     path = split_file(name, local, split)
     try:
-        return read_file(path, task.text_columns), str(path)
+        return read_file(path, [*task.text_columns, *[task.label_column] * task.multi_label]), str(path)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
 

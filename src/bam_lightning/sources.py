@@ -2,7 +2,7 @@
 
 A row's key is a hash of its texts, its task's text columns and label map: never of its position, so a teacher's
 column finds its row whatever the order of the file. Training rows are put in the order of their keys, so that
-permuting a file changes nothing. N rows."""
+permuting a file changes nothing. N rows, C label names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from bam_lightning.data_config import DataConfig, TaskConfig
 from bam_lightning.files import read_split
-
-UNLABELLED = -1
+from bam_lightning.labels import UNLABELLED, read_labels
 
 
 class Rows(NamedTuple):
-    """One split. ``texts``: one or two lists of N strings; ``labels``: int64 class ids or float32 scores ``[N]``;
-    ``keys``: N hashes of 16 bytes."""
+    """One split. ``texts``: one or two lists of N strings; ``labels``: int64 class ids or float32 scores ``[N]``, of a
+    multi-label task int64 0 and 1 ``[N, C]``; ``keys``: N hashes of 16 bytes."""
 
     texts: tuple[list[str], ...]
     labels: NDArray[np.generic]
@@ -68,7 +67,7 @@ def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
     dev = load_rows(name, task, data, task.dev_split, task.dev_rows)
     if data.double_symmetric and task.symmetric:
         train = doubled(name, task, train)
-    order = sorted(range(len(train.keys)), key=lambda i: (train.keys[i], float(train.labels[i])))
+    order = sorted(range(len(train.keys)), key=lambda i: (train.keys[i], train.labels[i].tolist()))
     return TaskRows(train.take(np.asarray(order)), dev)
 
 
@@ -78,9 +77,7 @@ def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: 
     if limit is not None:
         table = table.slice(0, limit)
     texts = _all_texts(where, name, task, table)
-    _check_names(where, name, task, table.schema)
-    labels = _labels(where, name, task, table.column(task.label_column))
-    return Rows(texts, labels, row_keys(name, task, texts))
+    return Rows(texts, read_labels(where, name, task, table), row_keys(name, task, texts))
 
 
 def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str, in_order: bool = False) -> Rows:
@@ -186,51 +183,3 @@ def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.Chunk
                 f"with suite.tasks.{name}.allow_empty_text=true"
             )
     return texts
-
-
-def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> None:
-    """Refuse a file whose own class names (Hugging Face keeps them in Parquet) are in another order than ours."""
-    kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    own = kept.get("info", {}).get("features", {}).get(task.label_column, {}).get("names")
-    if own and task.head.label_names and list(own) != list(task.head.label_names):
-        raise ValueError(
-            f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
-            f"{task.head.label_names}; the order gives the class ids, so they must agree"
-        )
-
-
-def _labels(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> NDArray[np.generic]:
-    values = column.to_pylist()
-    for row, value in enumerate(values):
-        if value is None or value != value or value == "":
-            raise ValueError(f"{where}, row {row}: the label is missing; fill it or remove the row")
-    if all(value == UNLABELLED for value in values):
-        raise ValueError(
-            f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
-            f"trained on nor scored; choose another split under suite.tasks.{name}"
-        )
-    if task.regression:
-        return _scores(where, task, values)
-    names = task.head.label_names
-    ids = {label: number for number, label in enumerate(names)}
-    if not any(str(number) in ids for number in range(len(names))):  # names that are numbers are names first
-        ids |= {str(number): number for number in range(len(names))}
-    hint = "; YAML reads yes, no, on and off as truth values, so quote them" if "True" in names else ""
-    for row, value in enumerate(values):
-        if (value if isinstance(value, str) else str(value)) not in ids:
-            raise ValueError(
-                f"{where}, row {row}: label {value!r} is neither one of {', '.join(names)} nor a class "
-                f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names"
-                f"{hint}"
-            )
-    return np.asarray([ids[value if isinstance(value, str) else str(value)] for value in values], dtype=np.int64)
-
-
-def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
-    low, high = task.head.label_range
-    for row, value in enumerate(values):
-        if isinstance(value, (str, bool)) or not low <= value <= high:
-            raise ValueError(
-                f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} (label_range)"
-            )
-    return np.asarray(values, dtype=np.float32)
