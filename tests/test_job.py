@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from bam_lightning.compose import compose
 from bam_lightning.job import run_recipe
 from bam_lightning.store import Store
+from conftest import sentences
 
 
 def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
@@ -31,6 +33,57 @@ def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
     assert printed.out.splitlines()[-1] == str(tmp_path / "out")
     assert "teacher (single)" in printed.out
     assert "3 Runs, 0 of them in the store; to train: 720 examples in 60 steps" in printed.err
+
+
+OWN = {"tags": "micro_f1", "count": "quadratic_kappa"}
+
+
+def own_tasks(tmp_path: Path) -> list[str]:
+    """Write a multi-label and an ordinal task as CSV files with a YAML each; return the words that take them in."""
+    tags, grades = ["cat", "dog", "man"], ["none", "one", "more"]
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    for task, head, names in (("tags", "multi_label", tags), ("count", "ordinal", grades)):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for seed, (split, size) in enumerate({"train": 150, "validation": 50}.items()):
+            lines = ["text,label"]
+            for text in sentences(size, 20 + seed):
+                found = [tag for tag in tags if tag in text.split()]
+                lines.append(f"{text},{'|'.join(found) if task == 'tags' else grades[min(len(found), 2)]}")
+            (tmp_path / "data" / task / f"{split}.csv").write_text("\n".join(lines))
+        (tmp_path / "conf" / "task" / f"{task}.yaml").write_text(
+            f"defaults: [schema, /head: {head}, _self_]\npath: mine\ntext_columns: [text]\n"
+            f"head: {{label_names: {names}}}\nmetric: {OWN[task]}\n"
+        )
+    return [f"hydra.searchpath=[file://{tmp_path}/conf]", *(f"+task@suite.tasks.{task}={task}" for task in OWN)]
+
+
+def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(tiny_job, tmp_path, capsys):
+    more = [*own_tasks(tmp_path), "suite.only=[tags,count]", "optimization.epochs=12"]
+    found = run_recipe(compose([*tiny_job, *more]), tmp_path / "out")
+    assert [run["stage"] for run in found["runs"]] == ["single", "single", "student"]
+    for run in found["runs"]:
+        for task, values in run["metrics"].items():
+            others = {"tags": {"macro_f1", "exact_match"}, "count": {"accuracy", "spearman"}}[task]
+            assert values.keys() == {OWN[task], *others}
+            assert all(-1 <= value <= 1 for value in values.values())
+            assert values[OWN[task]] > 0.5  # the words decide, and no constant set is right as often
+    printed = capsys.readouterr().out
+    assert re.search(r"tags +│ micro_f1 +│ +4\d\.\d │", printed)
+    assert re.search(r"count +│ quadratic_kappa │ +0\.0 │", printed)
+
+
+@pytest.mark.parametrize(("recipe", "seeds"), [("single_multi", 1), ("ensemble_multi", 3)])
+def test_teachers_of_label_sets_and_grades_have_a_column_per_output(recipe, seeds, tiny_job, tmp_path):
+    more = [*own_tasks(tmp_path), f"recipe={recipe}", "suite.only=[tags,count]", "trainer.max_steps=2"]
+    config = compose([*tiny_job, *more])
+    store, last = Store(config.paths.store), run_recipe(config, tmp_path / "out")["runs"][-1]["id"]
+    for task, outputs in {"tags": 3, "count": 2}.items():
+        named = store.manifest(last)["teachers"][task]
+        teachers = [named] if isinstance(named, str) else named
+        assert len(teachers) == seeds
+        for teacher in teachers:
+            column = store.read_outputs(teacher, task, "train")
+            assert [logits.shape for logits in column.values()] == [(outputs,)] * 150
 
 
 def test_a_second_call_trains_nothing(tiny_job, tmp_path, capsys, monkeypatch):

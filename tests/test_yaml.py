@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bam_lightning.compose import compose, conf_dir
+from bam_lightning.data_config import HEADS
 from bam_lightning.targets import build
 
 FILES = sorted(
@@ -43,6 +44,27 @@ def test_every_file_composes_and_its_targets_build(path):
     for task_name, task in config.suite.chosen().items():
         if task.scored_by is None:
             build(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
+
+
+HEAD_FILES = {
+    "classification": ("label_names: [low, middle, high]", 3),
+    "multi_label": ("label_names: [low, middle, high]", 3),
+    "ordinal": ("label_names: [low, middle, high]", 2),
+    "regression": ("label_range: [1, 7]", 1),
+}
+
+
+@pytest.mark.parametrize("head", sorted(path.stem for path in (conf_dir() / "head").glob("*.yaml")))
+def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path):
+    labels, outputs = HEAD_FILES[head]
+    (metric,) = [own[0].value for target, own in HEADS.items() if target.endswith(f".{head.title().replace('_', '')}")]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "my_task.yaml").write_text(
+        f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext_columns: [a]\nhead: {{{labels}}}\nmetric: {metric}\n"
+    )
+    config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
+    built = build("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
+    assert built.linear.out_features == outputs
 
 
 def test_scale_paper_holds_the_papers_numbers():

@@ -20,9 +20,9 @@ PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
 
 
 class Examples(NamedTuple):
-    """A task's rows, ready for the model: ``labels`` ``[N]``, ``teacher`` logits float32 ``[N, K]`` or none.
+    """A task's rows, ready for the model: ``labels`` as in ``sources.Rows``, ``teacher`` logits float32 or none.
 
-    An ensemble of k teachers has logits ``[N, k, K]``.
+    The logits of one teacher are ``[N, K]``, those of an ensemble of k ``[N, k, K]``.
     """
 
     tokens: Tokens

@@ -63,7 +63,7 @@ def score(run: Run, context: Context) -> dict[str, dict[str, float]]:
 
 
 def label_units(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
-    """Return predictions ``[N]`` of a task's logits ``[N, K]``: class ids, or scores."""
+    """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.predict``."""
     head: Head = build(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
     predicted: NDArray[np.generic] = head.predict(torch.from_numpy(logits)).numpy()
     return predicted
