@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import bam_lightning as bam
+from bam_lightning import card, metrics, predict
 from bam_lightning.compose import compose
 from bam_lightning.job import run_recipe
 from bam_lightning.store import Store
@@ -57,6 +61,16 @@ def own_tasks(tmp_path: Path) -> list[str]:
     return [f"hydra.searchpath=[file://{tmp_path}/conf]", *(f"+task@suite.tasks.{task}={task}" for task in OWN)]
 
 
+def dev_rows(tmp_path: Path) -> dict[str, tuple[list[str], list]]:
+    """Return task -> dev texts and their gold: sets of names, or names."""
+    found = {}
+    for task in OWN:
+        lines = (tmp_path / "data" / task / "validation.csv").read_text().splitlines()[1:]
+        texts, gold = zip(*(line.split(",") for line in lines), strict=True)
+        found[task] = (list(texts), [one.split("|") for one in gold] if task == "tags" else list(gold))
+    return found
+
+
 def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(tiny_job, tmp_path, capsys):
     more = [*own_tasks(tmp_path), "suite.only=[tags,count]", "optimization.epochs=12"]
     found = run_recipe(compose([*tiny_job, *more]), tmp_path / "out")
@@ -67,6 +81,20 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
             assert values.keys() == {OWN[task], *others}
             assert all(-1 <= value <= 1 for value in values.values())
             assert values[OWN[task]] > 0.5  # the words decide, and no constant set is right as often
+    model = bam.load(found["runs"][-1]["id"], store=tmp_path / "store")
+    for task, (rows, gold) in dev_rows(tmp_path).items():
+        said = [one.label for one in model.predict(rows, task=task)]
+        names = model.tasks[task].label_names
+        ids = [[name in one for name in names] if task == "tags" else names.index(one) for one in (*said, *gold)]
+        predicted, true = np.split(np.asarray(ids, dtype=np.int64), 2)
+        student = found["runs"][-1]["metrics"][task]
+        assert metrics.scores(predicted, true, OWN[task]) == pytest.approx(student, abs=1e-12)
+    assert "| any of cat, dog, man | micro_f1 |" in card.make(model.saved)
+    source = str(tmp_path / "data" / "tags" / "validation.csv")
+    predict.job(predict.PredictOptions(run=str(model.saved.run.path), task=["tags"], input=source, output="out.csv"))
+    with (tmp_path / "out.csv").open() as stream:
+        written = [row["tags.label"] for row in csv.DictReader(stream)]
+    assert written == ["|".join(one.label) for one in model.predict(dev_rows(tmp_path)["tags"][0], task="tags")]
     printed = capsys.readouterr().out
     assert re.search(r"tags +│ micro_f1 +│ +4\d\.\d │", printed)
     assert re.search(r"count +│ quadratic_kappa │ +0\.0 │", printed)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bam_lightning.data_config import SETS
 from bam_lightning.jobs import FINISHED, Job, read_all
 from bam_lightning.saved import Saved, Task
 from bam_lightning.store import Store
@@ -77,7 +78,8 @@ def _tasks(tasks: Mapping[str, Task], peers: Sequence[Mapping[str, Any]]) -> str
         "|---|---|---|---|---|---|",
     ]
     for task in tasks.values():
-        answers = ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
+        several = "any of " if task.metric in [metric.value for metric in SETS] else ""
+        answers = several + ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
         own = task.scores.get(task.metric)
         every = [100 * one["metrics"][task.name][task.metric] for one in peers if task.name in one["metrics"]]
         spread = f"{len(every)}, {statistics.median(every):.1f} ({min(every):.1f} to {max(every):.1f})" if every else ""

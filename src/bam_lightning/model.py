@@ -19,14 +19,13 @@ from bam_lightning.artifacts import load_encoder
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch
 from bam_lightning.checks import known_name
 from bam_lightning.config import Precision, TrainerConfig
+from bam_lightning.data_config import HEADS
 from bam_lightning.encoders import Encoder
 from bam_lightning.folder import MANIFEST
 from bam_lightning.heads import Head
 from bam_lightning.saved import Saved, Task, find, read
 from bam_lightning.targets import build
 from bam_lightning.tokens import tokenise
-
-OWN_HEADS = [f"{one.__module__}.{one.__qualname__}" for one in Head.__subclasses__()]
 
 Row = str | Sequence[str]
 
@@ -213,7 +212,7 @@ def _device(name: str) -> str:
 def _head(saved: Saved, name: str, width: int, weights: Mapping[str, torch.Tensor], allowed: Sequence[str]) -> Head:
     settings = saved.tasks[name].head
     target = str(settings.get("_target_"))
-    if target not in allowed and target not in OWN_HEADS:
+    if target not in allowed and target not in HEADS:
         raise ValueError(
             f"task {name!r} of {saved.run.path} needs the head {target!r}, which is not part of bam_lightning; "
             f"if you trust that code, allow it with heads=[{target}]"
