@@ -143,6 +143,23 @@ def test_no_file_of_a_strangers_model_leads_out_of_its_folder(load, tmp_path, na
     )
 
 
+@pytest.mark.parametrize("name", ["../rte", "a/b", "", "/rte"])
+def test_no_task_of_a_strangers_model_has_the_name_of_a_path(load, tmp_path, name):
+    folder = load().save_pretrained(tmp_path / "carried")
+
+    def rename(kept):
+        kept["tasks"].append(name)
+        kept["spec"]["tasks"][name], kept["reads"][name] = kept["spec"]["tasks"]["rte"], kept["reads"]["rte"]
+
+    edit(folder, rename)
+    with pytest.raises(ValueError) as error:
+        bam.load(folder)
+    assert str(error.value) == (
+        f"{folder}/run.json is not that of a model this version reads (ValueError: {name!r} is no name of a task); "
+        "download or copy the model again"
+    )
+
+
 def test_flipped_bytes_of_a_carried_model_are_seen(load, tmp_path):
     folder = load().save_pretrained(tmp_path / "carried")
     path = folder / "model.safetensors"

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bam_lightning.dropout import Dropout
+
+
+class Outside(NamedTuple):
+    """How a head's K logits are read where this library is not.
+
+    ``problem_type`` is that of transformers, whose pipeline takes the sigmoid of a single output that has none;
+    ``outputs`` are K names; ``how`` says the way from the scores of a pipeline to a label.
+    """
+
+    problem_type: str | None
+    outputs: tuple[str, ...]
+    how: str
 
 
 class Head(nn.Module, ABC):
@@ -51,6 +64,14 @@ class Head(nn.Module, ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
 
+    def outside(self, label_names: Sequence[str]) -> Outside:
+        """Return what an export says of the logits.
+
+        Raises:
+            ValueError: for a head of one's own that does not say it.
+        """
+        raise ValueError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
+
 
 class Classification(Head):
     """Softmax over ``label_names`` and cross-entropy."""
@@ -84,6 +105,10 @@ class Classification(Head):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities."""
         return self.outputs(logits)
+
+    def outside(self, label_names: Sequence[str]) -> Outside:
+        """Return an output for each label name."""
+        return Outside("single_label_classification", tuple(label_names), "the label with the highest score")
 
 
 class Regression(Head):
@@ -123,6 +148,11 @@ class Regression(Head):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return nothing: a score has no classes."""
         return logits[:, :0]
+
+    def outside(self, label_names: Sequence[str]) -> Outside:
+        """Return one output, and the way back to label units."""
+        how = f"{self.low:g} + {self.high - self.low:g} * score"
+        return Outside(None if self.sigmoid else "regression", ("score",), how)
 
 
 class Sigmoids(Head, ABC):
@@ -166,6 +196,10 @@ class MultiLabel(Sigmoids):
         """Return the probability of each label; they do not sum to 1."""
         return self.outputs(logits)
 
+    def outside(self, label_names: Sequence[str]) -> Outside:
+        """Return an output for each label name."""
+        return Outside("multi_label_classification", tuple(label_names), "every label whose score is above 0.5")
+
 
 class Ordinal(Sigmoids):
     """``label_names`` from lowest to highest: output k is P(class > k), so K = C - 1.
@@ -202,3 +236,9 @@ class Ordinal(Sigmoids):
         above = self.outputs(logits).sort(dim=-1, descending=True).values  # [n, K]
         ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
         return -torch.cat([ends[0], above, ends[1]], dim=-1).diff(dim=-1)
+
+    def outside(self, label_names: Sequence[str]) -> Outside:
+        """Return an output for each threshold."""
+        names = tuple(f"above {name}" for name in label_names[:-1])
+        how = f"the label whose place in {', '.join(label_names)} is the number of scores above 0.5, counted from 0"
+        return Outside("multi_label_classification", names, how)

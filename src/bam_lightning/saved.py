@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from bam_lightning.folder import MANIFEST, RunFolder
 from bam_lightning.store import Store
 
 ANEW = "download or copy the model again"
+NAME = re.compile(r"[\w-]+")
 PARTS = ("*.safetensors", "run.json", "encoder/*", "README.md", "history.json")
 
 
@@ -135,7 +137,10 @@ def read(run: RunFolder) -> Saved:
     """
     manifest = run.manifest()
     try:
-        tasks = {name: _task(name, manifest) for name in manifest["tasks"]}
+        tasks = {name: _task(name, manifest) for name in map(str, manifest["tasks"])}
+        for name in tasks:
+            if not NAME.fullmatch(name):  # exports make folders of them
+                raise ValueError(f"{name!r} is no name of a task")
         int(manifest["spec"]["max_length"])
         str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,0 +1,147 @@
+"""A model as one ONNX graph: the encoder once, and the logits of every head as an output named by its task."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bam_lightning.checks import known_name
+from bam_lightning.exported import exact, example, largest_difference, sample, staged, write_record
+from bam_lightning.model import Model
+
+NEEDS = ("onnx", "onnxruntime", "onnxscript")
+GRAPH = "model.onnx"
+README = """# Run {run} as ONNX
+
+One graph with the encoder and {count} heads of a multi-task model trained by bam_lightning: `{graph}`, with batch and
+length free. Largest difference of its logits from the model's own: {difference:.1g}. `export.json` says how
+to read each.
+
+```python
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = Path(".")  # this folder
+about = json.loads((folder / "export.json").read_text())
+tokenizer = AutoTokenizer.from_pretrained(folder)
+session = onnxruntime.InferenceSession(folder / "{graph}")
+names = [one.name for one in session.get_inputs()]
+
+texts = {texts}  # one list for each text of a row
+inputs = tokenizer(*texts, padding=True, truncation=True, max_length=about["max_length"], return_tensors="np")
+logits = session.run(None, {{name: inputs[name].astype(np.int64) for name in names}})
+for output, rows in zip(session.get_outputs(), logits):
+    print(output.name, about["tasks"][output.name]["outputs"], rows.tolist())
+```
+"""
+
+
+def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
+    """Write the graph of some heads (none given: all) with the tokenizer; return the largest difference of logits.
+
+    Raises:
+        RuntimeError: if the packages it needs are not installed.
+        ValueError: for an unknown task, or an export that does not compute the same.
+        FileExistsError, FileNotFoundError: see ``staged``.
+    """
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"format=onnx needs {', '.join(missing)}; run: pip install 'bam-lightning[onnx]'")
+    names = list(tasks) or list(model.tasks)
+    for name in names:
+        known_name("task", name, model.tasks)
+        model.head(name).outside(model.tasks[name].label_names)
+    model = exact(model)
+    with staged(output) as folder:
+        _write(model, names, folder / GRAPH)
+        model.tokenizer.save_pretrained(folder)
+        model.encoder.body.config.save_pretrained(folder)  # by which AutoTokenizer finds its class
+        reader = _Reader(folder, model)
+        widths = sorted({len(model.tasks[name].columns) for name in names})
+        difference = max(largest_difference(model, names, reader, sample(model, width)) for width in widths)
+        write_record(folder, model, "onnx", names, difference)
+        texts = [[text] for text in example(model.tasks[names[0]])]
+        text = README.format(run=model.saved.id, count=len(names), graph=GRAPH, difference=difference, texts=texts)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return difference
+
+
+class _Graph(nn.Module):
+    """Encoder inputs in the tokenizer's order -> logits of every head."""
+
+    def __init__(self, model: Model, names: Sequence[str], inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.encoder, self.inputs = model.encoder, list(inputs)
+        self.linears = nn.ModuleList([model.head(name).linear for name in names])
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        pooled = self.encoder(dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(linear(pooled) for linear in self.linears)
+
+
+def _write(model: Model, names: Sequence[str], path: Path) -> None:
+    inputs = list(model.tokenizer.model_input_names)
+    graph = _Graph(model, names, inputs).eval()
+    rows = model.tokenizer(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
+    free = tuple({0: "batch", 1: "length"} for _ in inputs)
+    model.encoder.body.set_attn_implementation("eager")  # plain matrix products, whatever the batch and length
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            tuple(rows[name] for name in inputs),
+            dynamo=True,
+            verbose=False,
+            input_names=inputs,
+            output_names=list(names),
+            dynamic_shapes={"tensors": free},
+        )
+        assert program is not None
+        program.save(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to itself."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+class _Reader:
+    """What was written, read back as a stranger would: rows -> logits by task."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        import onnxruntime
+        from transformers import AutoTokenizer
+
+        self.session: Any = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.max_length = model.saved.max_length
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.outputs = [one.name for one in self.session.get_outputs()]
+
+    def __call__(self, rows: Sequence[Sequence[str]]) -> Mapping[str, NDArray[np.float32]]:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        found = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="np")
+        logits = self.session.run(None, {name: found[name].astype(np.int64) for name in self.inputs})
+        return dict(zip(self.outputs, logits, strict=True))
