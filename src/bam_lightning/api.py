@@ -75,14 +75,15 @@ class App:
         names = list(self.saved.tasks)
         width = len(next(iter(self.saved.tasks.values())).columns)
         example = {"rows": [["A man sleeps.", "A person rests."][:width]], "task": names[0]}
-        app.get("/", response_class=Response, responses={200: {"content": {"text/html": {}}}})(self.home)
-        app.get("/health", response_model=wire.Health, responses=wire.answers(503))(self.health)
-        app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})(self.metrics)
-        app.get("/tasks", response_model=wire.Tasks)(self.tasks)
+        html, text = ({200: {"content": {kind: {}}}} for kind in ("text/html", "text/plain"))
+        app.get("/", response_class=Response, responses={**html, **wire.answers(405)})(self.home)
+        app.get("/health", response_model=wire.Health, responses=wire.answers(405, 503))(self.health)
+        app.get("/metrics", response_class=Response, responses={**text, **wire.answers(405)})(self.metrics)
+        app.get("/tasks", response_model=wire.Tasks, responses=wire.answers(405))(self.tasks)
         app.post(
             "/predict",
             response_model=wire.Predictions,
-            responses=wire.answers(400, 408, 413, 415, 422, 500, 503),
+            responses=wire.answers(400, 405, 408, 413, 415, 422, 500, 503),
             openapi_extra=wire.asks(body_schema(names, self.limits), example),
         )(self.predict)
         for kind in (404, 405):

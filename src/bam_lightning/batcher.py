@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,18 +107,22 @@ class Batcher:
             outcomes = self._outcomes(batch)
             self.batches += 1
             self.rows += sum(len(one.question.rows) for one in batch)
-            batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outcomes)
+            with suppress(RuntimeError):  # the event loop was closed: nobody waits
+                batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outcomes)
 
     def _take(self) -> list[_Asked]:
+        batch: list[_Asked] = []
+        rows = 0
         with self._changed:
-            while not self._asked and self._open:
-                self._changed.wait()
-            batch: list[_Asked] = []
-            rows = 0
-            while self._asked and (not batch or rows + len(self._asked[0].question.rows) <= self._batch):
-                batch.append(self._asked.popleft())
-                rows += len(batch[-1].question.rows)
-            self.waiting -= rows
+            while not batch and (self._asked or self._open):
+                while not self._asked and self._open:
+                    self._changed.wait()
+                while self._asked and (not batch or rows + len(self._asked[0].question.rows) <= self._batch):
+                    one = self._asked.popleft()
+                    self.waiting -= len(one.question.rows)
+                    if not one.future.cancelled():
+                        batch.append(one)
+                        rows += len(one.question.rows)
         return batch
 
     def _outcomes(self, batch: Sequence[_Asked]) -> list[Answer | Exception]:

@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bam_lightning.checks import at_least
+from bam_lightning.checks import at_least, in_range
 from bam_lightning.options import StoreOptions, command, option
 from bam_lightning.questions import Limits
 
@@ -57,6 +57,7 @@ class ServeOptions(StoreOptions):
     def __post_init__(self) -> None:
         for name in ("rows", "characters", "bytes", "batch", "queue"):
             at_least(name, getattr(self, name), 1)
+        in_range("port", self.port, 0, 65535)
         if self.threads is not None:
             at_least("threads", self.threads, 1)
 
@@ -92,14 +93,18 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: naming the address that is taken or is none of this machine's.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OSError(f"cannot listen on {host} port {port} ({reason}); choose others with host= and port=") from error
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just stopped leaves no trace
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host} port {port} ({error.strerror}); choose others with host= and port="
+        ) from error
     return listener
 
 
