@@ -60,6 +60,11 @@ class Gate:
         return echo(questions)
 
 
+def within(work):
+    """Return what ``work`` returns, or fail where an answer never comes."""
+    return asyncio.run(asyncio.wait_for(work, 30))
+
+
 async def begin(batcher, gate, row):
     first = ask(batcher, row)
     await asyncio.to_thread(gate.begun.wait, 30)
@@ -84,7 +89,7 @@ def test_what_arrives_while_the_model_works_is_the_next_batch_up_to_its_bound():
             said = await asyncio.gather(first, *rest)
             return said, batcher.rows, batcher.batches, batcher.waiting
 
-    said, *counts = asyncio.run(main())
+    said, *counts = within(main())
     assert ["".join(one["t"]) for one in said] == ["a", "b", "cd", "e", "fghij", "k"]
     assert gate.sizes == [1, 2, 1, 1, 1]  # 1 row; 1 + 2; 1, since 5 more are too many; 5, a question is not cut; 1
     assert counts == [11, 5, 0]
@@ -103,7 +108,7 @@ def test_a_full_queue_refuses_and_an_empty_one_takes_a_question_of_any_size():
             await asyncio.gather(first, large)
             assert (await ask(batcher, "h"))["t"] == ["h"]
 
-    asyncio.run(main())
+    within(main())
 
 
 def test_only_the_question_at_fault_fails():
@@ -115,7 +120,7 @@ def test_only_the_question_at_fault_fails():
             gate.open.set()
             return await asyncio.gather(*waiting, return_exceptions=True)
 
-    a, b, poison, c = asyncio.run(main())
+    a, b, poison, c = within(main())
     assert (a["t"], b["t"], c["t"]) == (["a"], ["b"], ["c"])
     assert isinstance(poison, RuntimeError)
     assert str(poison) == "out of memory"
@@ -132,7 +137,7 @@ def test_leaving_answers_what_waits_and_takes_nothing_more():
             ask(batcher, "d")
         return await asyncio.gather(*waiting)
 
-    assert [one["t"] for one in asyncio.run(main())] == [["a"], ["b"], ["c"]]
+    assert [one["t"] for one in within(main())] == [["a"], ["b"], ["c"]]
 
 
 def test_a_client_that_went_away_stops_no_other():
@@ -145,4 +150,4 @@ def test_a_client_that_went_away_stops_no_other():
             gate.open.set()
             return await first, await last
 
-    assert [one["t"] for one in asyncio.run(main())] == [["a"], ["c"]]
+    assert [one["t"] for one in within(main())] == [["a"], ["c"]]
