@@ -9,6 +9,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +139,42 @@ def trained(tiny_bert, tmp_path_factory) -> Trained:
     config = compose(["+experiment=single_multi", *words, "suite.only=[rte,stsb,sst2]", f"paths.cache={folder}/cache"])
     results = run_recipe(config, folder / "out")
     return Trained(results["runs"][-1]["id"], folder / "store", config, results)
+
+
+class Served(NamedTuple):
+    """A model behind HTTP on a port of this machine: its address, the model, its application."""
+
+    url: str
+    model: Any
+    app: Any
+
+
+@contextmanager
+def serving(model, answers=None, limits=None, batch=64, queue=1024) -> Iterator[Served]:
+    """Serve a model in a thread; ``answers`` takes the place of its own."""
+    from bam_lightning import serve
+    from bam_lightning.batcher import Batcher, answer
+    from bam_lightning.questions import Limits
+
+    with serve.listen("127.0.0.1", 0) as listener, Batcher(answers or partial(answer, model), batch, queue) as batcher:
+        server = serve.server(model, batcher, limits or Limits())
+        thread = threading.Thread(target=server.run, args=([listener],))
+        listener.listen(100)
+        thread.start()
+        try:
+            yield Served(serve.address(listener), model, server.config.app)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def served(trained) -> Iterator[Served]:
+    """The student of three tiny tasks behind HTTP, for tests that only ask it."""
+    import bam_lightning
+
+    with serving(bam_lightning.load(trained.id, store=trained.store)) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -45,9 +45,17 @@ class Task(NamedTuple):
                 return f"{column} is {type(text).__name__}, not text"
             if not (text.strip() or self.allow_empty_text):
                 return f"{column} is empty"
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            if not _whole(text):
                 return f"{column} is not UTF-8 text"
         return None
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""Questions of many clients, answered together: one thread owns the model and takes what waits, as it comes.
+
+Nothing waits for company: an idle model answers a lone question at once; what arrives meanwhile is the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+from bam_lightning.questions import Question
+
+if TYPE_CHECKING:
+    from bam_lightning.model import Model, Prediction
+
+Answer = dict[str, list["Prediction"]]
+
+
+def answer(model: Model, questions: Sequence[Question]) -> list[Answer]:
+    """Return the answer to each question: task -> what ``Model.predict`` says of its rows.
+
+    Questions with as many texts a row share one pass of the encoder, each text once, whatever their tasks.
+    """
+    found: list[Answer] = [{} for _ in questions]
+    for width in sorted({len(one.rows[0]) for one in questions}):
+        group = [number for number, one in enumerate(questions) if len(one.rows[0]) == width]
+        rows = [row for number in group for row in questions[number].rows]
+        owner = [number for number in group for _ in questions[number].rows]
+        tasks = dict.fromkeys(task for number in group for task in questions[number].tasks)
+        logits = model.logits(rows, list(tasks))
+        for task in tasks:
+            places = [place for place, number in enumerate(owner) if task in questions[number].tasks]
+            for place, said in zip(places, model.say(task, logits[task][places]), strict=True):
+                found[owner[place]].setdefault(task, []).append(said)
+    return [{task: own[task] for task in one.tasks} for one, own in zip(questions, found, strict=True)]
+
+
+class Full(Exception):
+    """No room for another question: ask again in a moment."""
+
+
+class Closed(Exception):
+    """The server is being stopped."""
+
+
+class _Asked(NamedTuple):
+    question: Question
+    future: asyncio.Future[Answer]
+
+
+class Batcher:
+    """A bounded queue of questions and the thread that answers them; a context, left when all are answered.
+
+    Args:
+        answers: from questions to answers, in order; only the thread calls it.
+        batch: rows that are computed together, unless one question has more.
+        queue: rows that may wait.
+    """
+
+    def __init__(self, answers: Callable[[Sequence[Question]], list[Answer]], batch: int, queue: int) -> None:
+        self._answers, self._batch, self._queue = answers, batch, queue
+        self._asked: deque[_Asked] = deque()
+        self._changed = threading.Condition()
+        self._open = True
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self.waiting, self.rows, self.batches = 0, 0, 0
+
+    def __enter__(self) -> Batcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether questions are being answered."""
+        return self._open and self._thread.is_alive()
+
+    def ask(self, question: Question) -> asyncio.Future[Answer]:
+        """Queue a question; return its answer to be, on the running event loop.
+
+        Raises:
+            Full: if too many rows wait already; a question that finds nothing waiting is always taken.
+            Closed: if no thread is there to answer.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        with self._changed:
+            if not self.alive:
+                raise Closed
+            if self.waiting and self.waiting + len(question.rows) > self._queue:
+                raise Full
+            self._asked.append(_Asked(question, future))
+            self.waiting += len(question.rows)
+            self._changed.notify()
+        return future
+
+    def _work(self) -> None:
+        while batch := self._take():
+            outcomes = self._outcomes(batch)
+            self.batches += 1
+            self.rows += sum(len(one.question.rows) for one in batch)
+            with suppress(RuntimeError):  # the event loop was closed: nobody waits
+                batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outcomes)
+
+    def _take(self) -> list[_Asked]:
+        batch: list[_Asked] = []
+        rows = 0
+        with self._changed:
+            while not batch and (self._asked or self._open):
+                while not self._asked and self._open:
+                    self._changed.wait()
+                while self._asked and (not batch or rows + len(self._asked[0].question.rows) <= self._batch):
+                    one = self._asked.popleft()
+                    self.waiting -= len(one.question.rows)
+                    if not one.future.cancelled():
+                        batch.append(one)
+                        rows += len(one.question.rows)
+        return batch
+
+    def _outcomes(self, batch: Sequence[_Asked]) -> list[Answer | Exception]:
+        try:
+            return [*self._answers([one.question for one in batch])]
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [outcome for one in batch for outcome in self._outcomes([one])]  # only the one at fault fails
+
+
+def _deliver(batch: Sequence[_Asked], outcomes: Sequence[Answer | Exception]) -> None:
+    for one, outcome in zip(batch, outcomes, strict=True):
+        if one.future.done():  # its client is gone
+            continue
+        if isinstance(outcome, Exception):
+            one.future.set_exception(outcome)
+        else:
+            one.future.set_result(outcome)
