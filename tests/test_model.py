@@ -41,6 +41,14 @@ def test_predictions_by_name_give_the_scores_of_results_json(load, trained):
     assert metrics.spearman(np.array(said), np.array(gold)) == pytest.approx(scores["stsb"]["spearman"], abs=1e-12)
 
 
+def test_rows_of_one_text_and_of_two_are_computed_together_each_as_if_alone(load):
+    model, rows = load(), [PAIRS[0], ("it was good",), PAIRS[2], ("a cat " * 12,), PAIRS[1]]
+    together = model.logits(rows, ["rte", "sst2"])
+    for place, row in enumerate(rows):
+        for task, alone in model.logits([row], ["rte", "sst2"]).items():
+            np.testing.assert_allclose(together[task][place], alone[0], atol=1e-5)  # float32, padded to another length
+
+
 def test_a_new_process_needs_neither_hydra_nor_the_training_data(load, tmp_path):
     here = load().predict(PAIRS)
     folder = load().save_pretrained(tmp_path / "carried")

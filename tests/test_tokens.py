@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from bam_lightning import tokens
 from bam_lightning.encoders import load_tokenizer
 from bam_lightning.pretraining import make_tokenizer
 from bam_lightning.sources import Rows
-from bam_lightning.tokens import encode, tokenizer_fingerprint
+from bam_lightning.tokens import encode, join, tokenise, tokenizer_fingerprint
 from conftest import sentences
 
 
@@ -82,7 +83,7 @@ def test_second_call_reads_the_file(tiny_bert, cache, monkeypatch):
     first = encode(PAIRS, load_tokenizer(tiny_bert), 64, cache)
     (path,) = cache.iterdir()
     written = path.stat().st_mtime_ns
-    monkeypatch.setattr(tokens, "_encode", None)  # cannot be called
+    monkeypatch.setattr(tokens, "_table", None)  # cannot be called
     second = encode(PAIRS, load_tokenizer(tiny_bert), 64, cache)
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -138,3 +139,16 @@ def test_tokens_are_mapped_from_the_file_and_not_copied(tokenizer, cache):
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))  # what is mapped changes with its file
     assert not encoded.ids.any()
+
+
+def test_joined_tokens_have_the_rows_of_their_parts_in_order(tokenizer):
+    parts = [tokenise((["the cat sleeps", "it"],), tokenizer, 64), tokenise((["a dog"], ["it eats"]), tokenizer, 64)]
+    whole = join(parts)
+    rows = [whole.ids[start:end] for start, end in itertools.pairwise(whole.offsets)]
+    assert [words(tokenizer, row) for row in rows] == [
+        "[CLS] the cat sleeps [SEP]",
+        "[CLS] it [SEP]",
+        "[CLS] a dog [SEP] it eats [SEP]",
+    ]
+    assert whole.types.tolist() == [0] * 8 + [0] * 4 + [1] * 3
+    assert (whole.ids.dtype, whole.offsets.dtype, whole.types.dtype) == (np.int32, np.int32, np.uint8)

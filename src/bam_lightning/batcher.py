@@ -23,20 +23,18 @@ Answer = dict[str, list["Prediction"]]
 def answer(model: Model, questions: Sequence[Question]) -> list[Answer]:
     """Return the answer to each question: task -> what ``Model.predict`` says of its rows.
 
-    Questions with as many texts a row share one pass of the encoder, each text once, whatever their tasks.
+    All share one pass of the encoder, each row once, whatever their tasks.
     """
-    found: list[Answer] = [{} for _ in questions]
-    for width in sorted({len(one.rows[0]) for one in questions}):
-        group = [number for number, one in enumerate(questions) if len(one.rows[0]) == width]
-        rows = [row for number in group for row in questions[number].rows]
-        owner = [number for number in group for _ in questions[number].rows]
-        tasks = dict.fromkeys(task for number in group for task in questions[number].tasks)
-        logits = model.logits(rows, list(tasks))
-        for task in tasks:
-            places = [place for place, number in enumerate(owner) if task in questions[number].tasks]
-            for place, said in zip(places, model.say(task, logits[task][places]), strict=True):
-                found[owner[place]].setdefault(task, []).append(said)
-    return [{task: own[task] for task in one.tasks} for one, own in zip(questions, found, strict=True)]
+    rows = [row for one in questions for row in one.rows]
+    owner = [number for number, one in enumerate(questions) for _ in one.rows]
+    tasks = list(dict.fromkeys(task for one in questions for task in one.tasks))
+    logits = model.logits(rows, tasks)
+    found: list[Answer] = [{task: [] for task in one.tasks} for one in questions]
+    for task in tasks:
+        places = [place for place, number in enumerate(owner) if task in found[number]]
+        for place, said in zip(places, model.say(task, logits[task][places]), strict=True):
+            found[owner[place]][task].append(said)
+    return found
 
 
 class Full(Exception):
@@ -65,7 +63,7 @@ class Batcher:
         self._answers, self._batch, self._queue = answers, batch, queue
         self._asked: deque[_Asked] = deque()
         self._changed = threading.Condition()
-        self._open = True
+        self._open, self._ringing = True, False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self.waiting, self.rows, self.batches = 0, 0, 0
 
@@ -99,8 +97,15 @@ class Batcher:
                 raise Full
             self._asked.append(_Asked(question, future))
             self.waiting += len(question.rows)
-            self._changed.notify()
+            if not self._ringing:  # once all that arrived with this one are queued, so that they are one batch
+                self._ringing = True
+                future.get_loop().call_soon(self._ring)
         return future
+
+    def _ring(self) -> None:
+        with self._changed:
+            self._ringing = False
+            self._changed.notify()
 
     def _work(self) -> None:
         while batch := self._take():

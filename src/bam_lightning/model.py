@@ -25,7 +25,7 @@ from bam_lightning.folder import MANIFEST
 from bam_lightning.heads import Head
 from bam_lightning.saved import Saved, Task, find, read
 from bam_lightning.targets import build
-from bam_lightning.tokens import tokenise
+from bam_lightning.tokens import join, tokenise
 
 Row = str | Sequence[str]
 
@@ -93,12 +93,15 @@ class Model:
     def logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return task -> float32 logits ``[N, K]``; rows of like length are computed together.
 
-        Every head sees every row, whatever its task was trained to read.
+        Every head sees every row, whatever its task was trained to read; rows may have one text or two.
         """
         if not rows:
             return {task: np.empty((0, self.head(task).linear.out_features), np.float32) for task in tasks}
-        columns = tuple(zip(*rows, strict=True))
-        tokens = tokenise(columns, self.tokenizer, self.saved.max_length)
+        widths = np.array([len(row) for row in rows])
+        order = np.argsort(widths, kind="stable")  # the tokenizer takes rows of as many texts at a time
+        cut = np.flatnonzero(np.diff(widths[order])) + 1
+        groups = [tuple(zip(*(rows[place] for place in group), strict=True)) for group in np.split(order, cut)]
+        tokens = join([tokenise(columns, self.tokenizer, self.saved.max_length) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
         parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in tasks}
         blocks = cut_into_blocks(tokens.lengths)
@@ -106,7 +109,7 @@ class Model:
             inputs = make_batch(examples, [""] * len(block), block, self.tokenizer.pad_token_id).inputs
             for task, found in self._forward(inputs, tasks).items():
                 parts[task].append(found)
-        back = np.argsort(np.concatenate(blocks), kind="stable")
+        back = np.argsort(order[np.concatenate(blocks)], kind="stable")
         return {task: np.concatenate(found)[back] for task, found in parts.items()}
 
     def _forward(self, inputs: Mapping[str, torch.Tensor], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:

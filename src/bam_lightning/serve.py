@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -113,6 +114,8 @@ def run(model: Model, listener: socket.socket, options: ServeOptions) -> None:
     from bam_lightning.batcher import Batcher, answer
 
     _warm(model)
+    gc.collect()
+    gc.freeze()  # a collection that walks all of torch stops every request for a quarter of a second
     with Batcher(partial(answer, model), options.batch, options.queue) as batcher:
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops, then sends itself the signal once more
             signal.signal(number, lambda *_: None)

@@ -63,6 +63,19 @@ def tokenise(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) 
     return _tokens(_table(texts, tokenizer, max_length))
 
 
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Return the rows of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([[0], *(part.lengths for part in parts)])
+    types = [part.types for part in parts if part.types is not None]
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.cumsum(lengths, dtype=np.int32),
+        np.concatenate(types) if types else None,
+    )
+
+
 def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) -> pa.Table:
     wants_types = "token_type_ids" in tokenizer.model_input_names
     parts = []
