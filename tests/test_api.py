@@ -132,7 +132,7 @@ def test_a_full_queue_is_503_with_the_time_to_come_back(trained):
     def slow(questions):
         begun.set()
         gate.wait(30)
-        return [{task: [] for task in one.tasks} for one in questions]
+        return ["{}" for _ in questions]
 
     with (
         serving(bam.load(trained.id, store=trained.store), answers=slow, queue=3) as found,

@@ -1,6 +1,7 @@
 """Questions answered together: each gets its own answer, and one at fault fails alone."""
 
 import asyncio
+import json
 import threading
 
 import numpy as np
@@ -34,7 +35,9 @@ def test_questions_answered_together_are_those_of_predict(trained, seed):
         rows = [tuple(next(texts) for _ in range(width)) for _ in range(count)]
         questions.append(Question(rows, ["sst2"] if width == 1 else TASKS[rng.integers(4)]))
     for question, said in zip(questions, answer(model, questions), strict=True):
-        close(said, model.predict(question.rows, task=question.tasks))
+        told = json.loads(said)["predictions"]
+        told = {task: [bam.Prediction(**one) for one in rows] for task, rows in told.items()}
+        close(told, model.predict(question.rows, task=question.tasks))
 
 
 def echo(questions):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -129,3 +130,16 @@ def test_help_needs_neither_torch_nor_the_servers_packages(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Serve a trained model over HTTP")
+
+
+def test_a_server_whose_model_was_killed_stops_and_says_so(started):
+    process, url = started
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (child,) = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    os.kill(child, signal.SIGKILL)
+    assert httpx.post(f"{url}/predict", json={"rows": ["a cat"]}).status_code == 500
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == (
+        "error: the model's process ended by itself, out of memory perhaps; the server has stopped"
+    )

@@ -22,6 +22,7 @@ from bam_lightning.webpage import Page
 
 if TYPE_CHECKING:
     from bam_lightning.model import Model
+    from bam_lightning.worker import Worker
 
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0  # that a client may take to send a body
@@ -47,7 +48,7 @@ class App:
         limits: what one request may cost.
     """
 
-    def __init__(self, model: Model, batcher: Batcher, limits: Limits) -> None:
+    def __init__(self, model: Model | Worker, batcher: Batcher, limits: Limits) -> None:
         self.model, self.batcher, self.limits = model, batcher, limits
         self.saved: Saved = model.saved
         self.page, self.gauges = Page(), Gauges()
@@ -134,9 +135,7 @@ class App:
         retry = {"Retry-After": str(RETRY_SECONDS)}
         try:
             question = read(await _body(request, self.limits.bytes), self.saved, self.limits)
-            found = await self.batcher.ask(question)
-            said = {task: [one._asdict() for one in rows] for task, rows in found.items()}
-            return _json({"predictions": said})
+            return Response(await self.batcher.ask(question), media_type="application/json")
         except Refused as error:
             return _fault(error.status, str(error))
         except ClientDisconnect:

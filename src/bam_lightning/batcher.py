@@ -5,23 +5,22 @@ Nothing waits for company: an idle model answers a lone question at once; what a
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bam_lightning.questions import Question
 
 if TYPE_CHECKING:
-    from bam_lightning.model import Model, Prediction
-
-Answer = dict[str, list["Prediction"]]
+    from bam_lightning.model import Model
 
 
-def answer(model: Model, questions: Sequence[Question]) -> list[Answer]:
-    """Return the answer to each question: task -> what ``Model.predict`` says of its rows.
+def answer(model: Model, questions: Sequence[Question]) -> list[str]:
+    """Return the answer to each question, as JSON: task -> what ``Model.predict`` says of its rows.
 
     All share one pass of the encoder, each row once, whatever their tasks.
     """
@@ -29,12 +28,12 @@ def answer(model: Model, questions: Sequence[Question]) -> list[Answer]:
     owner = [number for number, one in enumerate(questions) for _ in one.rows]
     tasks = list(dict.fromkeys(task for one in questions for task in one.tasks))
     logits = model.logits(rows, tasks)
-    found: list[Answer] = [{task: [] for task in one.tasks} for one in questions]
+    found: list[dict[str, list[Any]]] = [{task: [] for task in one.tasks} for one in questions]
     for task in tasks:
         places = [place for place, number in enumerate(owner) if task in found[number]]
         for place, said in zip(places, model.say(task, logits[task][places]), strict=True):
-            found[owner[place]][task].append(said)
-    return found
+            found[owner[place]][task].append(said._asdict())
+    return [json.dumps({"predictions": one}, separators=(",", ":"), allow_nan=False) for one in found]
 
 
 class Full(Exception):
@@ -47,7 +46,7 @@ class Closed(Exception):
 
 class _Asked(NamedTuple):
     question: Question
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[str]
 
 
 class Batcher:
@@ -59,7 +58,7 @@ class Batcher:
         queue: rows that may wait.
     """
 
-    def __init__(self, answers: Callable[[Sequence[Question]], list[Answer]], batch: int, queue: int) -> None:
+    def __init__(self, answers: Callable[[Sequence[Question]], list[str]], batch: int, queue: int) -> None:
         self._answers, self._batch, self._queue = answers, batch, queue
         self._asked: deque[_Asked] = deque()
         self._changed = threading.Condition()
@@ -82,14 +81,14 @@ class Batcher:
         """Whether questions are being answered."""
         return self._open and self._thread.is_alive()
 
-    def ask(self, question: Question) -> asyncio.Future[Answer]:
+    def ask(self, question: Question) -> asyncio.Future[str]:
         """Queue a question; return its answer to be, on the running event loop.
 
         Raises:
             Full: if too many rows wait already; a question that finds nothing waiting is always taken.
             Closed: if no thread is there to answer.
         """
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         with self._changed:
             if not self.alive:
                 raise Closed
@@ -130,7 +129,7 @@ class Batcher:
                         rows += len(one.question.rows)
         return batch
 
-    def _outcomes(self, batch: Sequence[_Asked]) -> list[Answer | Exception]:
+    def _outcomes(self, batch: Sequence[_Asked]) -> list[str | Exception]:
         try:
             return [*self._answers([one.question for one in batch])]
         except Exception as error:
@@ -139,7 +138,7 @@ class Batcher:
             return [outcome for one in batch for outcome in self._outcomes([one])]  # only the one at fault fails
 
 
-def _deliver(batch: Sequence[_Asked], outcomes: Sequence[Answer | Exception]) -> None:
+def _deliver(batch: Sequence[_Asked], outcomes: Sequence[str | Exception]) -> None:
     for one, outcome in zip(batch, outcomes, strict=True):
         if one.future.done():  # its client is gone
             continue

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from bam_lightning.batcher import Batcher
     from bam_lightning.model import Model
+    from bam_lightning.worker import Worker
 
 USAGE = """
 Serve a trained model over HTTP: all its tasks by name, with a page to try it in a browser.
@@ -74,17 +73,16 @@ def job(options: ServeOptions) -> None:
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise RuntimeError(f"serving needs {', '.join(missing)}; run: pip install 'bam-lightning[serve]'")
-    with listen(options.host, options.port) as listener:  # first, since a model takes longer to load
-        import torch
+    from bam_lightning.worker import Loading, Worker
 
-        from bam_lightning.model import load
-
-        # threads that outnumber the free cores wait for each other: a busy core made a pass 80 times slower
-        torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) - 1))
-        model = load(
-            options.run, options.store, options.device, options.precision, options.heads, revision=options.revision
-        )
-        run(model, listener, options)
+    threads = options.threads or max(1, (os.cpu_count() or 1) - 1)  # one is left for HTTP
+    loading = Loading(
+        options.run, options.store, options.device, options.precision, tuple(options.heads), options.revision, threads
+    )
+    with listen(options.host, options.port) as listener, Worker(loading) as worker:
+        run(worker, listener, options)
+        if worker.gone:
+            raise RuntimeError("the model's process ended by itself, out of memory perhaps; the server has stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -109,23 +107,20 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(model: Model, listener: socket.socket, options: ServeOptions) -> None:
+def run(worker: Worker, listener: socket.socket, options: ServeOptions) -> None:
     """Serve a model on a bound socket until SIGTERM or SIGINT; answer what is under way, then return."""
-    from bam_lightning.batcher import Batcher, answer
+    from bam_lightning.batcher import Batcher
 
-    _warm(model)
-    gc.collect()
-    gc.freeze()  # a collection that walks all of torch stops every request for a quarter of a second
-    with Batcher(partial(answer, model), options.batch, options.queue) as batcher:
+    with Batcher(worker, options.batch, options.queue) as batcher:
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops, then sends itself the signal once more
             signal.signal(number, lambda *_: None)
         listener.listen(BACKLOG)
-        print(f"serving {model.saved.id} ({_tasks(list(model.tasks))}) on {address(listener)}", flush=True)
-        server(model, batcher, Limits(options.bytes, options.rows, options.characters)).run([listener])
+        print(f"serving {worker.saved.id} ({_tasks(list(worker.saved.tasks))}) on {address(listener)}", flush=True)
+        server(worker, batcher, Limits(options.bytes, options.rows, options.characters)).run([listener])
     print("stopped", flush=True)
 
 
-def server(model: Model, batcher: Batcher, limits: Limits) -> Server:
+def server(model: Model | Worker, batcher: Batcher, limits: Limits) -> Server:
     """Return a server that is not yet running."""
     import uvicorn
 
@@ -143,11 +138,6 @@ def server(model: Model, batcher: Batcher, limits: Limits) -> Server:
         timeout_graceful_shutdown=SECONDS_TO_STOP,
     )
     return uvicorn.Server(config)
-
-
-def _warm(model: Model) -> None:
-    for task in model.tasks.values():  # the first pass is a hundred times slower
-        model.logits([("warm",) * len(task.columns)], [task.name])
 
 
 def address(listener: socket.socket) -> str:
