@@ -44,6 +44,7 @@ def browser(scheme="light"):
         missing = "browser (chromium or google-chrome)" if place is None else "chromedriver"
         pytest.skip(f"no {missing} on PATH; Debian has both in chromium and chromium-driver")
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
@@ -51,7 +52,10 @@ def browser(scheme="light"):
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1000"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    window = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        window = webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as error:  # of the machine, not of the page
+        pytest.skip(f"{place} does not start here: {error.msg}")
     try:
         window.set_page_load_timeout(60)
         yield window
