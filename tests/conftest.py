@@ -120,10 +120,11 @@ def tiny_job(tiny_bert, tiny_data, tmp_path) -> list[str]:
 
 
 class Trained(NamedTuple):
-    """A student of three tiny tasks, trained once for all tests: its Run, its store, its config, its results."""
+    """A student of three tiny tasks, trained once for all tests: its Run, its store, its words, config, results."""
 
     id: str
     store: Path
+    words: list[str]
     config: Any
     results: dict
 
@@ -136,9 +137,12 @@ def trained(tiny_bert, tmp_path_factory) -> Trained:
 
     folder = tmp_path_factory.mktemp("trained")
     words = job_words(tiny_bert, write_data(folder / "data"), folder / "store")
-    config = compose(["+experiment=single_multi", *words, "suite.only=[rte,stsb,sst2]", f"paths.cache={folder}/cache"])
+    words = [word for word in words if not word.startswith(("data.root", "paths.store", "suite.only"))]
+    words += ["suite.only=[rte,stsb,sst2]", f"paths.cache={folder}/cache"]
+    places = [f"data.root={folder}/data", f"paths.store={folder}/store"]
+    config = compose(["+experiment=single_multi", *words, *places])
     results = run_recipe(config, folder / "out")
-    return Trained(results["runs"][-1]["id"], folder / "store", config, results)
+    return Trained(results["runs"][-1]["id"], folder / "store", words, config, results)
 
 
 class Served(NamedTuple):
