@@ -220,7 +220,7 @@ def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeyp
 def test_a_folder_of_something_else_is_left_alone_and_an_export_is_replaced(model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"^output: .*mine holds something else; give a new folder$"):
+    with pytest.raises(FileExistsError, match=r"^output: .*mine is or holds something else; give a new folder$"):
         export_hf(model, tmp_path / "mine", ["rte"])
     with pytest.raises(FileNotFoundError, match=r"^output: no folder .*nowhere$"):
         export_hf(model, tmp_path / "nowhere" / "out", ["rte"])

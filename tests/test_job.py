@@ -241,3 +241,18 @@ def test_an_encoder_without_its_tokenizer_is_refused(tiny_job, tiny_bert, tmp_pa
         (bare / name).write_bytes((tiny_bert / name).read_bytes())
     with pytest.raises(FileNotFoundError, match=rf"^encoder\.path: no tokenizer in {bare}; put one of tokenizer\.json"):
         run_recipe(compose([*tiny_job, f"encoder.path={bare}"]), tmp_path / "out")
+
+
+def test_a_student_with_fewer_steps_than_its_teachers_is_said(tiny_job, tmp_path):
+    from bam_lightning.job import hurried, look
+    from bam_lightning.recipe import plan
+
+    few = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=3", "optimization.multi.epochs=0.1"])
+    runs = plan(few, look(few)[2])
+    (line,) = hurried(runs)
+    assert line == (
+        "student has 3 optimizer steps, a teacher of its 15; "
+        "recipe.stages.student.optimization.min_steps=15 gives it as many"
+    )
+    enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=15"])
+    assert hurried(plan(enough, look(enough)[2])) == []

@@ -96,6 +96,9 @@ def test_no_rows_give_no_predictions(load):
         ([("a", 7)], "rte", "row 0: sentence2 is int, not text"),
         ([(" ", "a")], "rte", "row 0: sentence1 is empty"),
         ([("a\udcff", "a")], "rte", "row 0: sentence1 is not UTF-8 text"),
+        ("a cat", "sst2", "texts must be a list of rows, got one text; put it into a list"),
+        ([{"sentence": "a cat"}], "sst2", "row 0 must be a text, or a list of the texts of a row, got dict"),
+        (["a cat", None], "sst2", "row 1 must be a text, or a list of the texts of a row, got NoneType"),
         ([("a", "b", "c")], "all", "no task reads 3 texts; tasks and their texts: sst2 (1), stsb (2), rte (2)"),
     ],
 )
@@ -198,7 +201,9 @@ def test_what_is_no_model_is_named(trained, tmp_path):
 def test_a_model_is_never_saved_over_something_else(load, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"^.*mine holds something else; give a new folder$"):
+    with pytest.raises(FileExistsError, match=r"^.*thesis\.tex is or holds something else; give a new folder$"):
+        load().save_pretrained(tmp_path / "mine" / "thesis.tex")
+    with pytest.raises(FileExistsError, match=r"^.*mine is or holds something else; give a new folder$"):
         load().save_pretrained(tmp_path / "mine")
 
 

@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_scored_are_named_and_do_not_stop_the_rest(command, 
     labels = [one.label for one in model.predict(sound, task="rte")]
     assert [row["rte.label"] for row in found if "rte.label" in row] == labels
     said = capsys.readouterr().err
-    assert said.startswith(f"60 rows, 56 of them scored: {tmp_path}/out.jsonl\n  row 3: sentence1 is empty\n")
+    assert said.startswith(f"60 rows, 56 of them scored: {tmp_path}/out.jsonl\n  row 4: sentence1 is empty\n")
     assert said.endswith("  and 1 more; column prediction_error says why\n")
 
 
@@ -133,7 +133,7 @@ def test_standard_input_and_output_make_a_pipe(trained):
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first["sst2.label"] in ("negative", "positive")
     assert second["prediction_error"].startswith("not JSON: ")
-    assert done.stderr.startswith("2 rows, 1 of them scored\n  row 1: not JSON: ")
+    assert done.stderr.startswith("2 rows, 1 of them scored\n  row 2: not JSON: ")
 
 
 def test_no_row_scored_is_a_failure(command, tmp_path):

@@ -102,3 +102,13 @@ def test_a_users_own_task_is_one_file_outside_the_repo(tiny_job, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
+
+
+def test_a_task_file_that_is_no_yaml_is_one_message(tiny_job, tmp_path):
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "mine.yaml").write_text("path: data\nmetric:accuracy\ntext_columns: [a]\n")
+    done = call(*tiny_job, f"hydra.searchpath=[file://{tmp_path}/conf]", "+task@suite.tasks.mine=mine")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: not YAML: ")
+    assert f'in "{tmp_path}/conf/task/mine.yaml", line 3' in done.stderr.splitlines()[-1]

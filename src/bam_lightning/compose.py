@@ -115,8 +115,9 @@ def deliberate(error: BaseException) -> bool:
     """Return whether the error was raised on purpose: by this library for bad input, or by Hydra."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):
         return True
     frames = traceback.extract_tb(error.__traceback__)
     ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
@@ -126,6 +127,8 @@ def deliberate(error: BaseException) -> bool:
 def message(error: BaseException) -> str:
     """Return the error's text; for Hydra's «no such key» and «no such choice», with the nearest known name."""
     text = str(error)
+    if type(error).__module__.startswith("yaml."):
+        return f"not YAML: {' '.join(text.split())}"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)?", f"{text} {error.__cause__}")
     if unknown:
         names = sorted(_all_keys())

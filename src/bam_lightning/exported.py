@@ -73,7 +73,7 @@ def staged(output: Path) -> Iterator[Path]:
         FileNotFoundError: if there is no folder to put it into.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (output / RECORD).is_file():
-        raise FileExistsError(f"output: {output} holds something else; give a new folder")
+        raise FileExistsError(f"output: {output} is or holds something else; give a new folder")
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"output: no folder {output.parent}")
     beside = Path(mkdtemp(dir=output.absolute().parent, prefix=f".{output.name}-"))

@@ -44,6 +44,8 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     for run in runs:
         if by_choice(run, config, facts):
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
+    for line in hurried(runs):
+        view.say(line)
     output.mkdir(parents=True, exist_ok=True)
     record = jobs.describe(config, runs, facts, output)
     jobs.keep(store, record, jobs.RUNNING)
@@ -58,6 +60,17 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
         view.close()
     jobs.keep(store, record, jobs.FINISHED)
     return _report(config, runs, rows, store, output)
+
+
+def hurried(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each student that has fewer optimizer steps than one of its teachers: too few, mostly."""
+    steps = {run.id: run.steps for run in runs}
+    return [
+        f"{run.label} has {run.steps} optimizer steps, a teacher of its {most}; "
+        f"recipe.stages.{run.stage}.optimization.min_steps={most} gives it as many"
+        for run in runs
+        if (most := max((steps.get(one, 0) for ids in run.teachers.values() for one in ids), default=0)) > run.steps
+    ]
 
 
 def test_rows(config: Config) -> dict[str, Rows]:

@@ -80,7 +80,7 @@ class Model:
         Raises:
             ValueError: for an unknown task, or naming the first row that cannot be scored.
         """
-        rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
+        rows = _rows(texts)
         chosen = self.saved.named(task, len(rows[0]) if rows else None)
         for one in chosen:
             for number, row in enumerate(rows):
@@ -133,13 +133,15 @@ class Model:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that ``load`` reads anywhere: weights, tokenizer, tasks, provenance, and a model card.
 
+        A model that was saved there before is replaced.
+
         Raises:
             FileExistsError: if there is something else in the folder.
             OSError: if it cannot be written.
         """
         target, source = Path(folder).expanduser(), self.saved.run
-        if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-            raise FileExistsError(f"{target} holds something else; give a new folder")
+        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file()):
+            raise FileExistsError(f"{target} is or holds something else; give a new folder")
         for name in source.files():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
@@ -157,6 +159,16 @@ class Model:
         api.create_repo(repo, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             return str(api.upload_folder(repo_id=repo, folder_path=self.save_pretrained(folder)))
+
+
+def _rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the rows as tuples of texts; what is no text inside them is for the task to refuse."""
+    if isinstance(texts, str):
+        raise ValueError("texts must be a list of rows, got one text; put it into a list")
+    for number, row in enumerate(texts):
+        if not isinstance(row, (str, tuple, list)):
+            raise ValueError(f"row {number} must be a text, or a list of the texts of a row, got {type(row).__name__}")
+    return [(row,) if isinstance(row, str) else tuple(row) for row in texts]
 
 
 def _label(value: Any, names: Sequence[str]) -> str | float | tuple[str, ...]:

@@ -28,7 +28,8 @@ Score texts with a trained model: labels and probabilities by name, in the order
   ... | python -m bam_lightning.predict run=RUN_ID task=sst2 input_format=jsonl | ...   standard input and output
 
 Files may be larger than memory. All columns are kept; new ones are TASK.label and TASK.NAME, the probability of each
-label name (TASK.score for numbers). A row that cannot be scored says why in `prediction_error`, and the others go on.
+label name (TASK.score for numbers). A row that cannot be scored says why in `prediction_error`, and the others go on;
+rows are counted from 1, without the header.
 """
 ERROR = "prediction_error"
 SHOWN = 3  # faults said on the terminal
@@ -145,7 +146,7 @@ def _run(
         shown = bar.add_task("", total=size, rows=0)
         while part:
             scored = score(model, plan, part)
-            faults += [f"row {rows + place}: {one[ERROR]}" for place, one in enumerate(scored) if ERROR in one]
+            faults += [f"row {rows + place + 1}: {one[ERROR]}" for place, one in enumerate(scored) if ERROR in one]
             writer.write(scored)
             rows += len(part)
             bar.update(shown, completed=part[-1].place, rows=rows)
@@ -209,7 +210,7 @@ def _size(name: str) -> int | None:
 
 def _report(rows: int, faults: Sequence[str], output: str) -> None:
     where = "" if output == STREAM else f": {Path(output).expanduser().resolve()}"
-    print(f"{rows:,} rows, {rows - len(faults):,} of them scored{where}", file=sys.stderr)
+    print(f"{rows:,} row{'s'[: rows != 1]}, {rows - len(faults):,} of them scored{where}", file=sys.stderr)
     for line in faults[:SHOWN]:
         print(f"  {line}", file=sys.stderr)
     if len(faults) > SHOWN:

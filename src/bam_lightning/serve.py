@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bam_lightning.checks import at_least, in_range
 from bam_lightning.options import StoreOptions, command, option
@@ -112,11 +112,16 @@ def run(worker: Worker, listener: socket.socket, options: ServeOptions) -> None:
     from bam_lightning.batcher import Batcher
 
     with Batcher(worker, options.batch, options.queue) as batcher:
-        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops, then sends itself the signal once more
-            signal.signal(number, lambda *_: None)
+        served = server(worker, batcher, Limits(options.bytes, options.rows, options.characters))
+
+        def stop(*_: Any) -> None:  # until uvicorn listens for signals itself; afterwards it sends each once more
+            served.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         listener.listen(BACKLOG)
         print(f"serving {worker.saved.id} ({_tasks(list(worker.saved.tasks))}) on {address(listener)}", flush=True)
-        server(worker, batcher, Limits(options.bytes, options.rows, options.characters)).run([listener])
+        served.run([listener])
     print("stopped", flush=True)
 
 
