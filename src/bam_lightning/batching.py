@@ -65,7 +65,7 @@ def split_by_length(
 def cut_into_blocks(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
     """Return the positions of rows of the given ``[N]`` lengths, sorted by length and cut into blocks to predict on.
 
-    >>> [block.tolist() for block in cut_into_blocks(np.array([5000, 10, 4000]))]
+    >>> [block.tolist() for block in cut_into_blocks(np.array([5000, 10, 4500]))]
     [[1], [2], [0]]
     """
     order = np.argsort(lengths, kind="stable")
