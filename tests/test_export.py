@@ -4,7 +4,10 @@ import contextlib
 import copy
 import io
 import json
+import os
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from scipy import special
 import bam_lightning as bam
 from bam_lightning.encoders import from_sizes
 from bam_lightning.export import ExportOptions, job
-from bam_lightning.exported import sample
+from bam_lightning.exported import largest_difference, sample, staged
 from bam_lightning.heads import Classification, Head, MultiLabel, Ordinal, Regression
 from bam_lightning.hf_export import export_hf
 from bam_lightning.model import Model
@@ -126,6 +129,47 @@ def test_one_graph_has_all_heads_for_any_batch_and_length(model, graph, batch):
         np.testing.assert_allclose(logits, ours[name], atol=1e-4)
 
 
+def test_a_graph_is_valid_and_says_nothing_of_the_machine_it_was_made_on(graph):
+    import onnx
+
+    onnx.checker.check_model(graph / "model.onnx")
+    content = (graph / "model.onnx").read_bytes()
+    for word in (b"site-packages", b"bam_lightning", b".py"):
+        assert word not in content
+
+
+class Doubled(Classification):
+    """A head of one's own that is more than its linear layer."""
+
+    def forward(self, pooled):
+        return super().forward(pooled) * 2
+
+
+def with_task(model, name, head):
+    """The model with one task, of another name and head."""
+    saved = replace(model.saved, tasks={name: model.tasks["rte"]._replace(name=name)})
+    return Model(saved, copy.deepcopy(model.encoder), {name: head}, model.tokenizer, "cpu", "32-true")
+
+
+def test_a_graph_computes_a_head_of_ones_own_and_a_task_may_be_called_what_torch_calls_a_value(model, tmp_path):
+    import onnxruntime
+
+    other = with_task(model, "linear", Doubled(32, ["a", "b"]))
+    other.encoder.pooler = None
+    assert export_onnx(other, tmp_path / "out") <= 1e-4
+    assert [one.name for one in onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx").get_outputs()] == [
+        "linear"
+    ]
+
+
+def test_a_task_may_not_be_called_what_an_input_of_the_graph_is(model, tmp_path):
+    with pytest.raises(ValueError) as error:
+        export_onnx(with_task(model, "input_ids", Classification(32, ["a", "b"])), tmp_path / "out")
+    assert str(error.value) == (
+        "format=onnx: task 'input_ids' has the name of an input of the graph; rename it, or leave it out"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "deberta-v2"])
 def test_every_family_has_a_graph(model, tmp_path, family):
@@ -205,7 +249,7 @@ def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeyp
             room._Graph,
             "forward",
             lambda self, *tensors: tuple(
-                linear(self.encoder(dict(zip(self.inputs, tensors, strict=True)))) + 0.01 for linear in self.linears
+                head(self.encoder(dict(zip(self.inputs, tensors, strict=True)))) + 0.01 for head in self.heads
             ),
         )
         call = export_onnx
@@ -227,6 +271,52 @@ def test_a_folder_of_something_else_is_left_alone_and_an_export_is_replaced(mode
     export_hf(model, tmp_path / "out", ["rte"])
     export_hf(model, tmp_path / "out", ["sst2"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "sst2"]
+
+
+def test_what_an_earlier_export_has_not_written_is_never_deleted(model, tmp_path):
+    export_hf(model, tmp_path / "out", ["rte"])
+    (tmp_path / "out" / "rte" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError) as error:
+        export_hf(model, tmp_path / "out", ["rte"])
+    assert str(error.value) == (
+        f"output: no export has written {tmp_path}/out/rte/notes.txt; move it away, or give a new folder"
+    )
+    assert (tmp_path / "out" / "rte" / "notes.txt").read_text() == "mine"
+
+
+def test_what_comes_into_the_folder_meanwhile_is_left_alone(tmp_path):
+    def interrupted():
+        with staged(tmp_path / "out") as folder:
+            (folder / "model").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "thesis.tex").touch()
+
+    with pytest.raises(FileExistsError, match=r"^output: .*out is or holds something else; give a new folder$"):
+        interrupted()
+    with pytest.raises(FileExistsError), staged(tmp_path / "out"):
+        pytest.fail("it must be refused before anything is written")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/thesis.tex"]
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileExistsError) as error, staged(Path(".")):
+        pass
+    assert str(error.value) == "output: this is the current folder, which cannot be replaced; give one inside it"
+    monkeypatch.setattr("bam_lightning.exported.mkdtemp", lambda **_: os.mkdir("/proc/out"))
+    with pytest.raises(OSError) as error, staged(tmp_path / "out"):
+        pass
+    assert str(error.value) == f"output: cannot write to {tmp_path} (No such file or directory)"
+
+
+def test_logits_that_are_no_numbers_are_no_agreement(model, tmp_path):
+    def nothing(part):
+        return {"rte": np.full((len(part), 2), np.nan, np.float32)}
+
+    with pytest.raises(ValueError) as error:
+        largest_difference(model, ["rte"], nothing, sample(model, 2))
+    assert str(error.value) == (
+        "the export is not the model: its logits of rte differ by nan, more than 0.0001; nothing was written"
+    )
 
 
 def test_rows_to_check_with_are_of_all_lengths_and_always_the_same(model):

@@ -54,7 +54,8 @@ def largest_difference(model: Model, names: Sequence[str], theirs: Logits, rows:
     while start < len(rows):
         part = rows[start : start + BATCHES[turn % len(BATCHES)]]
         ours, other = model.logits(part, names), theirs(part)
-        found = max(found, *(float(np.abs(ours[name] - other[name]).max()) for name in names))
+        # np.max: Python's own max(0.0, nan) is 0.0
+        found = float(np.max([found, *(np.abs(ours[name] - other[name]).max() for name in names)]))
         start, turn = start + len(part), turn + 1
     if not found <= TOLERANCE:
         raise ValueError(
@@ -69,17 +70,21 @@ def staged(output: Path) -> Iterator[Path]:
     """Yield a folder to write into, which takes the place of ``output`` when all went well, and else vanishes.
 
     Raises:
-        FileExistsError: if ``output`` holds something that is no export.
+        FileExistsError: if ``output`` holds anything that no export has written.
         FileNotFoundError: if there is no folder to put it into.
+        OSError: if it cannot be written.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (output / RECORD).is_file():
-        raise FileExistsError(f"output: {output} is or holds something else; give a new folder")
+    _check_free(output)
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"output: no folder {output.parent}")
-    beside = Path(mkdtemp(dir=output.absolute().parent, prefix=f".{output.name}-"))
+    try:
+        beside = Path(mkdtemp(dir=output.absolute().parent, prefix=f".{output.name}-"))
+    except OSError as error:
+        raise OSError(f"output: cannot write to {output.absolute().parent} ({error.strerror})") from error
     try:
         yield beside
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
+        _check_free(output)  # something may have come into it meanwhile
         if output.exists():
             shutil.rmtree(output)
         beside.rename(output)
@@ -87,8 +92,30 @@ def staged(output: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _check_free(output: Path) -> None:
+    """Raise ``FileExistsError`` unless there is nothing, or an earlier export and nothing beside it."""
+    if output.resolve() == Path.cwd():
+        raise FileExistsError("output: this is the current folder, which cannot be replaced; give one inside it")
+    there = files(output)
+    if not output.exists() or (output.is_dir() and not there):
+        return
+    try:
+        known = {RECORD, *json.loads((output / RECORD).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileExistsError(f"output: {output} is or holds something else; give a new folder") from None
+    if foreign := sorted(there - known):
+        raise FileExistsError(
+            f"output: no export has written {output / foreign[0]}; move it away, or give a new folder"
+        )
+
+
+def files(folder: Path) -> set[str]:
+    """Return the files in a folder and in those below it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
 def write_record(folder: Path, model: Model, kind: str, names: Sequence[str], difference: float) -> None:
-    """Write what the export holds: tasks, how their logits are read, and what it was made from."""
+    """Write what the export holds: tasks, how their logits are read, what it was made from; the last file written."""
     record = {
         "format": kind,
         "run": model.saved.id,
@@ -96,6 +123,7 @@ def write_record(folder: Path, model: Model, kind: str, names: Sequence[str], di
         "tasks": {name: describe(model.tasks[name], model.head(name)) for name in names},
         "largest_difference": difference,
         "versions": machine.versions(),
+        "files": sorted(files(folder)),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 

@@ -65,18 +65,22 @@ def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
     for name in names:
         known_name("task", name, model.tasks)
         model.head(name).outside(model.tasks[name].label_names)
+        if name in model.tokenizer.model_input_names:
+            raise ValueError(
+                f"format=onnx: task {name!r} has the name of an input of the graph; rename it, or leave it out"
+            )
     model = exact(model)
     with staged(output) as folder:
-        _write(model, names, folder / GRAPH)
+        _write(exact(model), names, folder / GRAPH)  # a copy, since its attention is made simpler
         model.tokenizer.save_pretrained(folder)
         model.encoder.body.config.save_pretrained(folder)  # by which AutoTokenizer finds its class
         reader = _Reader(folder, model)
         widths = sorted({len(model.tasks[name].columns) for name in names})
         difference = max(largest_difference(model, names, reader, sample(model, width)) for width in widths)
-        write_record(folder, model, "onnx", names, difference)
         texts = [[text] for text in example(model.tasks[names[0]])]
         text = README.format(run=model.saved.id, count=len(names), graph=GRAPH, difference=difference, texts=texts)
         (folder / "README.md").write_text(text, encoding="utf-8")
+        write_record(folder, model, "onnx", names, difference)
     return difference
 
 
@@ -86,11 +90,11 @@ class _Graph(nn.Module):
     def __init__(self, model: Model, names: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
         self.encoder, self.inputs = model.encoder, list(inputs)
-        self.linears = nn.ModuleList([model.head(name).linear for name in names])
+        self.heads = nn.ModuleList([model.head(name) for name in names])
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         pooled = self.encoder(dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(linear(pooled) for linear in self.linears)
+        return tuple(head(pooled) for head in self.heads)
 
 
 def _write(model: Model, names: Sequence[str], path: Path) -> None:
@@ -106,11 +110,24 @@ def _write(model: Model, names: Sequence[str], path: Path) -> None:
             dynamo=True,
             verbose=False,
             input_names=inputs,
-            output_names=list(names),
+            output_names=[f"logits of {name}" for name in names],
             dynamic_shapes={"tensors": free},
         )
-        assert program is not None
-        program.save(path)
+    assert program is not None
+    _tidy(program.model.graph, names)
+    program.save(path)
+
+
+def _tidy(graph: Any, names: Sequence[str]) -> None:
+    """Name the outputs by their tasks, and drop what the exporter notes of the source files of this machine."""
+    nodes = list(graph.all_nodes())
+    for node in nodes:
+        node.metadata_props.clear()
+    for value in [*graph.initializers.values(), *(one for node in nodes for one in node.outputs)]:
+        if value.name in names:  # torch may call a value inside what a task is called, such as "linear"
+            value.name = f"inner.{value.name}"  # no task has a dot
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 @contextmanager
