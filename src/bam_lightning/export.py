@@ -38,19 +38,19 @@ def job(options: ExportOptions) -> None:
 
     model = load(options.run, options.store, device="cpu", precision="float32", heads=options.heads)
     output = Path(options.output).expanduser()
-    said = ""
-    if options.format == "bam":
-        model.save_pretrained(output)
-    else:
-        from bam_lightning.hf_export import export_hf
-        from bam_lightning.onnx_export import export_onnx
+    from bam_lightning.bam_export import export_bam
+    from bam_lightning.hf_export import export_hf
+    from bam_lightning.onnx_export import export_onnx
 
-        export = export_hf if options.format == "hf" else export_onnx
-        difference = export(model, output, options.task)
-        heads = options.task or list(model.tasks)
-        said = f"{', '.join(heads)}: logits within {difference:.1g} of the model's; "
+    if options.format == "bam":
+        difference = export_bam(model, output)
+    else:
+        difference = (export_hf if options.format == "hf" else export_onnx)(model, output, options.task)
+    heads = options.task or list(model.tasks)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"{said}{size / 1e6:,.1f} MB in {output.resolve()}")
+    print(
+        f"{', '.join(heads)}: logits within {difference:.1g} of the model's; {size / 1e6:,.1f} MB in {output.resolve()}"
+    )
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ class Regression(Head):
 
     def outside(self, label_names: Sequence[str]) -> Outside:
         """Return one output, and the way back to label units."""
-        how = f"{self.low:g} + {self.high - self.low:g} * score"
+        how = f"{self.low:.15g} + {self.high - self.low:.15g} * score"
         return Outside(None if self.sigmoid else "regression", ("score",), how)
 
 

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from bam_lightning.checks import known_name
 from bam_lightning.exported import exact, example, largest_difference, sample, staged, write_record
+from bam_lightning.heads import Head
 from bam_lightning.model import Model
 
 # Families whose classifier is first token -> linear -> tanh -> linear, and where its two layers lie.
+# DeBERTa's has the activation that its configuration names: a GELU unless it is told otherwise.
 PLACES = {
     "bert": ("bert.pooler.dense", "classifier"),
     "camembert": ("classifier.dense", "classifier.out_proj"),
+    "deberta": ("pooler.dense", "classifier"),
+    "deberta-v2": ("pooler.dense", "classifier"),
     "mpnet": ("classifier.dense", "classifier.out_proj"),
     "roberta": ("classifier.dense", "classifier.out_proj"),
     "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
@@ -49,6 +53,11 @@ def export_hf(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
     names = list(tasks) or list(model.tasks)
     for name in names:
         known_name("task", name, model.tasks)
+        if type(model.head(name)).forward is not Head.forward:
+            raise ValueError(
+                f"format=hf: the head of {name!r} is not a linear layer, as those of transformers are; "
+                "format=onnx takes all"
+            )
     _check_family(model)
     model, difference = exact(model), 0.0
     with staged(output) as folder:
@@ -102,7 +111,11 @@ def _classifier(model: Model, name: str) -> Any:
     config.label2id = {label: number for number, label in enumerate(outside.outputs)}
     config.num_labels = len(outside.outputs)
     config.problem_type = outside.problem_type
-    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    for field, value in (("classifier_dropout", model.head(name).dropout.p), ("pooler_hidden_act", "tanh")):
+        if hasattr(config, field):
+            setattr(config, field, value)
+    with torch.random.fork_rng(devices=[]):  # weights that are all replaced
+        classifier = AutoModelForSequenceClassification.from_config(config).eval()
     pooler, linear = PLACES[config.model_type]
     state = {f"{classifier.base_model_prefix}.{key}": value for key, value in model.encoder.body.state_dict().items()}
     assert model.encoder.pooler is not None
