@@ -83,6 +83,11 @@ def test_a_row_says_the_same_whatever_its_place_and_company(load):
     np.testing.assert_allclose(together, np.tile(alone, (3, 1)), atol=1e-6)
 
 
+def test_rows_may_come_one_by_one(load):
+    first, second = zip(*PAIRS, strict=True)
+    assert load().predict(zip(first, second, strict=True), task="rte") == load().predict(PAIRS, task="rte")
+
+
 def test_no_rows_give_no_predictions(load):
     assert load().predict([], task="rte") == []
 

@@ -163,3 +163,42 @@ def test_a_csv_file_without_a_sound_header_is_named(tmp_path, text, message):
 def test_what_is_no_parquet_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^.*a\.parquet cannot be read as parquet: "):
         rows_of(tmp_path / "a.parquet", "no", "parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_half_a_letter_is_replaced_and_stops_no_row(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    with (
+        nullcontext(path) if kind == "parquet" else path.open("w", encoding="utf-8", errors="surrogateescape") as target
+    ):
+        writer = make_writer(target, kind, ["a"], escape=False)
+        writer.write([{"a": "x\ud800"}, {"a": "y"}])
+        writer.close()
+    first, second = (one.values["a"] for one in read(str(path), kind))
+    assert set(first) == {"x", "\ufffd"}
+    assert second == "y"
+
+
+def test_formulas_are_escaped_in_joined_labels_too(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        make_writer(stream, "csv", ["a", "b"], escape=True).write([{"a": ("=cmd()", "x"), "b": ["=y"]}])
+    assert (tmp_path / "a.csv").read_text() == "a,b\n'=cmd()|x,'=y\n"
+
+
+def test_numbers_that_come_late_are_numbers(tmp_path):
+    writer = make_writer(tmp_path / "a.parquet", "parquet", ["a", "n"], escape=False, numbers=["n"])
+    writer.write([{"a": "x"}])
+    writer.write([{"a": "y", "n": 0.5}])
+    writer.close()
+    assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == [{"a": "x", "n": None}, {"a": "y", "n": 0.5}]
+
+
+def test_rows_of_mixed_types_are_no_traceback(tmp_path):
+    writer = make_writer(tmp_path / "a.parquet", "parquet", ["a"], escape=False)
+    with pytest.raises(ValueError, match=r"^rows of different types do not fit into one Parquet file .*; write jsonl$"):
+        writer.write([{"a": 1}, {"a": "x"}])
+
+
+def test_a_header_that_is_no_csv_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^.*a\.csv is not CSV: "):
+        rows_of(tmp_path / "a.csv", '"a"b,c\nx,y\n', "csv")

@@ -68,7 +68,7 @@ def _origin(saved: Saved) -> tuple[Job | None, list[Mapping[str, Any]]]:
     ]
     stage, tasks = saved.manifest["stage"], saved.manifest["tasks"]
     runs = dict.fromkeys(run_id for job in alike for run_id in job.stages.get(stage, ()))
-    found = [store.manifest(run_id) for run_id in runs]
+    found = [store.manifest(run_id) for run_id in runs if store.finished(run_id)]
     return mine, [one for one in found if one["tasks"] == tasks]
 
 

@@ -165,10 +165,11 @@ def _rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the rows as tuples of texts; what is no text inside them is for the task to refuse."""
     if isinstance(texts, str):
         raise ValueError("texts must be a list of rows, got one text; put it into a list")
-    for number, row in enumerate(texts):
+    rows = list(texts)  # it may be one that can be gone through only once
+    for number, row in enumerate(rows):
         if not isinstance(row, (str, tuple, list)):
             raise ValueError(f"row {number} must be a text, or a list of the texts of a row, got {type(row).__name__}")
-    return [(row,) if isinstance(row, str) else tuple(row) for row in texts]
+    return [(row,) if isinstance(row, str) else tuple(row) for row in rows]
 
 
 def _label(value: Any, names: Sequence[str]) -> str | float | tuple[str, ...]:

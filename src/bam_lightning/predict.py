@@ -73,10 +73,13 @@ def job(options: PredictOptions) -> int:
     model = load(saved.run.path, device=options.device, precision=options.precision, heads=options.heads)
     added = [name for task in plan for name in _names(saved.tasks[task])]
     for name in added:
+        if added.count(name) > 1:
+            raise ValueError(f"the output would have two columns {name!r}: a class of that task has the name 'label'")
         if name in readable:
             raise ValueError(f"input has a column {name!r} already, which the output needs; rename it")
     kept = [name for name in dict.fromkeys(name for one in first for name in one.values) if name != ERROR]
-    with _output(options.output, to_kind, [*kept, *added, ERROR], options.escape_formulas) as writer:
+    numbers = [name for name in added if not name.endswith(".label")]
+    with _output(options.output, to_kind, [*kept, *added, ERROR], options.escape_formulas, numbers) as writer:
         rows, faults = _run(model, plan, first, parts, writer, _size(options.input))
     _report(rows, faults, options.output)
     return 1 if rows and len(faults) == rows else 0
@@ -178,7 +181,7 @@ def score(model: Model, plan: Mapping[str, tuple[str, ...]], part: Sequence[Reco
 
 
 @contextmanager
-def _output(name: str, kind: str, columns: Sequence[str], escape: bool) -> Iterator[Writer]:
+def _output(name: str, kind: str, columns: Sequence[str], escape: bool, numbers: Sequence[str]) -> Iterator[Writer]:
     """Yield a writer into a file beside, which takes its name when all is written; what fails leaves what was done."""
     errors = "backslashreplace" if kind == "jsonl" else "surrogateescape"  # what was no UTF-8 comes out as it came in
     if name == STREAM:
@@ -191,7 +194,7 @@ def _output(name: str, kind: str, columns: Sequence[str], escape: bool) -> Itera
     path = Path(name).expanduser()
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     stream = None if kind == "parquet" else beside.open("w", encoding="utf-8", errors=errors, newline="")
-    writer = make_writer(stream or beside, kind, columns, escape)
+    writer = make_writer(stream or beside, kind, columns, escape, numbers)
     try:
         yield writer
     except BaseException:

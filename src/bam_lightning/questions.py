@@ -102,7 +102,7 @@ def _task(given: Any) -> str | list[str]:
         raise ValueError("task must be a task's name, a list of such names, or all")
     if max(map(len, names)) > LONGEST_NAME:
         raise ValueError(f"task must be a name of at most {LONGEST_NAME} characters, got {max(map(len, names))}")
-    return given if isinstance(given, str) else names
+    return given if isinstance(given, str) else list(dict.fromkeys(names))
 
 
 def _kind(value: Any) -> str:

@@ -77,7 +77,10 @@ class _Counted:
 def _csv(lines: _Counted, name: str, kind: str) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
     rows = csv.reader(lines, **dialect(kind))
-    header = next(rows, [])
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        raise ValueError(f"{name} is not {kind.upper()}: {error}") from error
     if not header:
         raise ValueError(f"{name} is empty; its first line must name the columns")
     if len(set(header)) < len(header):

@@ -54,6 +54,9 @@ class Worker:
         self._theirs.close()  # so that the line ends when the process does
         try:
             ready = self._line.recv()
+        except KeyboardInterrupt:  # else it would be waited for, and it hears no signal
+            self._process.kill()
+            raise
         except EOFError:
             self._process.join()
             raise RuntimeError(
@@ -105,8 +108,8 @@ def _work(line: Connection, loading: Loading) -> None:
         )
         for task in model.tasks.values():  # the first pass is a hundred times slower
             model.logits([("warm",) * len(task.columns)], [task.name])
-    except (ValueError, OSError, RuntimeError) as error:
-        line.send(type(error)(str(error)))
+    except Exception as error:
+        line.send(ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error)))
         return
     gc.collect()
     gc.freeze()  # a collection that walks all of torch stops every request for a quarter of a second

@@ -24,17 +24,20 @@ class Writer(Protocol):
         """Write what is left."""
 
 
-def make_writer(target: TextIO | Path, kind: str, columns: Sequence[str], escape: bool) -> Writer:
+def make_writer(
+    target: TextIO | Path, kind: str, columns: Sequence[str], escape: bool, numbers: Sequence[str] = ()
+) -> Writer:
     """Return what writes rows with the given columns.
 
     Args:
         target: an open text stream, or the path of a Parquet file.
         kind: one of ``FORMATS``.
         columns: names and order of the columns; what a row has beside them is left out, except in JSON lines.
+        numbers: of Parquet: columns of numbers, though the first rows may have none.
         escape: put an apostrophe before cells of CSV and TSV that a spreadsheet would run as a formula.
     """
     if isinstance(target, Path):
-        return _ParquetWriter(target, columns)
+        return _ParquetWriter(target, columns, numbers)
     return _JsonWriter(target) if kind == "jsonl" else _CsvWriter(target, kind, columns, escape)
 
 
@@ -71,33 +74,41 @@ class _CsvWriter:
         self.stream.flush()
 
     def _text(self, value: Any) -> str:
-        text = "" if value is None else _flat(value)
+        text = "" if value is None else _writable(_flat(value))
         if self.kind == "tsv":
             text = " ".join(text.splitlines()).replace("\t", " ")
-        return f"'{text}" if self.escape and isinstance(value, str) and text.startswith(FORMULA) else text
+        return f"'{text}" if self.escape and not isinstance(value, (int, float)) and text.startswith(FORMULA) else text
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
+    def __init__(self, path: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:
+        self.path, self.columns, self.numbers = path, columns, numbers
         self.writer: Any = None
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        if self.writer is None:
-            table = pa.table({name: [_cell(row.get(name)) for row in rows] for name in self.columns})
-            fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]
-            self.writer = parquet.ParquetWriter(self.path, pa.schema(fields))
-        schema = self.writer.schema
         try:
+            if self.writer is None:
+                table = pa.table({name: [_cell(row.get(name)) for row in rows] for name in self.columns})
+                fields = [self._field(field) for field in table.schema]
+                self.writer = parquet.ParquetWriter(self.path, pa.schema(fields))
+            schema = self.writer.schema
             arrays = [pa.array([_cell(row.get(field.name)) for row in rows], field.type) for field in schema]
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise ValueError(
                 f"rows of different types do not fit into one Parquet file ({error}); write jsonl"
             ) from error
         self.writer.write_table(pa.table(arrays, schema=schema))
+
+    def _field(self, field: Any) -> Any:
+        """Return the column as it is written: numbers we add are numbers, what has no value yet is text."""
+        import pyarrow as pa
+
+        if field.name in self.numbers:
+            return field.with_type(pa.float64())
+        return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
 
     def close(self) -> None:
         if self.writer is None:
@@ -117,6 +128,13 @@ def _flat(value: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # Parquet holds UTF-8 only
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return "|".join(value) if isinstance(value, tuple) else value
+
+
+def _writable(text: str) -> str:
+    """Return a text without halves of letters, which no file holds; bytes that were no UTF-8 come out as they came."""
+    if text.isascii():
+        return text
+    return "".join("\ufffd" if "\ud800" <= one <= "\udfff" and not "\udc80" <= one <= "\udcff" else one for one in text)
