@@ -388,7 +388,7 @@ def test_what_cannot_be_exported_is_named(trained, words, message):
 
 
 def test_without_its_packages_onnx_says_what_to_install(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("bam_lightning.onnx_export.find_spec", lambda name: None if name == "onnxscript" else True)
+    monkeypatch.setattr("bam_lightning.checks.find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(RuntimeError) as error:
         export_onnx(model, tmp_path / "out")
     assert str(error.value) == "format=onnx needs onnxscript; run: pip install 'bam-lightning[onnx]'"

@@ -99,7 +99,7 @@ def test_ipv6_is_listened_on_where_it_is_asked_for():
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("bam_lightning.serve.find_spec", lambda name: None if name != "httptools" else object())
+    monkeypatch.setattr("bam_lightning.checks.find_spec", lambda name: None if name != "httptools" else object())
     with pytest.raises(RuntimeError) as error:
         serve.job(serve.ServeOptions(run="x"))
     assert str(error.value) == "serving needs fastapi, uvicorn; run: pip install 'bam-lightning[serve]'"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, toke
     tokenizer.save_pretrained(folder / ENCODER)
 
 
-def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
-    """Return a Run's encoder, its tokenizer and the weights of its heads (``task.name`` -> tensor).
+def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
+    """Return a Run's encoder, its tokenizer and the weights of its heads (task -> name -> tensor).
 
     A pooler that the Run does not have keeps its new weights.
 
@@ -54,7 +53,11 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, Mapping[st
     odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
     if odd:
         raise ValueError(f"{run.path}: the weights do not fit the configuration, for example {odd[0]!r}; {run.remedy}")
-    heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
+    heads: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith("heads."):
+            _, task, inner = name.split(".", 2)
+            heads.setdefault(task, {})[inner] = value
     return encoder, load_tokenizer(run.path / ENCODER), heads
 
 

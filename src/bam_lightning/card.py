@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bam_lightning.data_config import SETS
 from bam_lightning.jobs import FINISHED, Job, read_all
 from bam_lightning.saved import Saved, Task
@@ -119,7 +121,5 @@ def _words(job: Job) -> list[str]:
     """Return the words of the command line that trained a model; without Hydra's own record, what the job knows."""
     record = Path(job.output) / ".hydra" / "overrides.yaml"
     if record.is_file():
-        return [
-            line.removeprefix("- ").strip("'\"") for line in record.read_text().splitlines() if line.startswith("- ")
-        ]
+        return [str(word) for word in yaml.safe_load(record.read_text(encoding="utf-8")) or ()]
     return [f"+experiment={job.experiment}", f"scale={job.scale}", f"seed={job.seed}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -45,3 +46,10 @@ def in_range(
     if below or above or math.isnan(value):
         span = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
         raise ValueError(f"{key} must be in {span}, got {value}")
+
+
+def installed(what: str, packages: Iterable[str], extra: str) -> None:
+    """Raise ``RuntimeError``, saying what to install, unless the packages that ``what`` needs are there."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"{what} needs {', '.join(missing)}; run: pip install 'bam-lightning[{extra}]'")

@@ -157,15 +157,16 @@ def _tokenised(context: Context, tokenizer: Any) -> Callable[[Rows], Tokens]:
     return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
 
 
-def _heads(tasks: Iterable[str], encoder: Encoder, kept: Mapping[str, torch.Tensor], config: Config) -> dict[str, Head]:
+def _heads(
+    tasks: Iterable[str], encoder: Encoder, kept: Mapping[str, dict[str, torch.Tensor]], config: Config
+) -> dict[str, Head]:
     """Return a head per task, with the weights ``kept`` from an earlier Run where it had that head."""
     heads: dict[str, Head] = {}
     for task in tasks:
         settings = vars(config.suite.tasks[task].head)
         heads[task] = build(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
-        own = {name.removeprefix(f"{task}."): v for name, v in kept.items() if name.startswith(f"{task}.")}
-        if own:
-            heads[task].load_state_dict(own)
+        if task in kept:
+            heads[task].load_state_dict(kept[task])
     return heads
 
 
@@ -186,7 +187,7 @@ def _column(run: Run, context: Context, task: str, rows: Rows) -> Any:
     return columns[0] if columns else None
 
 
-def _start(run: Run, context: Context) -> tuple[Encoder, Any, Mapping[str, torch.Tensor]]:
+def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
     settings = context.config.encoder
     if run.start:
         return load_encoder(context.store.run(run.start), settings.pooler)

@@ -73,8 +73,13 @@ class Head(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
 
 
-class Classification(Head):
-    """Softmax over ``label_names`` and cross-entropy."""
+class OfNames(Head, ABC):
+    """A head whose labels have names: an output for each of ``label_names``, but for ``spared`` of them.
+
+    The other options are those of heads of other kinds, so that a task's file may name any head.
+    """
+
+    spared = 0
 
     def __init__(
         self,
@@ -84,7 +89,15 @@ class Classification(Head):
         dropout: float = 0.1,
         sigmoid: bool = True,
     ) -> None:
-        super().__init__(width, len(label_names), dropout)
+        super().__init__(width, len(label_names) - self.spared, dropout)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the outputs, which are the label names' own."""
+        return self.outputs(logits)
+
+
+class Classification(OfNames):
+    """Softmax over ``label_names`` and cross-entropy."""
 
     def encode(self, labels: Tensor) -> Tensor:
         """Return one-hot rows."""
@@ -101,10 +114,6 @@ class Classification(Head):
     def predict(self, logits: Tensor) -> Tensor:
         """Return the likeliest class ids."""
         return logits.argmax(dim=-1)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return probabilities."""
-        return self.outputs(logits)
 
     def outside(self, label_names: Sequence[str]) -> Outside:
         """Return an output for each label name."""
@@ -155,7 +164,7 @@ class Regression(Head):
         return Outside(None if self.sigmoid else "regression", ("score",), how)
 
 
-class Sigmoids(Head, ABC):
+class Sigmoids(OfNames, ABC):
     """K yes-or-no questions, each a sigmoid of its own.
 
     Their losses are averaged, not summed: the loss of an untrained head is then ln 2 for any K, as large as that of
@@ -172,17 +181,7 @@ class Sigmoids(Head, ABC):
 
 
 class MultiLabel(Sigmoids):
-    """Any number of ``label_names``, each decided by itself: K = C."""
-
-    def __init__(
-        self,
-        width: int,
-        label_names: Sequence[str],
-        label_range: Sequence[float] = (),
-        dropout: float = 0.1,
-        sigmoid: bool = True,
-    ) -> None:
-        super().__init__(width, len(label_names), dropout)
+    """Any number of ``label_names``, each decided by itself: K = C, and their probabilities do not sum to 1."""
 
     def encode(self, labels: Tensor) -> Tensor:
         """Return 0 and 1 as they are, as float32."""
@@ -191,10 +190,6 @@ class MultiLabel(Sigmoids):
     def predict(self, logits: Tensor) -> Tensor:
         """Return 1 for each label more likely than not, else 0: int64 ``[n, C]``; a row may have none."""
         return (self.outputs(logits) > 0.5).long()
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probability of each label; they do not sum to 1."""
-        return self.outputs(logits)
 
     def outside(self, label_names: Sequence[str]) -> Outside:
         """Return an output for each label name."""
@@ -208,15 +203,7 @@ class Ordinal(Sigmoids):
     nothing makes them fall with k, for which CORAL (Cao et al. 2020) would share the weights.
     """
 
-    def __init__(
-        self,
-        width: int,
-        label_names: Sequence[str],
-        label_range: Sequence[float] = (),
-        dropout: float = 0.1,
-        sigmoid: bool = True,
-    ) -> None:
-        super().__init__(width, len(label_names) - 1, dropout)
+    spared = 1  # there is nothing above the highest
 
     def encode(self, labels: Tensor) -> Tensor:
         """Return 1 for each threshold below the class: of four classes, class 2 is 1 1 0."""

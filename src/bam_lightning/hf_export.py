@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bam_lightning.checks import known_name
 from bam_lightning.exported import exact, example, largest_difference, sample, staged, write_record
 from bam_lightning.heads import Head
 from bam_lightning.model import Model
@@ -50,9 +49,8 @@ def export_hf(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
         ValueError: for a family whose classifier is another, or an export that does not compute the same.
         FileExistsError, FileNotFoundError: see ``staged``.
     """
-    names = list(tasks) or list(model.tasks)
+    names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
-        known_name("task", name, model.tasks)
         if type(model.head(name)).forward is not Head.forward:
             raise ValueError(
                 f"format=hf: the head of {name!r} is not a linear layer, as those of transformers are; "

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torchmetrics.functional import classification
 
+from bam_lightning import data_config
+
 Values = NDArray[np.generic]
 
 
@@ -104,7 +106,7 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "spearman": spearman,
 }
 REGRESSION = ("spearman", "pearson")
-SETS = ("micro_f1", "macro_f1", "exact_match")
+SETS = tuple(metric.value for metric in data_config.SETS)
 BESIDE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(REGRESSION, REGRESSION),
     **dict.fromkeys(SETS, SETS),

@@ -23,7 +23,7 @@ from bam_lightning.data_config import HEADS
 from bam_lightning.encoders import Encoder
 from bam_lightning.folder import MANIFEST
 from bam_lightning.heads import Head
-from bam_lightning.saved import Saved, Task, find, read
+from bam_lightning.saved import Saved, Task, check_rows, find, read
 from bam_lightning.targets import build
 from bam_lightning.tokens import join, tokenise
 
@@ -82,10 +82,7 @@ class Model:
         """
         rows = _rows(texts)
         chosen = self.saved.named(task, len(rows[0]) if rows else None)
-        for one in chosen:
-            for number, row in enumerate(rows):
-                if fault := one.fault(row):
-                    raise ValueError(f"row {number}: {fault}")
+        check_rows(chosen, rows)
         logits = self.logits(rows, [one.name for one in chosen])
         said = {one.name: self.say(one.name, logits[one.name]) for one in chosen}
         return said[task] if isinstance(task, str) and task != "all" else said
@@ -206,7 +203,7 @@ def load(
     machine.prepare()
     spec = saved.manifest["spec"]
     encoder, tokenizer, weights = load_encoder(saved.run, bool(spec["pooler"]))
-    built = {task: _head(saved, task, encoder.width, weights, heads) for task in saved.tasks}
+    built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
     known_name("precision", precision, [one.value for one in Precision])
     settings = TrainerConfig(
@@ -234,9 +231,8 @@ def _head(saved: Saved, name: str, width: int, weights: Mapping[str, torch.Tenso
             f"if you trust that code, allow it with heads=[{target}]"
         )
     head: Head = build(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
-    own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
     try:
-        head.load_state_dict(own)
+        head.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bam_lightning.checks import known_name
+from bam_lightning.checks import installed
 from bam_lightning.exported import exact, example, largest_difference, sample, staged, write_record
 from bam_lightning.model import Model
 
@@ -58,12 +57,9 @@ def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
         ValueError: for an unknown task, or an export that does not compute the same.
         FileExistsError, FileNotFoundError: see ``staged``.
     """
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        raise RuntimeError(f"format=onnx needs {', '.join(missing)}; run: pip install 'bam-lightning[onnx]'")
-    names = list(tasks) or list(model.tasks)
+    installed("format=onnx", NEEDS, "onnx")
+    names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
-        known_name("task", name, model.tasks)
         model.head(name).outside(model.tasks[name].label_names)
         if name in model.tokenizer.model_input_names:
             raise ValueError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bam_lightning.checks import known_name
-from bam_lightning.saved import Saved
+from bam_lightning.saved import Saved, check_rows
 
 FIELDS = ("rows", "task")
 LONGEST_NAME = 200  # characters of a task's name; a longer one is not repeated in a message
@@ -54,10 +54,7 @@ def read(body: bytes, saved: Saved, limits: Limits) -> Question:
             known_name("the body", name[:LONGEST_NAME], FIELDS)
         rows = _rows(asked, limits)
         tasks = saved.named(_task(asked.get("task", "all")), len(rows[0]))
-        for task in tasks:
-            for number, row in enumerate(rows):
-                if fault := task.fault(row):
-                    raise ValueError(f"row {number}: {fault}")
+        check_rows(tasks, rows)
     except ValueError as error:
         raise Refused(422, str(error)) from error
     return Question(rows, list(dict.fromkeys(task.name for task in tasks)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,14 @@ def _whole(text: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return True
+
+
+def check_rows(tasks: Iterable[Task], rows: Sequence[Sequence[Any]]) -> None:
+    """Raise ``ValueError``, naming the first row that a task cannot score."""
+    for task in tasks:
+        for number, row in enumerate(rows):
+            if fault := task.fault(row):
+                raise ValueError(f"row {number}: {fault}")
 
 
 @dataclass(frozen=True)

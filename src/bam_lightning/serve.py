@@ -7,10 +7,9 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from bam_lightning.checks import at_least, in_range
+from bam_lightning.checks import at_least, in_range, installed
 from bam_lightning.options import StoreOptions, command, option
 from bam_lightning.questions import Limits
 
@@ -70,9 +69,7 @@ def job(options: ServeOptions) -> None:
         OSError: if the address cannot be listened on.
         ValueError: if there is no such model, or it is damaged.
     """
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        raise RuntimeError(f"serving needs {', '.join(missing)}; run: pip install 'bam-lightning[serve]'")
+    installed("serving", NEEDS, "serve")
     from bam_lightning.worker import Loading, Worker
 
     threads = options.threads or max(1, (os.cpu_count() or 1) - 1)  # one is left for HTTP
