@@ -109,6 +109,7 @@ def job_words(encoder: Path, data: Path, store: Path) -> list[str]:
         "optimization.single.batch_size=8",
         "optimization.multi.batch_size=16",
         "optimization.learning_rate=1e-3",
+        "distillation.teacher_margin=null",  # labels are random: nobody learns them
         f"paths.store={store}",
     ]
 

@@ -90,7 +90,7 @@ def test_a_lost_loss_names_task_steps_and_rate(lost):
     record.add("rte", torch.tensor(1.0), 1)
     record.add("mnli", torch.tensor(lost), 1)
     message = (
-        "the loss is no longer a number: task mnli, in the 3 steps before step 6, learning rate 0.01; "
+        "the loss is no longer a number: task mnli, optimizer step 6, learning rate 0.01; "
         "try a lower optimization.learning_rate, or trainer.precision=float32"
     )
     with pytest.raises(RuntimeError) as caught:
@@ -98,13 +98,20 @@ def test_a_lost_loss_names_task_steps_and_rate(lost):
     assert str(caught.value) == message
 
 
-def test_a_lost_gradient_stops_training_too():
-    record = Record(["rte"], 1)
+def test_a_lost_gradient_stops_training_at_its_step_though_no_row_is_due():
+    record = Record(["rte"], 9)
     record.add("rte", torch.tensor(1.0), 1)
     message = (
-        "the loss is no longer a number: task none, but the gradient, in the 1 steps before step 2, learning rate "
-        "0.01; try a lower optimization.learning_rate, or trainer.precision=float32"
+        "the loss is no longer a number: task none, but the gradient, optimizer step 2, learning rate 0.01; "
+        "try a lower optimization.learning_rate, or trainer.precision=float32"
     )
     with pytest.raises(RuntimeError) as caught:
         record.write(at(2), {**VALUES, "gradient_norm": torch.tensor(math.nan)})
     assert str(caught.value) == message
+
+
+def test_a_lost_loss_is_written_into_no_checkpoint():
+    record = Record(["rte"], 9)
+    record.add("rte", torch.tensor(math.inf), 1)
+    with pytest.raises(RuntimeError, match="the loss is no longer a number: task rte, optimizer step "):
+        record.state_dict()

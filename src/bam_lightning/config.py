@@ -156,11 +156,23 @@ class RecipeConfig:
 class DistillationConfig:
     """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress.
 
-    ``teachers`` names finished Runs that teach tasks of the last stage, whatever encoder they have.
+    ``teachers`` names finished Runs that teach tasks of the last stage, whatever encoder they have. A Run whose dev
+    score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
     """
 
     schedule: dict[str, Any] = field(default_factory=dict)
     teachers: dict[str, str] = field(default_factory=dict)
+    teacher_margin: float | None = 0.0
+    other_seeds: int = 0
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a margin or a count out of range."""
+        if self.teacher_margin is not None and not -1 <= self.teacher_margin <= 1:
+            raise ValueError(
+                f"distillation.teacher_margin is {self.teacher_margin}, but scores lie between -1 and 1; "
+                "give the least distance from the commonest answer's score, or null for none"
+            )
+        at_least("distillation.other_seeds", self.other_seeds, 0)
 
 
 @dataclass
@@ -230,7 +242,7 @@ class Config:
         """Check everything once; see the parts' ``check``."""
         for name in ("seed", "teacher_seed"):
             at_least(name, getattr(self, name), 0)
-        for part in (self.suite, self.data, self.encoder, self.optimization, self.trainer):
+        for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer):
             part.check()
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:

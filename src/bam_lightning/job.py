@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning import choices, jobs, report
+from bam_lightning import choices, jobs, report, teachers
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
@@ -36,8 +37,8 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     view = View(config.trainer.progress)
     store = Store(config.paths.store)
     rows, texts, facts = look(config)
-    runs = plan(config, facts)
-    _check_teachers(config, store)
+    _check_teachers(config, rows, store)
+    facts, runs = _plan(config, rows, facts, store)
     context = Context(config, rows, texts, store, output, view.step, test_rows(config))
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
@@ -47,11 +48,27 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     for line in hurried(runs):
         view.say(line)
     output.mkdir(parents=True, exist_ok=True)
-    record = jobs.describe(config, runs, facts, output)
+    runs = _carry_out(runs, facts, context, view)
+    return _report(config, runs, rows, store, output)
+
+
+def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> list[Run]:
+    """Train the Runs, and others in the place of those that turn out not fit to teach; return them all.
+
+    The store knows at any time what is asked for and how it ended.
+    """
+    store, config = context.store, context.config
+    record = jobs.describe(config, runs, facts, context.output)
     jobs.keep(store, record, jobs.RUNNING)
-    view.start([run for run in runs if run.id not in finished])
+    view.start([run for run in runs if not store.finished(run.id)])
     try:
-        _train(runs, context, view)
+        while not _train(runs, context, view):
+            facts, runs = _plan(config, context.rows, facts, store)
+            for reason in facts.refused.values():
+                view.say(f"{reason}; another seed teaches in its place")
+            jobs.drop(store, record)
+            record = jobs.describe(config, runs, facts, context.output)
+            jobs.keep(store, record, jobs.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
         jobs.keep(store, record, jobs.STOPPED if stopped else jobs.FAILED, str(error) or type(error).__name__)
@@ -59,7 +76,7 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     finally:
         view.close()
     jobs.keep(store, record, jobs.FINISHED)
-    return _report(config, runs, rows, store, output)
+    return runs
 
 
 def hurried(runs: Sequence[Run]) -> list[str]:
@@ -84,7 +101,17 @@ def test_rows(config: Config) -> dict[str, Rows]:
     }
 
 
-def _check_teachers(config: Config, store: Store) -> None:
+def _plan(config: Config, rows: Mapping[str, TaskRows], facts: Facts, store: Store) -> tuple[Facts, list[Run]]:
+    """Return the Runs of the recipe, without those that the store knows as not fit to teach, and the facts."""
+    while True:
+        runs = plan(config, facts)
+        more = teachers.refused(runs, config, rows, store)
+        if not more:
+            return facts, runs
+        facts = replace(facts, refused={**facts.refused, **more})
+
+
+def _check_teachers(config: Config, rows: Mapping[str, TaskRows], store: Store) -> None:
     for task, run_id in config.distillation.teachers.items():
         if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
             raise ValueError(
@@ -92,6 +119,9 @@ def _check_teachers(config: Config, store: Store) -> None:
                 f"{task!r} in {store.root}; see the Plan of the job that trained it"
             )
         store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
+        reason = teachers.unfit(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
+        if reason:
+            raise ValueError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
@@ -127,8 +157,11 @@ def pretraining_texts(config: Config) -> list[str]:
     return corpus(settings.sentences, config.data.seed)
 
 
-def _train(runs: Sequence[Run], context: Context, view: View) -> None:
-    """Train the Runs in order; one that another process is training is left to it, and the next free one taken."""
+def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
+    """Train the Runs in order; one that another process is training is left to it, and the next free one taken.
+
+    Return ``False`` as soon as one is finished that is not fit to teach.
+    """
     open_runs, waits = list(runs), False
     if not all(context.store.finished(run.id) for run in runs):
         from bam_lightning.execute import check
@@ -139,11 +172,14 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> None:
         for run in list(open_runs):
             if all(context.store.finished(need) for need in run.needs) and _do(run, context, view):
                 open_runs.remove(run)
+                if teachers.refused([run], context.config, context.rows, context.store):
+                    return False
         if len(open_runs) == before:
             if not waits:
                 view.say(f"waits for {', '.join(run.label for run in open_runs)}, which another process is training")
             waits = True
             time.sleep(WAIT_SECONDS)
+    return True
 
 
 def _do(run: Run, context: Context, view: View) -> bool:
@@ -154,8 +190,8 @@ def _do(run: Run, context: Context, view: View) -> bool:
             if not store.finished(run.id):
                 from bam_lightning.execute import execute
 
-                for task, teachers in run.teachers.items():
-                    for teacher in teachers:
+                for task, ids in run.teachers.items():
+                    for teacher in ids:
                         _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
                 view.begin(run)
                 view.done(run, execute(run, context))

@@ -136,6 +136,11 @@ def keep(store: Store, job: Job, state: str, reason: str = "") -> None:
     write_text(path, json.dumps(asdict(job), indent=1))
 
 
+def drop(store: Store, job: Job) -> None:
+    """Forget the job, whose plan has changed."""
+    (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
+
+
 def read_all(store: Store) -> list[Job]:
     """Return all jobs of a store, oldest first, with the state they are in now.
 

@@ -4,8 +4,9 @@ A recipe is an ordered mapping of stages; a stage has one Run per task, or one R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from bam_lightning.config import Config, Hyperparameters, StageConfig, StageKind
@@ -14,6 +15,7 @@ from bam_lightning.stream import Sampler, epoch_steps
 from bam_lightning.targets import build
 
 PRETRAIN = "pretrain"
+OTHER_SEED = 1000  # between a Run that is refused as a teacher and the next one tried: apart from an ensemble's seeds
 
 
 def plan(config: Config, facts: Facts) -> list[Run]:
@@ -33,8 +35,11 @@ def plan(config: Config, facts: Facts) -> list[Run]:
             pretrained = done[name][0].id
             continue
         first = config.teacher_seed if name in shared else config.seed
+        make = partial(
+            _finetuning, name, stage, config=config, facts=facts, sampler=sampler, done=done, pretrained=pretrained
+        )
         runs = [
-            _finetuning(name, stage, tasks, seed, config, facts, sampler, done, pretrained)
+            _fit(partial(make, tasks), seed, config, facts)
             for seed in range(first, first + stage.seeds)
             for tasks in _groups(stage, config)
         ]
@@ -69,6 +74,23 @@ def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
     return found
 
 
+def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: Facts) -> Run:
+    """Return the Run of ``seed``, or of the first other seed that was not refused as a teacher.
+
+    Raises:
+        ValueError: with the reason of the first, if as many as ``distillation.other_seeds`` others were refused too.
+    """
+    tried = [make(seed + number * OTHER_SEED) for number in range(config.distillation.other_seeds + 1)]
+    for run in tried:
+        if run.id not in facts.refused:
+            return run
+    also = f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
+    raise ValueError(
+        f"{facts.refused[tried[0].id]}{also}; try other seeds with distillation.other_seeds={len(tried) + 2}, "
+        "or let it teach with distillation.teacher_margin=null"
+    )
+
+
 def _groups(stage: StageConfig, config: Config) -> list[tuple[str, ...]]:
     tasks = tuple(stage.tasks) or tuple(config.suite.trained())
     return [(task,) for task in tasks] if stage.per_task else [tasks]
@@ -79,6 +101,7 @@ def _finetuning(
     stage: StageConfig,
     tasks: tuple[str, ...],
     seed: int,
+    *,
     config: Config,
     facts: Facts,
     sampler: Sampler,

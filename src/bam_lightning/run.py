@@ -51,7 +51,8 @@ class Wanted(NamedTuple):
 class Facts:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
 
-    ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was.
+    ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
+    the id of a Run that is not fit to teach to the reason.
     """
 
     sizes: Mapping[str, int]
@@ -60,6 +61,7 @@ class Facts:
     text_lines: int = 0
     text_fingerprint: str = ""
     decays: Mapping[str, float] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
