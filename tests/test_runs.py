@@ -129,11 +129,32 @@ def test_a_store_of_nothing_but_runs_can_be_listed(store, tmp_path):
     assert "no job of this store left a file" in asked.stdout
 
 
+def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(store):
+    copy = store.root
+    assert call(f"store={copy}", "check=true").returncode == 0
+    student = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "student"' in path.read_text())
+    weights = student / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    teacher = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "single"' in path.read_text())
+    (teacher / "run.json").write_text("{")
+    done = call(f"store={copy}", "check=true", "state=damaged")
+    assert done.returncode == 1
+    assert f"{weights} is damaged: its hash is " in done.stderr
+    assert "2 of 4 Runs" in done.stdout
+    gone = call(f"store={copy}", "delete=damaged", "yes=true")
+    assert "deleted 2 Runs" in gone.stdout, gone.stderr
+    assert not student.exists()
+    assert not teacher.exists()
+    assert "nothing to delete: no Run is damaged" in call(f"store={copy}", "delete=damaged").stdout
+
+
 def test_a_run_in_training_is_no_prey(store):
     store.building("abc")
     states = {entry.id: entry.state for entry in entries(store, [])}
     assert states["abc"] == "stopped"
-    with store.lock("abc"):
+    with store.lock("abc").acquire():
         script = (
             "import sys; from bam_lightning.inventory import delete, entries, forget, unused\n"
             "from bam_lightning.store import Store\nstore = Store(sys.argv[1])\n"
@@ -155,7 +176,7 @@ def test_a_run_in_training_is_no_prey(store):
         (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
         (
             ["delete=unused", "forget=multi"],
-            "error: give either delete=unused or forget=EXPERIMENT, one after the other",
+            "error: give either delete=... or forget=EXPERIMENT, one after the other",
         ),
         (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
     ],

@@ -204,7 +204,7 @@ def test_row_that_the_run_has_not_predicted_is_named(store, split):
 HOLD = """
 import sys, time
 from bam_lightning.store import Store
-with Store(sys.argv[1]).lock(sys.argv[2]):
+with Store(sys.argv[1]).lock(sys.argv[2]).acquire():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -215,21 +215,22 @@ def test_one_process_holds_a_lock_and_its_death_frees_it(store):
     with holder:
         try:
             assert holder.stdout.readline() == "held\n"
-            with store.lock(OTHER).acquire(timeout=0.1):
+            with store.lock(OTHER).acquire():
                 pass  # another Run's lock is free
             with pytest.raises(Timeout):
-                store.lock(RUN).acquire(timeout=0.1)
+                store.lock(RUN).acquire()
         finally:
             holder.kill()  # SIGKILL: it cannot tidy up
-    lock = store.lock(RUN)
-    with lock.acquire(timeout=5):
-        assert lock.is_locked
+    with store.lock(RUN).acquire():
+        assert store.locked(RUN)
+    assert not store.locked(RUN)
 
 
 def test_store_where_a_file_lies_is_refused(tmp_path):
     (tmp_path / "taken").write_text("not a folder")
     assert refusal(OSError, Store, tmp_path / "taken") == (
-        f"paths.store: cannot write to {tmp_path}/taken (Not a directory); give another folder"
+        f"paths.store: cannot write {tmp_path}/taken (Not a directory): "
+        "a file lies where a folder should; give another folder"
     )
 
 

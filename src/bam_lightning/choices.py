@@ -16,8 +16,8 @@ from typing import Any
 from filelock import FileLock
 
 from bam_lightning.config import Config
+from bam_lightning.disk import write_text
 from bam_lightning.run import plain
-from bam_lightning.store import write_text
 
 FILE = "choices.json"
 

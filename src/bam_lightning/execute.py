@@ -22,6 +22,7 @@ from bam_lightning.callbacks import CHECKPOINT, Advance, Checkpoints
 from bam_lightning.config import Config, Precision, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
+from bam_lightning.disk import write_text, writing
 from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Head
 from bam_lightning.loggers import finish, log_end, make_logger
@@ -31,7 +32,7 @@ from bam_lightning.recipe import wanted
 from bam_lightning.run import TRAIN, Run, Wanted
 from bam_lightning.schedules import Linear
 from bam_lightning.sources import Rows, text_keys
-from bam_lightning.store import outputs_column, write_text
+from bam_lightning.store import outputs_column
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
 from bam_lightning.tokens import Tokens, encode
@@ -65,7 +66,8 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
         heads = module.heads
         _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
         scores = predictions.score(run, context)
-    save_model(building, module.encoder, heads, tokenizer)
+    with writing(building):
+        save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
     manifest = make_manifest(run, context.config, seconds, tokens, scores)
     if logger:

@@ -43,11 +43,33 @@ def entries(store: Store, jobs: Sequence[Job], now: datetime | None = None) -> l
         for run_id in job.needs:
             users.setdefault(run_id, set()).add(job.experiment)
     runs = [path.name for path in (store.root / "runs").glob("*/")]
-    found = [_finished(store, run_id, users, now) for run_id in runs if store.finished(run_id)]
-    found += [_unfinished(store, "runs", run_id, users, now) for run_id in runs if not store.finished(run_id)]
+    found = [_finished(store, run_id, users, now) if _readable(store, run_id)
+             else _unfinished(store, "runs", run_id, users, now) for run_id in runs]  # fmt: skip
     building = [path.name for path in (store.root / "building").glob("*/")]
     found += [_unfinished(store, "building", one, users, now) for one in building if one not in runs]
     return sorted(found, key=lambda entry: entry.age)
+
+
+def damage(store: Store, run_id: str) -> str | None:
+    """Compare all files of a finished Run, and its predictions, with what was written; return what is wrong, or
+    ``None``. Reads every byte."""
+    try:
+        store.manifest(run_id)
+        for name in (run := store.run(run_id)).files():
+            run.file(name)
+        for path in sorted((store.root / "outputs" / run_id).glob("*.safetensors")):
+            task, split = path.name.rsplit(".", 2)[:2]
+            store.read_outputs(run_id, task, split)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _readable(store: Store, run_id: str) -> bool:
+    try:
+        return store.finished(run_id) and bool(store.manifest(run_id)["stage"])
+    except (ValueError, KeyError, OSError):
+        return False
 
 
 def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
@@ -82,7 +104,7 @@ def unused(found: Iterable[Entry], store: Store) -> list[Entry]:
     waiting = list(needed)
     while waiting:
         run_id = waiting.pop()
-        for need in _needs(store.manifest(run_id)) if store.finished(run_id) else ():
+        for need in _needs(store.manifest(run_id)) if _readable(store, run_id) else ():
             if need not in needed:
                 needed.add(need)
                 waiting.append(need)
@@ -101,7 +123,7 @@ def delete(store: Store, run_id: str) -> bool:
         OSError: if something cannot be deleted; what there is of it lies in ``trash`` and is no Run any more.
     """
     try:
-        with store.lock(run_id).acquire(timeout=0):
+        with store.lock(run_id).acquire():
             trash = store.root / TRASH
             trash.mkdir(exist_ok=True)
             for folder in ("runs", "building", "outputs"):

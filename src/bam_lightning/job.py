@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> l
             jobs.keep(store, record, jobs.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
-        jobs.keep(store, record, jobs.STOPPED if stopped else jobs.FAILED, str(error) or type(error).__name__)
+        with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
+            jobs.keep(store, record, jobs.STOPPED if stopped else jobs.FAILED, str(error) or type(error).__name__)
         raise
     finally:
         view.close()
@@ -186,7 +188,7 @@ def _do(run: Run, context: Context, view: View) -> bool:
     """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
     store = context.store
     try:
-        with store.lock(run.id).acquire(timeout=0):
+        with store.lock(run.id).acquire():
             if not store.finished(run.id):
                 from bam_lightning.execute import execute
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config import Config
+from bam_lightning.disk import write_text
 from bam_lightning.recipe import shared_stages
 from bam_lightning.run import Facts, Run, plain
-from bam_lightning.store import Store, write_text
+from bam_lightning.store import Store
 
 FOLDER = "jobs"
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"

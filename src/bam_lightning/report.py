@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config import Config
+from bam_lightning.disk import replacing, write_text
 from bam_lightning.run import Run
-from bam_lightning.store import Store, write_text
+from bam_lightning.store import Store
 
 RUN_FIELDS = (
     "id",
@@ -110,10 +111,11 @@ def plot(folder: Path, config: Config, found: Mapping[str, Any], store: Store) -
     if stages:
         _plot_scores(left, config, found, stages)
     last = found["runs"][-1]
-    history = json.loads((store.folder(last["id"]) / "history.json").read_text())
+    history = json.loads(store.run(last["id"]).file("history.json").read_text())
     _plot_curves(right, last, history)
     figure.suptitle(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}")
-    figure.savefig(folder / "results.png", dpi=110)
+    with replacing(folder / "results.png") as beside:
+        figure.savefig(beside, dpi=110, format="png")
 
 
 def _plot_scores(axes: Any, config: Config, found: Mapping[str, Any], stages: Sequence[str]) -> None:

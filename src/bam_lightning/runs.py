@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.progress import track
 
 from bam_lightning.checks import known_name
-from bam_lightning.inventory import STATES, Entry, delete, entries, forget, unused
+from bam_lightning.inventory import DAMAGED, FINISHED, STATES, Entry, damage, delete, entries, forget, unused
 from bam_lightning.jobs import Job, read_all
 from bam_lightning.options import StoreOptions, command, option
 from bam_lightning.store import Store
@@ -19,7 +23,10 @@ List the Runs of a store, the newest first, and its jobs that are not finished.
   python -m bam_lightning.runs experiment=single_multi task=rte
   python -m bam_lightning.runs delete=unused               Runs that no job refers to, after asking
   python -m bam_lightning.runs forget=EXPERIMENT           its jobs; their Runs are then unused
+  python -m bam_lightning.runs check=true                  read every byte; names the Runs that are damaged
+  python -m bam_lightning.runs delete=damaged              the same, and deletes them: the next job trains them anew
 """
+HEAD = ["Run", "experiments", "stage", "tasks", "seed", "state", "score", "age", "size"]
 
 
 @dataclass
@@ -29,7 +36,8 @@ class RunsOptions(StoreOptions):
     experiment: str | None = option(None, "only Runs that this experiment's jobs need")
     task: str | None = option(None, "only Runs of this task")
     state: str | None = option(None, "only Runs that are finished, stopped, damaged, or 'in training'")
-    delete: str | None = option(None, "unused: delete the Runs that nothing refers to")
+    delete: str | None = option(None, "unused: delete the Runs that nothing refers to; damaged: those that are damaged")
+    check: bool = option(False, "compare all files with what was written")
     forget: str | None = option(None, "an experiment whose jobs are to be forgotten")
     yes: bool = option(False, "delete without asking")
 
@@ -46,9 +54,9 @@ def job(options: RunsOptions) -> int:
     if options.state is not None:
         known_name("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
-        raise ValueError("give either delete=unused or forget=EXPERIMENT, one after the other")
+        raise ValueError("give either delete=... or forget=EXPERIMENT, one after the other")
     if options.delete is not None:
-        known_name("delete", options.delete, ["unused"])
+        known_name("delete", options.delete, ["unused", DAMAGED])
         return _delete(store, options)
     if options.forget is not None:
         known_name("forget", options.forget, sorted({one.experiment for one in jobs}))
@@ -58,12 +66,25 @@ def job(options: RunsOptions) -> int:
         forget(store, mine)
         print(f"forgot {len(mine)} jobs; delete=unused deletes the Runs that only they needed")
         return 0
+    if options.check:
+        found = _checked(store, found)
     chosen = [entry for entry in found if _fits(entry, options)]
     title = f"{len(chosen)} of {len(found)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"
-    head = ["Run", "experiments", "stage", "tasks", "seed", "state", "score", "age", "size"]
-    show(title, head, [_line(entry) for entry in chosen])
+    show(title, HEAD, [_line(entry) for entry in chosen])
     _unfinished(jobs)
-    return 0
+    return 1 if options.check and any(entry.state == DAMAGED for entry in chosen) else 0
+
+
+def _checked(store: Store, found: Sequence[Entry]) -> list[Entry]:
+    """Return the entries, those that are damaged marked so; print what is wrong with each."""
+    checked = []
+    bar = Console(file=sys.stderr)
+    for entry in track(found, "reading all files", console=bar, transient=True, disable=not bar.is_terminal):
+        reason = damage(store, entry.id) if entry.state == FINISHED else None
+        if reason:
+            print(reason, file=sys.stderr)
+        checked.append(replace(entry, state=DAMAGED) if reason else entry)
+    return checked
 
 
 def _fits(entry: Entry, options: RunsOptions) -> bool:
@@ -99,17 +120,23 @@ def _unfinished(jobs: Sequence[Job]) -> None:
 
 
 def _doomed(store: Store, options: RunsOptions) -> list[Entry]:
-    return [entry for entry in unused(entries(store, read_all(store)), store) if _fits(entry, options)]
+    found = entries(store, read_all(store))
+    if options.delete == DAMAGED:
+        chosen = [entry for entry in _checked(store, found) if entry.state == DAMAGED]
+    else:
+        chosen = unused(found, store)
+    return [entry for entry in chosen if _fits(entry, options)]
 
 
 def _delete(store: Store, options: RunsOptions) -> int:
     doomed = _doomed(store, options)
     if not doomed:
-        print("nothing to delete: every Run is needed by a job")
+        nothing = "every Run is needed by a job" if options.delete == "unused" else "no Run is damaged"
+        print(f"nothing to delete: {nothing}")
         return 0
-    show("Runs that nothing refers to", ["Run", "", "stage", "tasks", "seed", "state", "score", "age", "size"],
-         [_line(entry) for entry in doomed])  # fmt: skip
-    if not read_all(store):
+    title = "Runs that nothing refers to" if options.delete == "unused" else "Damaged Runs"
+    show(title, HEAD, [_line(entry) for entry in doomed])
+    if options.delete == "unused" and not read_all(store):
         print("note: no job of this store left a file, so nothing tells which Runs are still wanted")
     if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", options.yes):
         return 1

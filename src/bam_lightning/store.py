@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from bam_lightning.disk import Unwritable, replacing, why, write_text, writing
 from bam_lightning.folder import MANIFEST, RunFolder, file_hash
+from bam_lightning.lease import Lease
 
 KEY_BYTES = 16
 
@@ -36,9 +36,7 @@ class Store:
             for name in ("runs", "building", "outputs", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(
-                f"paths.store: cannot write to {self.root} ({error.strerror}); give another folder"
-            ) from error
+            raise Unwritable(f"paths.store: {why(self.root, error)}") from error
 
     def folder(self, run_id: str) -> Path:
         """Return where the finished Run lies."""
@@ -50,21 +48,13 @@ class Store:
         path.mkdir(exist_ok=True)
         return path
 
-    def lock(self, run_id: str) -> FileLock:
-        """Return the lock that its builder holds; it is free again when that process dies."""
-        return FileLock(self.root / "locks" / f"{run_id}.lock")
+    def lock(self, run_id: str) -> Lease:
+        """Return the right to build a Run; it is free again when its holder dies."""
+        return Lease(self.root / "locks" / f"{run_id}.lock")
 
     def locked(self, run_id: str) -> bool:
-        """Return whether a process holds the lock of a Run; ``False`` where that cannot be found out."""
-        if not (self.root / "locks" / f"{run_id}.lock").exists():
-            return False
-        try:
-            with self.lock(run_id).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a store that may only be read
-            return False
+        """Return whether a process is building a Run; ``False`` where that cannot be found out."""
+        return (self.root / "locks" / f"{run_id}.lock").exists() and self.lock(run_id).held()
 
     def finished(self, run_id: str) -> bool:
         """Return whether the Run is there."""
@@ -86,7 +76,13 @@ class Store:
 
     def manifest(self, run_id: str) -> dict[str, Any]:
         """Return what is known of a finished Run: stage, tasks, scores, times, versions, files."""
-        return self.run(run_id).manifest()
+        manifest = self.run(run_id).manifest()
+        if manifest.get("id", run_id) != run_id:
+            raise ValueError(
+                f"{self.folder(run_id)} has the files of another Run, {manifest.get('id')!r}; "
+                "delete it, and the Run is trained anew"
+            )
+        return manifest
 
     def check_head(self, run_id: str, task: str, head: Any, key: str) -> None:
         """Raise ``ValueError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
@@ -102,18 +98,21 @@ class Store:
     def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
         """Turn what lies in ``building/ID`` into the finished Run."""
         building = self.building(run_id)
-        left = [*building.glob("*.ckpt"), *building.glob("*.part")]
-        files = {
-            str(path.relative_to(building)): file_hash(path)
-            for path in sorted(building.rglob("*"))
-            if path.is_file() and path not in left and path.name != MANIFEST
-        }
-        write_text(building / MANIFEST, json.dumps({**manifest, "files": files}, indent=1, sort_keys=True))
-        for path in left:  # only now: until here a killed process can go on from its checkpoint
-            path.unlink()
-        if self.folder(run_id).exists():
-            shutil.rmtree(self.folder(run_id))
-        building.rename(self.folder(run_id))
+        with writing(building):
+            left = [*building.glob("*.ckpt"), *building.glob("*.part")]
+            files = {
+                str(path.relative_to(building)): file_hash(path)
+                for path in sorted(building.rglob("*"))
+                if path.is_file() and path not in left and path.name != MANIFEST
+            }
+            write_text(
+                building / MANIFEST, json.dumps({**manifest, "id": run_id, "files": files}, indent=1, sort_keys=True)
+            )
+            for path in left:  # only now: until here a killed process can go on from its checkpoint
+                path.unlink()
+            if self.folder(run_id).exists():
+                shutil.rmtree(self.folder(run_id))
+            building.rename(self.folder(run_id))
 
     def outputs_path(self, run_id: str, task: str, split: str) -> Path:
         """Return where the logits of a Run on a split lie."""
@@ -132,14 +131,13 @@ class Store:
         from safetensors.numpy import save_file
 
         path = self.outputs_path(run_id, task, split)
-        path.parent.mkdir(exist_ok=True)
         tensors: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
             "logits": np.ascontiguousarray(logits, dtype=np.float32),
         }
-        beside = path.with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, beside, metadata={"digest": _digest(tensors), "run": run_id, "task": task})
-        beside.replace(path)
+        with replacing(path) as beside:
+            path.parent.mkdir(exist_ok=True)
+            save_file(tensors, beside, metadata={"digest": _digest(tensors), "run": run_id, "task": task})
 
     def read_outputs(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
         """Return row key -> logits ``[K]``.
@@ -181,13 +179,6 @@ def outputs_column(
                 "it predicted other rows, texts or labels"
             )
     return np.stack([known[key] for key in keys])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    beside.write_text(text)
-    beside.replace(path)
 
 
 def _digest(tensors: Mapping[str, NDArray]) -> str:

@@ -10,10 +10,11 @@ from bam_lightning.checks import at_least
 from bam_lightning.collect import Choice, collect
 from bam_lightning.compare import Compared, compare
 from bam_lightning.compose import conf_dir
+from bam_lightning.disk import write_text
 from bam_lightning.jobs import read_all
 from bam_lightning.options import StoreOptions, command, option
 from bam_lightning.page import page
-from bam_lightning.store import Store, write_text
+from bam_lightning.store import Store
 from bam_lightning.table_config import load_table
 from bam_lightning.view import show
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bam_lightning.disk import replacing
 from bam_lightning.sources import Rows
 
 CHUNK_ROWS = 10_000
+FORMAT = 2  # of the cached files; one of another format is not found
+DIGEST = b"digest"
 
 
 class Tokens(NamedTuple):
@@ -51,7 +53,7 @@ def encode(rows: Rows, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
 
     Pairs are cut from the longer side, single texts at the end, to ``max_length`` tokens with the special ones.
     """
-    text = f"{b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length}"
+    text = f"{FORMAT} {b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length}"
     path = cache / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:20]}.arrow"
     if not path.exists():
         _write(path, _table(rows.texts, tokenizer, max_length))
@@ -96,19 +98,30 @@ def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) ->
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.part")
-    with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    beside.replace(path)
+    with replacing(path) as beside:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = table.replace_schema_metadata({DIGEST: _digest(_tokens(table))})
+        with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
 
 
 def _read(path: Path) -> Tokens:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a whole Arrow file ({error}); delete it, and it is written anew") from error
-    return _tokens(table)
+        tokens = _tokens(table)
+        if (table.schema.metadata or {}).get(DIGEST) != _digest(tokens):
+            raise ValueError("its tokens have changed")
+    except (pa.ArrowException, KeyError, IndexError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged ({reason}); delete it, and it is written anew") from error
+    return tokens
+
+
+def _digest(tokens: Tokens) -> bytes:
+    digest = hashlib.sha256()
+    for column in tokens:
+        digest.update(b"none" if column is None else column.tobytes())
+    return digest.hexdigest().encode()
 
 
 def _tokens(table: pa.Table) -> Tokens:
