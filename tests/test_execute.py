@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from bam_lightning import execute as room
+from bam_lightning import stopping
 from bam_lightning.callbacks import Checkpoints
 from bam_lightning.compose import compose
 from bam_lightning.context import Context
@@ -25,8 +29,13 @@ class Stopped(Exception):
     """What stops a Run in these tests."""
 
 
-def train(overrides: list[str], store: Path, stop_at: int | None = None, kind: int = -1) -> dict:
-    """Train the Run number ``kind`` of a recipe and those before it; stop it after ``stop_at`` steps if given."""
+def train(
+    overrides: list[str], store: Path, stop_at: int | None = None, kind: int = -1, signal_: int | None = None
+) -> dict:
+    """Train the Run number ``kind`` of a recipe and those before it; stop it after ``stop_at`` steps if given.
+
+    With ``signal_`` the process sends it to itself there.
+    """
     config = compose([*overrides, f"paths.store={store}", "trainer.log_every=3"])
     rows, texts, facts = look(config)
     context = Context(config, rows, texts, Store(store), store.parent / "out")
@@ -34,7 +43,9 @@ def train(overrides: list[str], store: Path, stop_at: int | None = None, kind: i
 
     def listener(step: int) -> None:
         if stop_at is not None and step == stop_at:
-            raise Stopped
+            if signal_ is None:
+                raise Stopped
+            os.kill(os.getpid(), signal_)
 
     for other in plan(config, facts):
         if other.id in run.needs and not context.store.finished(other.id):
@@ -85,6 +96,31 @@ def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_p
     assert all(one[name].equal(other[name]) for name in one)
     assert scores == scores_again
     assert record == record_again
+
+
+@pytest.mark.parametrize(
+    ("number", "signalled", "saved"), [(signal.SIGINT, 4, 5), (signal.SIGTERM, 17, 18), (signal.SIGUSR2, 29, 30)]
+)
+def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
+    """The step in which it comes is finished, the last one too; after that only the scores are left to do."""
+    before = signal.signal(number, signal.default_int_handler)
+    whole = train(tiny_job, tmp_path / "whole")
+    assert whole["steps"] == 30
+    try:
+        with pytest.raises(stopping.Stopped, match=f"^stopped by {number.name}, saved after step {saved}$"):
+            train(tiny_job, tmp_path / "broken", signalled, signal_=number)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    store = Store(tmp_path / "broken")
+    checkpoint = torch.load(store.building(whole["id"]) / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == saved
+    train(tiny_job, tmp_path / "broken")
+    (one, scores, record), (other, scores_again, record_again) = (
+        result(tmp_path / name, whole["id"]) for name in ("whole", "broken")
+    )
+    assert all(one[name].equal(other[name]) for name in one)
+    assert (scores, record) == (scores_again, record_again)
 
 
 def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkeypatch):
