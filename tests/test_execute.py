@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from bam_lightning import execute as room
+from bam_lightning import stopping
 from bam_lightning.callbacks import Checkpoints
 from bam_lightning.compose import compose
 from bam_lightning.context import Context
@@ -25,8 +29,13 @@ class Stopped(Exception):
     """What stops a Run in these tests."""
 
 
-def train(overrides: list[str], store: Path, stop_at: int | None = None, kind: int = -1) -> dict:
-    """Train the Run number ``kind`` of a recipe and those before it; stop it after ``stop_at`` steps if given."""
+def train(
+    overrides: list[str], store: Path, stop_at: int | None = None, kind: int = -1, signal_: int | None = None
+) -> dict:
+    """Train the Run number ``kind`` of a recipe and those before it; stop it after ``stop_at`` steps if given.
+
+    With ``signal_`` the process sends it to itself there.
+    """
     config = compose([*overrides, f"paths.store={store}", "trainer.log_every=3"])
     rows, texts, facts = look(config)
     context = Context(config, rows, texts, Store(store), store.parent / "out")
@@ -34,7 +43,9 @@ def train(overrides: list[str], store: Path, stop_at: int | None = None, kind: i
 
     def listener(step: int) -> None:
         if stop_at is not None and step == stop_at:
-            raise Stopped
+            if signal_ is None:
+                raise Stopped
+            os.kill(os.getpid(), signal_)
 
     for other in plan(config, facts):
         if other.id in run.needs and not context.store.finished(other.id):
@@ -87,6 +98,31 @@ def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_p
     assert record == record_again
 
 
+@pytest.mark.parametrize(
+    ("number", "signalled", "saved"), [(signal.SIGINT, 4, 5), (signal.SIGTERM, 17, 18), (signal.SIGUSR2, 29, 30)]
+)
+def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
+    """The step in which it comes is finished, the last one too; after that only the scores are left to do."""
+    before = signal.signal(number, signal.default_int_handler)
+    whole = train(tiny_job, tmp_path / "whole")
+    assert whole["steps"] == 30
+    try:
+        with pytest.raises(stopping.Stopped, match=f"^stopped by {number.name}, saved after step {saved}$"):
+            train(tiny_job, tmp_path / "broken", signalled, signal_=number)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    store = Store(tmp_path / "broken")
+    checkpoint = torch.load(store.building(whole["id"]) / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == saved
+    train(tiny_job, tmp_path / "broken")
+    (one, scores, record), (other, scores_again, record_again) = (
+        result(tmp_path / name, whole["id"]) for name in ("whole", "broken")
+    )
+    assert all(one[name].equal(other[name]) for name in one)
+    assert (scores, record) == (scores_again, record_again)
+
+
 def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -95,6 +131,60 @@ def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkey
     manifest = train([*tiny_job, "recipe=multi"], tmp_path / "store")
     assert len(seen) == manifest["steps"]
     assert not list((tmp_path / "store" / "runs").rglob("*.ckpt"))
+
+
+def begun(tiny_job, tmp_path) -> tuple[list[str], Path]:
+    """Return the words of a job whose Run was stopped at step 4, and its checkpoint."""
+    words = [*tiny_job, "recipe=multi", "trainer.checkpoint_steps=1"]
+    with pytest.raises(Stopped):
+        train(words, tmp_path / "store", stop_at=4)
+    (path,) = (tmp_path / "store" / "building").glob("*/last.ckpt")
+    return words, path
+
+
+@pytest.mark.parametrize("left", [0, 1000, -1])
+def test_a_checkpoint_that_was_cut_off_is_refused_and_without_it_the_run_starts_anew(left, tiny_job, tmp_path):
+    words, path = begun(tiny_job, tmp_path)
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is damaged \(.*\); delete it, and the Run starts from its beginning"
+    ):
+        train(words, tmp_path / "store")
+    path.unlink()
+    assert train(words, tmp_path / "store")["steps"] > 4
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_refused(tiny_job, tmp_path):
+    words, path = begun(tiny_job, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1  # torch itself would read it
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is damaged \(.*\); delete it, and the Run starts from its beginning"
+    ):
+        train(words, tmp_path / "store")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny_job, tmp_path):
+    words, path = begun(tiny_job, tmp_path)
+    other = [*words, "seed=1"]
+    with pytest.raises(Stopped):
+        train(other, tmp_path / "store", stop_at=4)
+    (foreign,) = (one for one in (tmp_path / "store" / "building").glob("*/last.ckpt") if one != path)
+    foreign.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError) as caught:
+        train(other, tmp_path / "store")
+    assert str(caught.value) == (
+        f"{foreign} is a checkpoint of Run {path.parent.name!r}; delete it, and the Run starts from its beginning"
+    )
+
+
+def test_what_a_killed_process_left_half_written_is_tidied_up(tiny_job, tmp_path):
+    words, path = begun(tiny_job, tmp_path)
+    (path.parent / "last.ckpt.77.part").write_text("half")
+    manifest = train(words, tmp_path / "store")
+    assert not [name for name in manifest.get("files", ()) if "part" in name]
+    assert not list((tmp_path / "store" / "runs").rglob("*.part"))
 
 
 def test_a_fine_tuned_run_takes_encoder_and_head_of_the_run_it_starts_from(tiny_job, tmp_path):

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+
+from bam_lightning.disk import check_zip, replacing
+from bam_lightning.stopping import Stop, Stopped
 
 CHECKPOINT = "last.ckpt"
 
 
 class Checkpoints(pl.Callback):
-    """Writes ``last.ckpt`` every so many minutes or steps: beside first, then renamed, so it is always whole."""
+    """Writes ``last.ckpt`` every so many minutes or steps: beside first, then renamed, so it is always whole.
 
-    def __init__(self, folder: Path, minutes: float, steps: int | None) -> None:
+    Where ``stop`` has noted a signal, it is written at the end of the step, and ``Stopped`` ends the training.
+    """
+
+    def __init__(self, folder: Path, minutes: float, steps: int | None, stop: Stop) -> None:
         self.path = folder / CHECKPOINT
-        self.minutes, self.steps = minutes, steps
+        self.minutes, self.steps, self.stop = minutes, steps, stop
         self.begun = self.saved = time.monotonic()
         self.before = 0.0
 
@@ -27,31 +36,63 @@ class Checkpoints(pl.Callback):
         return self.before + time.monotonic() - self.begun
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clocks."""
+        """Start the clocks; take the signals back from Lightning."""
         self.begun = self.saved = time.monotonic()
+        self.stop.listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is time."""
-        step = trainer.global_step
-        due = self.steps is not None and step % self.steps == 0
-        if not due and time.monotonic() - self.saved < 60 * self.minutes:
+        """Save where it is time; save and stop where a signal asks for it."""
+        step, agree = trainer.global_step, trainer.strategy.reduce_boolean_decision
+        due = (self.steps is not None and step % self.steps == 0) or self._late()
+        # processes hear signals and look at clocks at different moments, but must save and stop at the same step
+        if not agree(self.stop.signal is not None or (due and step < trainer.max_steps), all=False):
             return
-        if step < trainer.max_steps:
-            beside = self.path.with_suffix(".part")
-            trainer.save_checkpoint(beside)
-            if trainer.is_global_zero:
-                beside.replace(self.path)
-            self.saved = time.monotonic()
+        self._save(trainer)
+        if agree(self.stop.signal is not None, all=False):
+            raise Stopped(self.stop.signal or signal.SIGTERM, step)
+
+    def _late(self) -> bool:
+        return time.monotonic() - self.saved >= 60 * self.minutes
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            with replacing(self.path) as beside:
+                trainer.save_checkpoint(beside)
+        else:
+            trainer.save_checkpoint(self.path)  # takes part; the first process writes
+        self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent."""
-        return {"seconds": self.seconds}
+        """Return the time spent, and whose checkpoint it is."""
+        return {"seconds": self.seconds, "run": self.path.parent.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.before = state_dict["seconds"]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint in a Run's folder, if it has one; tidy up what a killed process left half-written.
+
+    Raises:
+        ValueError: if it is damaged, or another Run's.
+    """
+    for left in folder.glob("*.part"):
+        left.unlink()
+    path, remedy = folder / CHECKPOINT, "delete it, and the Run starts from its beginning"
+    if not path.is_file():
+        return None
+    check_zip(path, remedy)
+    try:
+        kept = torch.load(path, weights_only=True, mmap=True)
+        run = kept["callbacks"]["Checkpoints"]["run"]
+    except (RuntimeError, UnpicklingError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no checkpoint of ours ({str(error).splitlines()[0][:200]}); {remedy}") from error
+    if run != folder.name:
+        raise ValueError(f"{path} is a checkpoint of Run {run!r}; {remedy}")
+    return path
 
 
 class Advance(pl.Callback):

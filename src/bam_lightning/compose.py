@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from bam_lightning.checks import suggest
 from bam_lightning.config import Config
 from bam_lightning.data_config import TaskConfig
+from bam_lightning.stopping import Stopped
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -98,6 +99,9 @@ def console(main: Callable[[], int], full: bool | None = None) -> int:
     """
     try:
         return main()
+    except Stopped as stop:
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

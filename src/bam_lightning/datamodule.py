@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bam_lightning.batch import Batch
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch, split_by_length
+from bam_lightning.stopping import spare_worker
 from bam_lightning.stream import EMPTY, Stream
 
 
@@ -37,7 +38,7 @@ class StepLoader(DataLoader):
 
     def __init__(self, steps: Dataset, done: int, workers: int) -> None:
         order = StepsFrom(done, len(steps))  # type: ignore[arg-type]
-        super().__init__(steps, batch_size=None, sampler=order, num_workers=workers)
+        super().__init__(steps, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=spare_worker)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing; the method tells Lightning that the loader can go on in mid-epoch."""

@@ -18,7 +18,7 @@ import torch
 from bam_lightning import machine, predictions
 from bam_lightning.artifacts import load_encoder, make_manifest, save_model
 from bam_lightning.batching import Examples
-from bam_lightning.callbacks import CHECKPOINT, Advance, Checkpoints
+from bam_lightning.callbacks import Advance, Checkpoints, last_checkpoint
 from bam_lightning.config import Config, Precision, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
@@ -32,6 +32,7 @@ from bam_lightning.recipe import wanted
 from bam_lightning.run import TRAIN, Run, Wanted
 from bam_lightning.schedules import Linear
 from bam_lightning.sources import Rows, text_keys
+from bam_lightning.stopping import Stop, at_once
 from bam_lightning.store import outputs_column
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
@@ -45,12 +46,14 @@ def check(config: Config) -> None:
         build(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
 
 
+@at_once()
 def execute(run: Run, context: Context) -> dict[str, Any]:
     """Train ``run``, score it on dev, keep it in the store and return its manifest.
 
     A Run that was stopped goes on from its last checkpoint. Needs the Runs named by ``run.needs`` finished.
 
     Raises:
+        Stopped: on Ctrl-C and the other signals of `stopping`; in training with a checkpoint.
         ValueError, OSError: for damaged files or missing teacher rows.
         RuntimeError: if the loss is no longer a number.
     """
@@ -85,19 +88,15 @@ def _fit(
     building: Path,
     logger: Any,
 ) -> float:
-    settings = context.config.trainer
-    checkpoints = Checkpoints(building, settings.checkpoint_minutes, settings.checkpoint_steps)
+    settings, stop = context.config.trainer, Stop()
+    checkpoints = Checkpoints(building, settings.checkpoint_minutes, settings.checkpoint_steps, stop)
     trainer = _trainer(context, logger, [checkpoints, Advance(context.listener)], run.steps)
-    saved = building / CHECKPOINT
-    with warnings.catch_warnings():
+    saved = last_checkpoint(building)
+    with warnings.catch_warnings(), stop:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=saved if saved.is_file() else None, weights_only=True)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
-    if trainer.global_step < run.steps:
-        raise KeyboardInterrupt
+        trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
+    assert trainer.global_step == run.steps
     return checkpoints.seconds
 
 
@@ -116,6 +115,7 @@ def _trainer(context: Context, logger: Any, callbacks: list[pl.Callback], steps:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=machine.cluster(),
         default_root_dir=context.output,
     )
 
@@ -213,6 +213,7 @@ def _pretraining(run: Run, context: Context) -> tuple[MaskedModule, MaskedText, 
     return module, MaskedText(steps, config.data.workers), tokenizer, int(tokens.lengths[stream.rows].sum())
 
 
+@at_once()
 def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
     """Predict what a finished Run has not predicted yet: it did not teach when it was trained, say.
 

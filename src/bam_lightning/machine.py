@@ -7,9 +7,10 @@ import importlib.metadata
 import logging
 import platform
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from bam_lightning.config import Precision, TrainerConfig
 
@@ -25,6 +26,7 @@ def prepare() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # a login node may train, too
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -52,6 +54,11 @@ def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
             fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
         return "bf16-mixed" if fast else "32-true"
     return "bf16-mixed" if settings.precision is Precision.bfloat16 else "32-true"
+
+
+def cluster() -> list[Any]:
+    """Return Lightning's plugins for where this runs: on SLURM its own requeueing is off, since `stopping` stops."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def device_name(settings: TrainerConfig) -> str:
