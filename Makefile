@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test lint types imports docs golden clean help
+.PHONY: install demo test chaos lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -19,6 +19,9 @@ demo: install  ## the main job, Single->Multi, on the embedded default: no GPU, 
 
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+chaos: install  ## kill jobs 100 times at random moments; they must end bit-equal to undisturbed ones
+	PYTHONPATH=src $(BIN)/python tests/chaos.py
 
 lint: install  ## style; known vulnerabilities of the locked packages, where their index answers
 	$(BIN)/ruff check .

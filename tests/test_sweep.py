@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -103,6 +104,28 @@ def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
     assert before.items() <= after.items()  # none of them was written anew
     assert len(after) == 2 + 12
     assert [job.state for job in read_all(store)] == ["finished"] * 12
+
+
+@pytest.mark.slow
+def test_processes_on_one_empty_store_build_each_run_once(tiny_job, tmp_path, pytestconfig):
+    """The same sweep, started at once by several processes, which share nothing but the store."""
+    count = pytestconfig.getoption("processes")
+    wanted = command("+experiment=single_multi", *tiny_job, f"seed=range({count})", "teacher_seed=0,1")
+    logs = [tmp_path / f"{number}.log" for number in range(count)]
+    begun = time.monotonic()
+    with contextlib.ExitStack() as opened:
+        sinks = [opened.enter_context(log.open("w")) for log in logs]
+        every = [
+            subprocess.Popen([*wanted, f"hydra.sweep.dir={log.stem}"], stdout=sink, stderr=sink)
+            for log, sink in zip(logs, sinks, strict=True)
+        ]
+        assert [one.wait(timeout=500) for one in every] == [0] * count, logs[0].read_text()[-3000:]
+    together = time.monotonic() - begun
+    built = [run_id for log in logs for run_id in trained(log.read_text())]
+    assert len(built) == len(set(built)) == 2 * 2 + 2 * count
+    assert {path.name for path in (tmp_path / "store" / "runs").iterdir()} == set(built)
+    assert [job.state for job in read_all(Store(tmp_path / "store"))] == ["finished"] * 2 * count
+    print(f"{count} processes: {together:.1f} s, each built {[len(trained(log.read_text())) for log in logs]}")
 
 
 @pytest.mark.slow

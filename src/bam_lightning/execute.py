@@ -67,6 +67,7 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     scores, heads = {}, None
     if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
         heads = module.heads
+        context.store.forget_outputs(run.id)
         _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
         scores = predictions.score(run, context)
     with writing(building):

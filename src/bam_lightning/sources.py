@@ -50,8 +50,11 @@ class TaskRows(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that a Run learns from and is scored on."""
-        return hashlib.sha256(f"{self.train.fingerprint}{self.dev.fingerprint}".encode()).hexdigest()[:16]
+        """Hash of all that a Run learns from and is scored on, whatever the order of the files."""
+        keys, labels = self.dev.keys, self.dev.labels
+        order = sorted(range(len(keys)), key=lambda row: (keys[row], str(labels[row])))
+        dev = self.dev.take(np.asarray(order, dtype=np.int64)).fingerprint
+        return hashlib.sha256(f"{self.train.fingerprint}{dev}".encode()).hexdigest()[:16]
 
 
 def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:

@@ -118,6 +118,11 @@ class Store:
         """Return where the logits of a Run on a split lie."""
         return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
 
+    def forget_outputs(self, run_id: str) -> None:
+        """Delete a Run's predictions: it has been trained anew, perhaps on another machine, and may say otherwise."""
+        with writing(path := self.root / "outputs" / run_id):
+            shutil.rmtree(path, ignore_errors=not path.exists())
+
     def predicted(self, run_id: str, task: str, split: str, keys: Sequence[bytes]) -> bool:
         """Return whether the logits of a Run on all rows with the given keys are there."""
         if not self.outputs_path(run_id, task, split).is_file():

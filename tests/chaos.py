@@ -1,0 +1,190 @@
+"""Kill a job at random moments, again and again, and see that it ends as if nobody had: ``make chaos``.
+
+Jobs are children of a process that has imported everything, so that kills fall into work and not into imports; only the
+job itself is killed (SIGKILL), not its loader's workers, as the kernel does it when memory runs out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHORT = [
+    "suite.only=[sentiment,similarity,entailment]",
+    "trainer.max_steps=16",
+    "trainer.log_every=5",
+    "trainer.checkpoint_steps=3",
+    "trainer.accelerator=cpu",
+    "trainer.progress=false",
+    "distillation.teacher_margin=null",
+    "logger=none",
+]
+LIVES = {  # pretraining, single, distilled and fine-tuned Runs; plain multi-task ones, with loader processes
+    "single_multi_finetune": [],
+    "multi_finetune": ["data.workers=2"],
+}
+NURSERY = """
+import json, os, sys
+from pathlib import Path
+from bam_lightning import execute, loggers, metrics, report, synthetic
+from bam_lightning.compose import compose
+from bam_lightning.job import run_recipe
+import matplotlib.backends.backend_agg, pytorch_lightning, sklearn, transformers
+for line in sys.stdin:
+    words, output, log = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(sink, 1); os.dup2(sink, 2)
+        status = 1
+        try:
+            run_recipe(compose(words), Path(output))
+            status = 0
+        except BaseException:
+            import traceback; traceback.print_exc()
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(status)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass
+class Report:
+    """What was done: undisturbed seconds by recipe, kills by the stage they fell into, seconds of all lives."""
+
+    undisturbed: dict[str, float] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    lives: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    unequal: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> float:
+        """Seconds a kill cost: all lives' time beyond that of as many undisturbed ones, per kill."""
+        plain = sum(self.undisturbed[recipe] * count for recipe, count in self.lives.items())
+        return (self.seconds - plain) / max(1, sum(self.kills.values()))
+
+
+class Jobs:
+    """Starts jobs from one process that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nursery = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+        )
+
+    def run(self, recipe: str, store: Path, kill_after: float | None = None) -> int:
+        """Run a job, or as much of it as it can do in ``kill_after`` seconds; return its exit status."""
+        words = [f"recipe={recipe}", *SHORT, *LIVES[recipe], f"paths.store={store}", f"paths.cache={store}/cache"]
+        order = [words, str(self.folder / "output"), str(self.folder / "log.txt")]
+        assert self.nursery.stdin is not None
+        assert self.nursery.stdout is not None
+        self.nursery.stdin.write(json.dumps(order) + "\n")
+        self.nursery.stdin.flush()
+        child = int(self.nursery.stdout.readline())
+        ended = kill_after is None or select.select([self.nursery.stdout], [], [], kill_after)[0]
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+        return int(self.nursery.stdout.readline())
+
+    def close(self) -> None:
+        """End."""
+        assert self.nursery.stdin is not None
+        self.nursery.stdin.close()
+        self.nursery.wait()
+
+
+def result(store: Path) -> dict[str, tuple[str, str, str]]:
+    """Return Run -> its scores, and hashes of its weights and its record."""
+    found = {}
+    for folder in sorted((store / "runs").iterdir()):
+        manifest = json.loads((folder / "run.json").read_text())
+        hashes = [
+            hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.safetensors", "history.json")
+        ]
+        found[f"{manifest['stage']} {folder.name}"] = (json.dumps(manifest["metrics"], sort_keys=True), *hashes)
+    return found
+
+
+def at_work(store: Path, stages: dict[str, str]) -> str:
+    """Return the stage of the Run that is being built."""
+    names = [path.name for path in (store / "building").glob("*")]
+    return stages.get(names[0], "?") if names else "between Runs"
+
+
+def chaos(kills: int, seed: int, folder: Path) -> Report:
+    """Kill jobs of each recipe in turn until there were ``kills`` of them, and let the last life end."""
+    chance, report, jobs = random.Random(seed), Report(), Jobs(folder)
+    whole, stages = {}, {}
+    try:
+        for recipe in LIVES:
+            begun = time.monotonic()
+            assert jobs.run(recipe, folder / recipe) == 0, (folder / "log.txt").read_text()[-3000:]
+            report.undisturbed[recipe] = time.monotonic() - begun
+            whole[recipe] = result(folder / recipe)
+            stages |= {name.split()[1]: name.split()[0] for name in whole[recipe]}
+        while sum(report.kills.values()) < kills:
+            recipe = list(LIVES)[sum(report.lives.values()) % len(LIVES)]
+            _life(recipe, kills, jobs, report, chance, stages)
+            report.unequal += [
+                f"{recipe}: {name}"
+                for name, found in whole[recipe].items()
+                if result(folder / "life").get(name) != found
+            ]
+            shutil.rmtree(folder / "life")
+    finally:
+        jobs.close()
+    return report
+
+
+def _life(recipe: str, kills: int, jobs: Jobs, report: Report, chance: random.Random, stages: dict[str, str]) -> None:
+    """Train one recipe in an empty store, killed again and again, to its end."""
+    store, mean = jobs.folder / "life", report.undisturbed[recipe] / 3
+    begun, status = time.monotonic(), -1
+    while status != 0:
+        after = chance.expovariate(1 / mean) if sum(report.kills.values()) < kills else None
+        status = jobs.run(recipe, store, after)
+        assert status in (0, -signal.SIGKILL), (jobs.folder / "log.txt").read_text()[-3000:]
+        if status != 0:
+            report.kills[at_work(store, stages)] += 1
+    report.seconds += time.monotonic() - begun
+    report.lives[recipe] += 1
+
+
+def main() -> None:
+    """Say what came of it; the exit status is 1 if a life ended otherwise than undisturbed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = chaos(options.kills, options.seed, Path(folder))
+    print(f"{sum(report.kills.values())} kills in {sum(report.lives.values())} lives, {report.seconds:.0f} s")
+    print("by stage: " + ", ".join(f"{stage} {count}" for stage, count in report.kills.most_common()))
+    print("undisturbed: " + ", ".join(f"{recipe} {seconds:.1f} s" for recipe, seconds in report.undisturbed.items()))
+    print(f"time lost per kill: {report.lost:.2f} s")
+    print(f"Runs that are not bit-equal: {len(report.unequal)}", *report.unequal, sep="\n  ")
+    sys.exit(1 if report.unequal else 0)
+
+
+if __name__ == "__main__":
+    main()
