@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from bam_lightning import outcomes
 from bam_lightning.jobs import read_all
+from bam_lightning.outcomes import Outcome
 from bam_lightning.store import Store
 
 
@@ -137,7 +138,7 @@ def test_submitit_runs_the_same_jobs_in_processes_of_its_own(tiny_job, tmp_path)
     assert len(list((tmp_path / "store" / "runs").iterdir())) == 2 + 2
 
 
-def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tmp_path):
+def test_an_error_that_is_no_ours_leaves_its_traceback(monkeypatch, tmp_path, capsys):
     from bam_lightning import sweep
 
     settings = SimpleNamespace(
@@ -148,11 +149,16 @@ def test_an_error_that_is_no_ours_leaves_its_traceback(tiny_job, monkeypatch, tm
         runtime=SimpleNamespace(output_dir=str(tmp_path / "job")),
     )
     monkeypatch.setattr(sweep.HydraConfig, "get", lambda: settings)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
     def broken(tree):
         raise KeyError("deep inside")
 
     sweep.guarded(broken, lambda error: False, str)(None)
-    outcome = json.loads(next((tmp_path / "outcomes").rglob("3.json")).read_text())
-    assert outcome == {"job": 3, "overrides": "seed=1", "error": "KeyError: 'deep inside'"}
+    (path,) = (tmp_path / "outcomes").rglob("3.json")
+    error = "KeyError: 'deep inside'"
+    assert outcomes.read(path) == Outcome(3, "seed=1", error, ended=True, folder=str(tmp_path / "job"))
     assert "in broken" in (tmp_path / "job" / "error.txt").read_text()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Traceback (most recent call last):"  # a job on a cluster has its log and nothing else
+    assert said[-1] == f"job 3 (seed=1) failed: {error}"

@@ -73,10 +73,13 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def run(job: Callable[[Config], Any]) -> int:
     """Run ``job`` on the command line's config under Hydra; return the exit status."""
     import hydra
+    from hydra.core.plugins import Plugins
 
     from bam_lightning.sweep import Failures, guarded
+    from hydra_plugins.bam_slurm.launcher import SlurmLauncher
 
     register()
+    Plugins.instance().register(SlurmLauncher)  # Hydra's own search does not see into an editable installation
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; how they read is decided in `console`
 

@@ -1,15 +1,11 @@
-"""Many jobs by Hydra's multirun: one that fails does not stop the others, and the end says which did and why.
-
-Launchers run jobs in processes of their own, so files are what they have in common: each job leaves one in
-``outcomes/TOKEN`` of the sweep's folder, where the token is the sweep's and comes by the environment."""
+"""Many jobs by Hydra's multirun: one that fails does not stop the others, and the end says which did and why."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-TOKEN = "BAM_LIGHTNING_SWEEP"
+from bam_lightning import outcomes, slurm
+from bam_lightning.outcomes import TOKEN, Outcome
+from bam_lightning.stopping import Stopped
 
 
 class Failures:
@@ -27,33 +25,36 @@ class Failures:
     count = 0
 
 
-def _outcomes(sweep: Any) -> Path:
-    return Path(sweep.dir) / "outcomes" / os.environ.get(TOKEN, "unknown")
-
-
 def guarded(job: Callable[[Any], Any], deliberate: Callable[[BaseException], bool], message: Callable[..., str]) -> Any:
-    """Return ``job`` for Hydra: in a sweep its error is written down and said, and not raised."""
+    """Return ``job`` for Hydra: in a sweep its error is written down and said, and not raised.
+
+    Of several processes of one SLURM job the first one writes.
+    """
 
     def run(tree: Any) -> Any:
         settings = HydraConfig.get()
-        if settings.mode is not RunMode.MULTIRUN:
+        if settings.mode is not RunMode.MULTIRUN or slurm.rank():
             return job(tree)
-        folder, outcomes = Path(settings.runtime.output_dir), _outcomes(settings.sweep)
-        for one in (folder, outcomes):
-            one.mkdir(parents=True, exist_ok=True)
+        number, folder = settings.job.num, Path(settings.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         name = ", ".join(settings.overrides.task) or "(no override)"
-        path = outcomes / f"{settings.job.num}.json"
-        outcome = {"job": settings.job.num, "overrides": name, "error": "its process ended before it did"}
-        path.write_text(json.dumps(outcome))
-        outcome["error"] = ""
+        path = outcomes.path(settings.sweep.dir, number)
+        outcome = outcomes.begin(path, number, name, str(folder))
         try:
             job(tree)
+            outcome.error, outcome.ended = "", True
+        except Stopped as stop:
+            outcome.error = str(stop)
+            raise
         except Exception as error:
-            outcome["error"] = message(error) if deliberate(error) else f"{type(error).__name__}: {error}"
-            print(f"job {settings.job.num} ({name}) failed: {outcome['error']}", file=sys.stderr)
+            outcome.ended = True
+            outcome.error = message(error) if deliberate(error) else f"{type(error).__name__}: {error}"
             if not deliberate(error):
+                traceback.print_exc()
                 (folder / "error.txt").write_text(traceback.format_exc())
-        path.write_text(json.dumps(outcome))
+            print(f"job {number} ({name}) failed: {outcome.error}", file=sys.stderr)
+        finally:
+            outcomes.write(path, outcome)
         return None
 
     return run
@@ -67,16 +68,32 @@ class Summary(Callback):
         os.environ[TOKEN] = uuid4().hex[:8]
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Print the jobs that failed, with reason, and what to do."""
-        found = [json.loads(path.read_text()) for path in _outcomes(config.hydra.sweep).glob("*.json")]
-        failed = sorted((one for one in found if one["error"]), key=lambda one: int(one["job"]))
+        """Print what ran where on a cluster, the jobs that failed, with reason, and what to do."""
+        paths = outcomes.path(config.hydra.sweep.dir, 0).parent.glob("*.json")
+        found = sorted(filter(None, map(outcomes.read, paths)), key=lambda one: one.job)
+        failed = [one for one in found if one.error]
         Failures.count = len(failed)
-        given = [set(one["overrides"].split(", ")) for one in found]
-        common = set.intersection(*given) if len(given) > 1 else set()
         folder = Path(config.hydra.sweep.dir).resolve()
+        for one in found:
+            if one.slurm:
+                print(f"  job {one.job} ({_own(one, found)}): {_place(one, folder)}", file=sys.stderr)
         print(f"sweep: {len(found)} jobs ended, {len(failed)} of them failed; {folder}", file=sys.stderr)
         for one in failed:
-            own = [override for override in one["overrides"].split(", ") if override not in common]
-            print(f"  job {one['job']} ({', '.join(own)}): {one['error']}", file=sys.stderr)
+            print(f"  job {one.job} ({_own(one, found)}): {one.error}", file=sys.stderr)
         if failed:
             print("  the same command does only what is missing", file=sys.stderr)
+
+
+def _own(one: Outcome, found: Sequence[Outcome]) -> str:
+    """Return the overrides of a job that not all jobs of its sweep have."""
+    given = [set(other.overrides.split(", ")) for other in found]
+    common = set.intersection(*given) if len(given) > 1 else set()
+    return ", ".join(override for override in one.overrides.split(", ") if override not in common)
+
+
+def _place(one: Outcome, sweep: Path) -> str:
+    """Return where a job was, in the order of its starts, and its folder if that is another sweep's."""
+    starts = len(one.nodes)
+    again = f", {starts} starts" if starts > 1 else ""
+    elsewhere = "" if Path(one.folder).resolve().is_relative_to(sweep) else f"; {one.folder}"
+    return f"SLURM job {one.slurm} on {', then '.join(one.nodes) or 'no node'}{again}{elsewhere}"

@@ -1,0 +1,120 @@
+"""What SLURM is asked: who waits or runs, why one ended, and to start one again; and where this process is on it.
+
+The queue (squeue) says whether a job lives: accounting (sacct) calls a job NODE_FAIL or PREEMPTED while it waits to be
+started again, and is not to be had on every cluster. Pure standard library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+ANSWER_SECONDS = 60  # a busy controller takes its time
+TRIES, PAUSE_SECONDS = 5, 2.0  # of a requeue, which must not be lost
+
+
+class Place(NamedTuple):
+    """Where a job runs: its id (``ARRAY_INDEX`` or a number), its nodes, and how often it was started again."""
+
+    job: str
+    nodes: str
+    restarts: int
+
+
+class Queued(NamedTuple):
+    """A job in the queue: its id, its state, and why it waits."""
+
+    job: str
+    state: str
+    reason: str
+
+
+def here() -> Place | None:
+    """Return where this process is, or ``None`` outside a SLURM job."""
+    of = os.environ.get
+    number = of("SLURM_JOB_ID")
+    if number is None:
+        return None
+    array, index = of("SLURM_ARRAY_JOB_ID"), of("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{index}" if array and index else number
+    return Place(job, of("SLURM_JOB_NODELIST", ""), int(of("SLURM_RESTART_COUNT") or 0))
+
+
+def rank() -> int:
+    """Return the number of this process among those of its SLURM job; 0 outside one."""
+    return int(os.environ.get("SLURM_PROCID") or 0)
+
+
+def check_commands() -> None:
+    """Raise ``RuntimeError`` where SLURM's commands are missing."""
+    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"hydra/launcher=slurm needs {', '.join(missing)} on the PATH; call it where you call sbatch, or use "
+            "hydra/launcher=joblib on this machine"
+        )
+
+
+def queued(names: Collection[str]) -> dict[tuple[str, int], Queued] | None:
+    """Return (job name, index in its array) -> job, for all jobs of these names that wait or run.
+
+    ``None`` if SLURM does not answer: then nothing is known, least of all that a job has ended.
+    """
+    if not names:
+        return {}
+    done = _call(["squeue", "-h", "-r", "-n", ",".join(sorted(names)), "-o", "%j|%F|%K|%i|%T|%r"])
+    if done is None or done.returncode:
+        return None
+    found = {}
+    for line in done.stdout.splitlines():
+        name, array, index, number, state, reason = line.strip().split("|", 5)
+        if index.isdigit():
+            found[name, int(index)] = Queued(f"{array}_{index}", state, reason)
+        else:
+            found[name, 0] = Queued(number, state, reason)
+    return found
+
+
+def state(job: str) -> str:
+    """Return the state of a job in the queue, such as RUNNING; empty if it is not there or SLURM does not answer."""
+    done = _call(["squeue", "-h", "-r", "-j", job, "-o", "%T"])
+    return done.stdout.strip() if done is not None and not done.returncode else ""
+
+
+def end(job: str) -> str:
+    """Return how a job that is in no queue ended, as in ``OUT_OF_MEMORY on n3, exit code 0:125``."""
+    done = _call(["sacct", "-n", "-X", "-P", "-j", job, "-o", "State,NodeList,ExitCode"])
+    lines = done.stdout.split() if done is not None and not done.returncode else []
+    if lines:
+        status, nodes, code = done.stdout.strip().splitlines()[-1].split("|")  # type: ignore[union-attr]
+        return f"{status} on {nodes}, exit code {code}"
+    done = _call(["squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%T on %N"])
+    known = done.stdout.strip() if done is not None and not done.returncode else ""
+    return known or "it is in no queue, and this cluster keeps no accounts"
+
+
+def requeue(job: str) -> None:
+    """Have SLURM start a job again.
+
+    Raises:
+        RuntimeError: if SLURM refuses, with what it said.
+    """
+    said = "scontrol does not answer"
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        done = _call(["scontrol", "requeue", job])
+        if done is not None and not done.returncode:
+            return
+        said = done.stderr.strip() if done is not None else said
+    raise RuntimeError(f"SLURM does not start job {job} again: {said}; the same command goes on from its checkpoint")
+
+
+def _call(words: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None

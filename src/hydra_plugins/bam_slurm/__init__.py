@@ -1,0 +1,1 @@
+"""The launcher of ``hydra/launcher=slurm``; Hydra takes launchers from this package only."""
