@@ -174,10 +174,7 @@ def test_a_run_in_training_is_no_prey(store):
         (["task=ret"], "error: task names 'ret'; choices: rte, stsb; did you mean 'rte'?"),
         (["experiment=x"], "error: experiment names 'x'; choices: multi, single_multi"),
         (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
-        (
-            ["delete=unused", "forget=multi"],
-            "error: give either delete=... or forget=EXPERIMENT, one after the other",
-        ),
+        (["delete=unused", "forget=multi"], "error: give either delete=... or forget=EXPERIMENT, one after the other"),
         (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
     ],
 )
