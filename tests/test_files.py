@@ -154,7 +154,7 @@ def test_csv_that_is_not_utf8_is_named(folder):
     (folder / "train.csv").write_bytes(b"text,label\ncaf\xe9,0\n")
     assert refusal(ValueError, folder) == (
         f"task 'rte': {folder}/train.csv cannot be read as csv: "
-        "In CSV column #0: CSV conversion error to string: invalid UTF8 data"
+        "In CSV column #0: CSV conversion error to string: invalid UTF8 data; save it as UTF-8"
     )
 
 
@@ -192,7 +192,8 @@ def test_unreachable_hub_is_said_within_five_seconds_with_the_way_out(tmp_path):
     assert float(seconds) < 5
     assert said.startswith("task 'rte': nyu-mll/glue (rte, split train) could not be read from the hub (")
     assert said.endswith(
-        "); to use local files give data.root=DIR, holding rte/train.parquet (or csv, tsv, jsonl), "
+        "), and nyu-mll/glue is no folder here; to use local files give data.root=DIR, holding rte/train.parquet "
+        "(or csv, tsv, jsonl), "
         "or suite.tasks.rte.path=DIR"
     )
 
@@ -250,6 +251,7 @@ def test_encoder_of_the_hub_is_known_by_name_and_revision(revision, expected, mo
 
 def test_encoder_that_is_neither_here_nor_on_a_reachable_hub_is_named_at_once():
     with pytest.raises(
-        OSError, match=r"^encoder 'org/bert' is not on this machine and the hub cannot be reached; give "
+        OSError,
+        match=r"^encoder 'org/bert' is no folder here, was not downloaded before, and the hub cannot be reached; give ",
     ):
         encoder_fingerprint("org/bert", None)

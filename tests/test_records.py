@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bam_lightning.records import chunks, format_of, read
+from bam_lightning.records import Source, chunks, format_of
 from bam_lightning.writers import make_writer
 
 
 def rows_of(path, text, kind):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read(str(path), kind))
+    return list(Source(str(path), kind))
 
 
 def test_csv_keeps_commas_quotes_and_line_ends_inside_cells(tmp_path):
@@ -82,7 +82,7 @@ def test_an_endless_stream_is_read_as_it_comes(monkeypatch):
 
     threading.Thread(target=feed, daemon=True).start()
     monkeypatch.setattr("sys.stdin", os.fdopen(out))
-    parts = chunks(read("-", "jsonl"), 1000)
+    parts = chunks(Source("-", "jsonl"), 1000)
     first, second = next(parts), next(parts)
     assert [one.values["n"] for one in first + second] == list(range(2000))
 
@@ -90,7 +90,7 @@ def test_an_endless_stream_is_read_as_it_comes(monkeypatch):
 def test_parquet_keeps_its_types(tmp_path):
     table = pa.table({"a": ["x", None, "z"], "n": [1, 2, 3], "v": [[1.5], [], [2.0, 3.0]]})
     parquet.write_table(table, tmp_path / "a.parquet")
-    found = list(read(str(tmp_path / "a.parquet"), "parquet"))
+    found = list(Source(str(tmp_path / "a.parquet"), "parquet"))
     assert [one.values for one in found] == table.to_pylist()
     writer = make_writer(tmp_path / "b.parquet", "parquet", ["a", "n", "v", "none"], escape=False)
     for part in chunks(iter(found), 2):
@@ -120,7 +120,7 @@ def test_what_is_written_is_read_again(tmp_path, seed, kind):
         writer.write(rows[:10])
         writer.write(rows[10:])
         writer.close()
-    assert [one.values for one in read(str(path), kind)] == rows
+    assert [one.values for one in Source(str(path), kind)] == rows
 
 
 def test_several_labels_are_joined_in_cells_and_a_list_in_json(tmp_path):
@@ -174,7 +174,7 @@ def test_half_a_letter_is_replaced_and_stops_no_row(tmp_path, kind):
         writer = make_writer(target, kind, ["a"], escape=False)
         writer.write([{"a": "x\ud800"}, {"a": "y"}])
         writer.close()
-    first, second = (one.values["a"] for one in read(str(path), kind))
+    first, second = (one.values["a"] for one in Source(str(path), kind))
     assert set(first) == {"x", "\ufffd"}
     assert second == "y"
 

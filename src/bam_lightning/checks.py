@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -25,16 +26,35 @@ def known_name(key: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{key} names {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}")
 
 
-def at_least(key: str, value: int, low: int) -> None:
-    """Raise ``ValueError`` unless ``value >= low``."""
+def at_least(key: str, value: int, low: int, most: int | None = None) -> None:
+    """Raise ``ValueError`` unless ``value >= low``, or where it is above ``most``: a mistyped number must not fill the
+    memory, or never end."""
     if value < low:
         raise ValueError(f"{key} must be at least {low}, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{key} must be at most {most}, got {value}")
 
 
-def positive(key: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is finite and above 0."""
+def place(key: str, text: str) -> Path:
+    """Return a path with ``~`` resolved.
+
+    Raises:
+        ValueError: naming ``key``, if it is empty, holds a zero byte, or names the home of nobody.
+    """
+    if not text or "\0" in text:
+        raise ValueError(f"{key} must be a path, got {text!r}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{key}: no home folder is known for {text!r}; write the whole path") from error
+
+
+def positive(key: str, value: float, most: float = math.inf) -> None:
+    """Raise ``ValueError`` unless ``value`` is finite, above 0 and at most ``most``."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{key} must be above 0, got {value}")
+    if value > most:
+        raise ValueError(f"{key} must be at most {most:g}, got {value:g}")
 
 
 def in_range(
@@ -46,6 +66,19 @@ def in_range(
     if below or above or math.isnan(value):
         span = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
         raise ValueError(f"{key} must be in {span}, got {value}")
+
+
+def wrong_separator(columns: Iterable[str], ending: str) -> str:
+    """Return a hint where a table's only column looks like several, put apart by another separator than its ending's.
+
+    >>> wrong_separator(["a;b;label"], "csv")
+    "; the columns seem to be separated by ';', a csv has ','"
+    """
+    names, own = list(columns), "\t" if ending == "tsv" else ","
+    other = next((one for one in (";", "\t", ",", "|") if len(names) == 1 and one != own and one in names[0]), None)
+    if other is None or ending not in ("csv", "tsv"):
+        return ""
+    return f"; the columns seem to be separated by {other!r}, a {ending} has {own!r}"
 
 
 def installed(what: str, packages: Iterable[str], extra: str) -> None:

@@ -1,22 +1,19 @@
-"""The Hydra edge: where ``conf/`` lies, how command lines become a checked ``Config``, how errors read."""
+"""The Hydra edge: where ``conf/`` lies, and how command lines become a checked ``Config``."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from bam_lightning.checks import suggest
 from bam_lightning.config import Config
 from bam_lightning.data_config import TaskConfig
+from bam_lightning.messages import PACKAGE, deliberate, message, option_names
 from bam_lightning.stopping import Stopped
-
-PACKAGE = Path(__file__).resolve().parent
 
 
 def conf_dir() -> Path:
@@ -44,7 +41,7 @@ def to_config(tree: Any) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     for unknown in _unknown(tree):
-        raise ValueError(f"no option {unknown!r}{suggest(unknown, _all_keys())}")
+        raise ValueError(f"no option {unknown!r}{suggest(unknown, option_names())}")
     missing = sorted(OmegaConf.missing_keys(tree))
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
@@ -81,7 +78,7 @@ def run(job: Callable[[Config], Any]) -> int:
     register()
     Plugins.instance().register(SlurmLauncher)  # Hydra's own search does not see into an editable installation
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; how they read is decided in `console`
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 
     def main() -> int:
         task = guarded(lambda tree: job(to_config(tree)), deliberate, message)
@@ -118,40 +115,6 @@ def console(main: Callable[[], int], full: bool | None = None) -> int:
         return 1
 
 
-def deliberate(error: BaseException) -> bool:
-    """Return whether the error was raised on purpose: by this library for bad input, or by Hydra."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
-    return ours and isinstance(error, (ValueError, OSError, RuntimeError))
-
-
-def message(error: BaseException) -> str:
-    """Return the error's text; for Hydra's «no such key» and «no such choice», with the nearest known name."""
-    text = str(error)
-    if type(error).__module__.startswith("yaml."):
-        return f"not YAML: {' '.join(text.split())}"
-    unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)?", f"{text} {error.__cause__}")
-    if unknown:
-        names = sorted(_all_keys())
-        wanted = re.search(r"override '([^']+)'", text)
-        key = wanted.group(1) if wanted else unknown.group(1)
-        return f"no option {key!r}{suggest(key, names)}"
-    if error.__cause__ is not None and text.startswith("Error merging override"):
-        return f"{text}: {str(error.__cause__).splitlines()[0]}"
-    choice = re.search(r"Could not find '([\w/]+)/([\w.-]+)'", text)
-    if choice:
-        group, name = choice.groups()
-        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        return f"no {group} {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}"
-    return text
-
-
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
     """Yield keys that ``+`` or a user's YAML put where the schema has no such field."""
     from omegaconf import DictConfig, OmegaConf
@@ -163,16 +126,3 @@ def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
         elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             yield from _unknown(node[key], f"{prefix}{key}.")
-
-
-def _all_keys() -> set[str]:
-    def walk(cls: Any, prefix: str) -> set[str]:
-        keys = set()
-        hints = get_type_hints(cls)
-        for entry in fields(cls):
-            keys.add(prefix + entry.name)
-            if is_dataclass(hints[entry.name]):
-                keys |= walk(hints[entry.name], f"{prefix}{entry.name}.")
-        return keys
-
-    return walk(Config, "")

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from bam_lightning.checks import at_least, in_range, known_name, positive
-from bam_lightning.data_config import MISSING, DataConfig, EncoderConfig, SuiteConfig
+from bam_lightning.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 
 
 class StageKind(Enum):
@@ -61,7 +61,7 @@ class Hyperparameters:
         if self.batch_size is not None:
             at_least(f"{key}.batch_size", self.batch_size, 1)
         if self.epochs is not None:
-            positive(f"{key}.epochs", self.epochs)
+            positive(f"{key}.epochs", self.epochs, MOST_EPOCHS)
         if self.layerwise_decay is not None:
             in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
         if self.min_steps is not None:
@@ -142,7 +142,7 @@ class RecipeConfig:
                 raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
             for task in stage.tasks:
                 known_name(f"{key}.tasks", task, suite.trained())
-            at_least(f"{key}.seeds", stage.seeds, 1)
+            at_least(f"{key}.seeds", stage.seeds, 1, 1000)
             if stage.start is not None and self.stages[stage.start].seeds > 1:
                 raise ValueError(
                     f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "

@@ -4,6 +4,7 @@ Imports neither torch nor Hydra. Each check names the key, the value that came a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from bam_lightning.checks import at_least, in_range, known_name, positive
 
 MISSING: Any = "???"
+LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
+MOST_EPOCHS = 1_000_000
 
 
 class Metric(Enum):
@@ -97,8 +100,8 @@ class TaskConfig:
                     raise ValueError(f"{key}.{name} is null; a task needs one, unless scored_by names another task")
         for name in ("train_rows", "dev_rows"):
             rows = getattr(self, name)
-            if rows is not None and rows < 1:
-                raise ValueError(f"{key}.{name} must be at least 1, got {rows}")
+            if rows is not None:
+                at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
             raise ValueError(f"{key}.label_separator must be at least one character, got ''")
         if self.symmetric and len(self.text_columns) != 2:
@@ -112,9 +115,9 @@ class TaskConfig:
             raise ValueError(f"{key} is missing; start the task's file with: defaults: [schema, /head: classification]")
         if bool(names) == bool(span):
             raise ValueError(f"{key} needs either label_names or label_range, got {names} and {span}")
-        if span and (len(span) != 2 or not span[0] < span[1]):
+        if span and (len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf):
             raise ValueError(f"{key}.label_range must be [lowest, highest], got {span}")
-        if names and (len(names) < 2 or len(set(names)) != len(names)):
+        if names and (len(names) < 2 or len(set(names)) != len(names) or not all(names)):
             raise ValueError(f"{key}.label_names must be at least 2 different names, got {names}")
         fitting = HEADS.get(self.head._target_, (Metric.spearman,) if span else tuple(Metric))
         if self.metric not in fitting:
@@ -177,8 +180,9 @@ class DataConfig:
 
     def check(self) -> None:
         """Raise ``ValueError`` for lengths and counts out of range."""
-        at_least("data.max_length", self.max_length, 8)
-        at_least("data.workers", self.workers, 0)
+        at_least("data.seed", self.seed, 0)
+        at_least("data.max_length", self.max_length, 8, LARGEST)
+        at_least("data.workers", self.workers, 0, 1024)
 
 
 @dataclass
@@ -209,10 +213,12 @@ class PretrainingConfig:
                 "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
                 f"got text={self.text} and sentences={self.sentences}"
             )
-        at_least("encoder.pretraining.sentences", self.sentences, 0)
+        at_least("encoder.pretraining.sentences", self.sentences, 0, LARGEST)
+        at_least("encoder.pretraining.vocabulary", self.vocabulary, 1)
+        at_least("encoder.pretraining.seed", self.seed, 0)
         in_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
         at_least("encoder.pretraining.batch_size", self.batch_size, 1)
-        positive("encoder.pretraining.epochs", self.epochs)
+        positive("encoder.pretraining.epochs", self.epochs, MOST_EPOCHS)
         positive("encoder.pretraining.learning_rate", self.learning_rate)
 
 

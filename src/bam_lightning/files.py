@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from bam_lightning.checks import place
 from bam_lightning.data_config import DataConfig, TaskConfig
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 HUB_SECONDS = 4.0
+LONGEST_ROW = 1 << 20  # bytes: the block in which pyarrow parses CSV and JSON lines
+DEEP = 200  # brackets in a row of JSON lines from which on their nesting is looked at
 ENCODER_HINT = (
     "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files, "
     "or a hub id such as google-bert/bert-base-uncased"
@@ -38,17 +42,20 @@ def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tup
         return _from_hub(name, task, split), f"{task.path} ({task.subset or 'default'}, {split})"
     path = split_file(name, local, split)
     try:
-        return read_file(path, [*task.text_columns, *[task.label_column] * task.multi_label]), str(path)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ValueError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
+        table = read_file(path, [*task.text_columns, *[task.label_column] * task.multi_label])
+        table.validate(full=True)  # of damaged Parquet: what is no UTF-8 text, lists that lead out of their values
+        _ = table.column_names  # they are decoded only now
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {_why(path, error)}") from error
+    return table, str(path)
 
 
 def local_path(name: str, task: TaskConfig, data: DataConfig) -> Path | None:
     """Return the folder or file that holds the task, or ``None`` if it comes from the hub."""
-    own = Path(task.path).expanduser()
-    if own.exists() or task.path.startswith((".", "/", "~")) or own.suffix in ENDINGS:
-        return own
-    return Path(data.root).expanduser() / (task.subset or name) if data.root else None
+    own = place(f"suite.tasks.{name}.path", task.path)
+    if _there(own) or task.path.startswith((".", "/", "~")) or task.path.count("/") > 1 or own.suffix in ENDINGS:
+        return own  # an id of the hub has one slash at most
+    return place("data.root", data.root) / (task.subset or name) if data.root is not None else None
 
 
 def split_file(name: str, folder: Path, split: str) -> Path:
@@ -56,7 +63,7 @@ def split_file(name: str, folder: Path, split: str) -> Path:
     if folder.is_file():
         folder = folder.parent
     for candidate in (folder / split, *(folder / f"{split}{ending}" for ending in ENDINGS)):
-        if candidate.is_file() and candidate.suffix in ENDINGS:
+        if candidate.suffix in ENDINGS and _there(candidate) and candidate.is_file():
             return candidate
     if not folder.is_dir():
         raise FileNotFoundError(f"task {name!r}: no folder {folder}; check data.root and suite.tasks.{name}.subset")
@@ -65,6 +72,32 @@ def split_file(name: str, folder: Path, split: str) -> Path:
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(ENDINGS)}); files there: "
         f"{', '.join(there) or 'none'}; name one with suite.tasks.{name}.train_split=, .dev_split= or .test_split="
     )
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file's, say
+        return False
+
+
+def _why(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read, in the words of who wrote it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if path.suffix != ".parquet":
+        with path.open("rb") as source:
+            start = source.read(4)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "it is UTF-16 text, not UTF-8; save it as UTF-8"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in reason:
+        return f"{reason}; save it as UTF-8"
+    if "straddl" in reason:
+        return f"a row is longer than {LONGEST_ROW >> 20} MiB, by a quote that is never closed perhaps; mend that row"
+    if "Column() changed from" in reason:
+        return "each line must be one row as a JSON object, {...}, not a list or a value"
+    return reason
 
 
 def read_file(path: Path, text_columns: list[str]) -> pa.Table:
@@ -79,6 +112,7 @@ def read_file(path: Path, text_columns: list[str]) -> pa.Table:
     if path.suffix == ".jsonl":
         from pyarrow import json
 
+        _check_depth(path)
         return json.read_json(path)
     from pyarrow import csv
 
@@ -96,6 +130,21 @@ def read_file(path: Path, text_columns: list[str]) -> pa.Table:
     )
 
 
+def _check_depth(path: Path) -> None:
+    """Raise ``ValueError`` for a row of lists in lists in lists, which would end the process in pyarrow's parser."""
+    from json import loads
+
+    with path.open("rb") as source:
+        for row, line in enumerate(source):
+            if line.count(b"[") + line.count(b"{") > DEEP:
+                try:
+                    loads(line)
+                except RecursionError as error:
+                    raise ValueError(f"row {row} is nested too deeply; mend it") from error
+                except ValueError:
+                    pass  # pyarrow says it better
+
+
 def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
     hub_or_offline()
     from datasets import load_dataset
@@ -106,7 +155,7 @@ def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         what = f"{task.path} ({task.subset or 'default'}, split {split})"
         raise OSError(
-            f"task {name!r}: {what} could not be read from the hub ({reason}); "
+            f"task {name!r}: {what} could not be read from the hub ({reason}), and {task.path} is no folder here; "
             f"to use local files give data.root=DIR, holding {task.subset or name}/{split}.parquet "
             f"(or csv, tsv, jsonl), or suite.tasks.{name}.path=DIR"
         ) from error
@@ -147,21 +196,29 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
     Raises:
         OSError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
     """
-    local = Path(path).expanduser()
-    if local.is_dir():
+    local = place("encoder.path", path)
+    if _there(local) and local.is_dir():
         digest = hashlib.sha256()
         for file in sorted(local.iterdir()):
             if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]
-    if path.startswith((".", "/", "~")):
+    if no_hub_id(path):
         raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     if not hub_or_offline():
         from huggingface_hub import try_to_load_from_cache
 
         if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
-            raise OSError(f"encoder {path!r} is not on this machine and the hub cannot be reached; {ENCODER_HINT}")
+            raise OSError(
+                f"encoder {path!r} is no folder here, was not downloaded before, and the hub cannot be reached; "
+                f"{ENCODER_HINT}"
+            )
     return f"{path}@{revision or 'main'}"
+
+
+def no_hub_id(path: str) -> bool:
+    """Return whether an encoder's path can only be a folder's: ids of the hub are ``NAME`` or ``OWNER/NAME``."""
+    return not re.fullmatch(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", path)
 
 
 def read_texts(files: Iterable[str]) -> list[str]:
@@ -172,8 +229,8 @@ def read_texts(files: Iterable[str]) -> list[str]:
     """
     texts: list[str] = []
     for name in files:
-        path = Path(name).expanduser()
-        if not path.is_file():
+        path = place("encoder.pretraining.text", name)
+        if not (_there(path) and path.is_file()):
             raise FileNotFoundError(f"encoder.pretraining.text: no file {path}; give text files, one text a line")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]

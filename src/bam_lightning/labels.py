@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,14 @@ def read_labels(where: str, name: str, task: TaskConfig, table: pa.Table) -> NDA
 
 def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> None:
     """Refuse a file whose own class names (Hugging Face keeps them in Parquet) are in another order than ours."""
-    kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = kept.get("info", {}).get("features", {}).get(task.label_column, {})
-    feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of lists: of their items
-    own = feature.get("names")
-    if own and task.head.label_names and list(own) != list(task.head.label_names):
+    try:
+        kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = kept["info"]["features"][task.label_column]
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of lists: their items'
+        own = feature.get("names")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return  # another tool's note, or a damaged one; the labels themselves are checked
+    if isinstance(own, list) and own and task.head.label_names and list(own) != list(task.head.label_names):
         raise ValueError(
             f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
             f"{task.head.label_names}; the order gives the class ids, so they must agree"
@@ -81,7 +85,7 @@ def _numbered(
 def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
     low, high = task.head.label_range
     for row, value in enumerate(values):
-        if isinstance(value, (str, bool)) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not low <= value <= high:
             raise ValueError(
                 f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} (label_range)"
             )

@@ -11,8 +11,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bam_lightning.checks import wrong_separator
 from bam_lightning.options import StoreOptions, command, option
-from bam_lightning.records import STREAM, Record, chunks, format_of, read
+from bam_lightning.records import STREAM, Record, Source, chunks, format_of
 from bam_lightning.saved import Saved, Task, find
 from bam_lightning.saved import read as read_saved
 from bam_lightning.writers import Writer, make_writer
@@ -63,10 +64,11 @@ def job(options: PredictOptions) -> int:
         "output", options.output, options.output_format or (fallback if options.output == STREAM else None)
     )
     _check_paths(options)
-    parts = chunks(read(options.input, kind))
+    source = Source(options.input, kind)
+    parts = chunks(source)
     first = next(parts, [])
     saved = read_saved(find(options.run, options.store))
-    readable = list(dict.fromkeys(name for one in first if not one.fault for name in one.values))
+    readable = list(dict.fromkeys([*source.columns, *(name for one in first if not one.fault for name in one.values)]))
     plan = _plan(saved, options, readable or next(iter(saved.tasks.values())).columns)
     from bam_lightning.model import load
 
@@ -77,12 +79,13 @@ def job(options: PredictOptions) -> int:
             raise ValueError(f"the output would have two columns {name!r}: a class of that task has the name 'label'")
         if name in readable:
             raise ValueError(f"input has a column {name!r} already, which the output needs; rename it")
-    kept = [name for name in dict.fromkeys(name for one in first for name in one.values) if name != ERROR]
+    kept = [name for name in dict.fromkeys([*source.columns, *(name for one in first for name in one.values)])
+            if name != ERROR]  # fmt: skip
     numbers = [name for name in added if not name.endswith(".label")]
     with _output(options.output, to_kind, [*kept, *added, ERROR], options.escape_formulas, numbers) as writer:
-        rows, faults = _run(model, plan, first, parts, writer, _size(options.input))
-    _report(rows, faults, options.output)
-    return 1 if rows and len(faults) == rows else 0
+        rows, bad, faults = _run(model, plan, first, parts, writer, _size(options.input))
+    _report(rows, bad, faults, options.output)
+    return 1 if rows and bad == rows else 0
 
 
 def _check_paths(options: PredictOptions) -> None:
@@ -118,9 +121,10 @@ def _plan(saved: Saved, options: PredictOptions, there: Sequence[str]) -> dict[s
     if wrong is None and plan:
         return plan
     wanted = f"task {wrong.name!r} reads {', '.join(plan[wrong.name])}" if wrong else "no task has its columns there"
+    hint = wrong_separator(there, format_of("input", options.input, options.input_format))
     example = wrong or next(iter(saved.tasks.values()))
     raise ValueError(
-        f"input: {wanted}; columns there: {', '.join(there) or 'none'}; "
+        f"input: {wanted}; columns there: {', '.join(there) or 'none'}{hint}; "
         f"say which to read, as in task={example.name} columns=[{','.join(example.columns)}]"
     )
 
@@ -138,23 +142,27 @@ def _run(
     rest: Iterator[list[Record]],
     writer: Writer,
     size: int | None,
-) -> tuple[int, list[str]]:
-    """Score every part as it comes; return how many rows there were, and what was wrong with some."""
+) -> tuple[int, int, list[str]]:
+    """Score every part as it comes; return how many rows there were, how many of them not scored, and the first few of
+    the reasons: a file may be larger than memory, and bad in all its rows."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    rows, faults, part = 0, [], first
+    rows, bad, part = 0, 0, first
+    faults: list[str] = []
     columns = (TextColumn("{task.fields[rows]:,} rows"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         shown = bar.add_task("", total=size, rows=0)
         while part:
             scored = score(model, plan, part)
-            faults += [f"row {rows + place + 1}: {one[ERROR]}" for place, one in enumerate(scored) if ERROR in one]
+            places = [place for place, one in enumerate(scored) if ERROR in one]
+            faults += [f"row {rows + place + 1}: {scored[place][ERROR]}" for place in places[: SHOWN - len(faults)]]
+            bad += len(places)
             writer.write(scored)
             rows += len(part)
             bar.update(shown, completed=part[-1].place, rows=rows)
             part = next(rest, [])
-    return rows, faults
+    return rows, bad, faults
 
 
 def score(model: Model, plan: Mapping[str, tuple[str, ...]], part: Sequence[Record]) -> list[dict[str, Any]]:
@@ -211,13 +219,13 @@ def _size(name: str) -> int | None:
     return None if name == STREAM else Path(name).expanduser().stat().st_size
 
 
-def _report(rows: int, faults: Sequence[str], output: str) -> None:
+def _report(rows: int, bad: int, faults: Sequence[str], output: str) -> None:
     where = "" if output == STREAM else f": {Path(output).expanduser().resolve()}"
-    print(f"{rows:,} row{'s'[: rows != 1]}, {rows - len(faults):,} of them scored{where}", file=sys.stderr)
-    for line in faults[:SHOWN]:
+    print(f"{rows:,} row{'s'[: rows != 1]}, {rows - bad:,} of them scored{where}", file=sys.stderr)
+    for line in faults:
         print(f"  {line}", file=sys.stderr)
-    if len(faults) > SHOWN:
-        print(f"  and {len(faults) - SHOWN:,} more; column {ERROR} says why", file=sys.stderr)
+    if bad > len(faults):
+        print(f"  and {bad - len(faults):,} more; column {ERROR} says why", file=sys.stderr)
 
 
 def main() -> None:

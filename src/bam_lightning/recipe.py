@@ -15,6 +15,7 @@ from bam_lightning.stream import Sampler, epoch_steps
 from bam_lightning.targets import build
 
 PRETRAIN = "pretrain"
+LARGEST = 2**31 - 1  # examples of a Run: its stream is computed whole, 4 bytes each
 OTHER_SEED = 1000  # between a Run that is refused as a teacher and the next one tried: apart from an ensemble's seeds
 
 
@@ -45,7 +46,14 @@ def plan(config: Config, facts: Facts) -> list[Run]:
         ]
         last = name == list(stages)[-1]
         done[name] = [replace(run, teaches=name in taught_by, tests=last and config.data.test) for run in runs]
-    return [run for runs in done.values() for run in runs]
+    every = [run for runs in done.values() for run in runs]
+    for run in every:
+        if run.examples > LARGEST:
+            raise ValueError(
+                f"{run.label} would train on {run.examples:.3g} examples ({run.steps:.3g} optimizer steps of "
+                f"{run.batch_size:.3g}), more than {LARGEST:.3g}; check epochs, batch_size and min_steps"
+            )
+    return every
 
 
 def wanted(run: Run, config: Config) -> list[Wanted]:

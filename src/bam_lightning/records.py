@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,21 +42,38 @@ def format_of(key: str, name: str, given: str | None) -> str:
     return found
 
 
-def read(name: str, kind: str) -> Iterator[Record]:
-    """Yield the rows of a file, or of standard input, without holding more than a part of it.
+class Source:
+    """The rows of a file, or of standard input, of which no more than a part is held at a time.
 
-    Raises:
-        FileNotFoundError, ValueError: if there is no such file, or it is no table at all.
+    Attributes:
+        columns: names in the header of CSV and TSV or in Parquet's schema, known once the first row was asked for;
+            those of JSON lines stand in each row.
     """
-    if kind == "parquet":
-        yield from _parquet(Path(name).expanduser())
-        return
-    source = sys.stdin.buffer if name == STREAM else Path(name).expanduser().open("rb")
-    with source:
-        lines = (line.decode("utf-8-sig" if not number else "utf-8", "surrogateescape")
-                 for number, line in enumerate(source))  # fmt: skip
-        counted = _Counted(lines)
-        yield from _jsonl(counted) if kind == "jsonl" else _csv(counted, name, kind)
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+        self.columns: list[str] = []
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield the rows.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is no such file, or it is no table at all.
+        """
+        if self.kind == "parquet":
+            yield from _parquet(Path(self.name).expanduser(), self.columns)
+            return
+        source = sys.stdin.buffer if self.name == STREAM else Path(self.name).expanduser().open("rb")
+        with source:
+            counted = _Counted(_lines(source, self.name))
+            yield from _jsonl(counted) if self.kind == "jsonl" else _csv(counted, self.name, self.kind, self.columns)
+
+
+def _lines(source: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(source):
+        if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{name} is UTF-16 text, not UTF-8; save it as UTF-8")
+        yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
 
 
 class _Counted:
@@ -74,7 +91,7 @@ class _Counted:
         return line
 
 
-def _csv(lines: _Counted, name: str, kind: str) -> Iterator[Record]:
+def _csv(lines: _Counted, name: str, kind: str, columns: list[str]) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
     rows = csv.reader(lines, **dialect(kind))
     try:
@@ -85,6 +102,7 @@ def _csv(lines: _Counted, name: str, kind: str) -> Iterator[Record]:
         raise ValueError(f"{name} is empty; its first line must name the columns")
     if len(set(header)) < len(header):
         raise ValueError(f"{name} has two columns of one name: {', '.join(header)}; rename one")
+    columns += header
     while True:
         fault = None
         try:
@@ -118,29 +136,33 @@ def _jsonl(lines: _Counted) -> Iterator[Record]:
         yield Record({"raw": line.strip()[:1000]} if fault else values, fault, lines.place)
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path, columns: list[str]) -> Iterator[Record]:
     import pyarrow as pa
     from pyarrow import parquet
 
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        opened = parquet.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
-    with opened:
-        total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
-        for batch in opened.iter_batches(CHUNK_ROWS):
-            for values in batch.to_pylist():
-                done += 1
-                yield Record(values, None, size * done // total)
+        with parquet.ParquetFile(path) as opened:
+            total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
+            columns += opened.schema_arrow.names
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"two columns have one name: {', '.join(columns)}; rename one")
+            for batch in opened.iter_batches(CHUNK_ROWS):
+                batch.validate(full=True)
+                for values in batch.to_pylist():
+                    done += 1
+                    yield Record(values, None, size * done // total)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
 
-def chunks(records: Iterator[Record], size: int = CHUNK_ROWS) -> Iterator[list[Record]]:
+def chunks(records: Iterable[Record], size: int = CHUNK_ROWS) -> Iterator[list[Record]]:
     """Yield the records in lists of ``size``.
 
     >>> [len(part) for part in chunks(iter([Record({}, None, 0)] * 5), 2)]
     [2, 2, 1]
     """
-    while part := list(islice(records, size)):
+    rows = iter(records)
+    while part := list(islice(rows, size)):
         yield part

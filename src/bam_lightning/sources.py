@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from bam_lightning.checks import wrong_separator
 from bam_lightning.data_config import DataConfig, TaskConfig
 from bam_lightning.files import read_split
 from bam_lightning.labels import UNLABELLED, read_labels
@@ -110,12 +111,16 @@ def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list
     where = f"task {name!r}, {where}"
     if table.num_rows == 0:
         raise ValueError(f"{where}: the split is empty; check the file, or choose another split")
+    there = table.column_names
     for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
-        if column not in table.column_names:
+        if column not in there:
             raise ValueError(
-                f"{where}: no column {column!r}; columns there: {', '.join(table.column_names)}; "
+                f"{where}: no column {column!r}; columns there: {', '.join(there)}"
+                f"{wrong_separator(there, where.rpartition('.')[2])}; "
                 f"set text_columns, label_column or id_column (null: none) under suite.tasks.{name}"
             )
+        if there.count(column) > 1:
+            raise ValueError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
     if task.id_column:
         _check_ids(where, name, table.column(task.id_column))
     return table, where
@@ -160,6 +165,11 @@ def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.
 
 
 def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
+    if pa.types.is_nested(column.type):
+        raise ValueError(
+            f"{where}: the id column holds {column.type}; ids are numbers or texts; set "
+            f"suite.tasks.{name}.id_column to another column, or to null"
+        )
     counts = column.value_counts()
     for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
         rows = [i for i, value in enumerate(column.to_pylist()) if value == entry["values"]]
@@ -174,6 +184,9 @@ def _all_texts(where: str, name: str, task: TaskConfig, table: pa.Table) -> tupl
 
 
 def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.ChunkedArray) -> list[str]:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if (kind != column.type and pa.types.is_string(kind)) or pa.types.is_string_view(kind):
+        column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ValueError(f"{where}: column {title!r} holds {column.type}, not text; check text_columns")
     texts: list[str] = column.to_pylist()
