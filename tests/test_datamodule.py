@@ -30,11 +30,21 @@ def examples(size: int, first: int = 0, longest: int = 30) -> Examples:
 TASKS = {name: examples(size, FIRST[name]) for name, size in SIZES.items()}
 
 
-def module(stream: Stream, predict=None, place: tuple[int, int] | None = None, done: int = 0) -> MultiTaskData:
-    """Return the data module, with a trainer that says no more than where this process stands."""
+PLACE = [0, 1]  # number of this process, and of all
+
+
+@pytest.fixture(autouse=True)
+def _place(monkeypatch):
+    """Have ``PLACE`` say which process this is."""
+    monkeypatch.setattr("bam_lightning.parallel.rank", lambda: PLACE[0])
+    monkeypatch.setattr("bam_lightning.parallel.processes", lambda: PLACE[1])
+
+
+def module(stream: Stream, predict=None, place: tuple[int, int] = (0, 1), done: int = 0) -> MultiTaskData:
+    """Return the data module of a process, with a trainer that says no more than the steps it has done."""
     data = MultiTaskData(TASKS, predict or {}, stream, PAD, call_tokens=20)
-    if place:
-        data.trainer = SimpleNamespace(global_rank=place[0], world_size=place[1], global_step=done)
+    PLACE[:] = place
+    data.trainer = SimpleNamespace(global_step=done)
     return data
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bam_lightning import machine
+from bam_lightning import machine, parallel
 from bam_lightning.config import Config
 from bam_lightning.data_config import TaskConfig
 from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
@@ -84,6 +84,7 @@ def make_manifest(
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
         "device": machine.device_name(config.trainer),
+        "processes": parallel.processes(),
         "versions": machine.versions(),
     }
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from bam_lightning import parallel
 from bam_lightning.disk import check_zip, replacing
-from bam_lightning.stopping import Stop, Stopped
+from bam_lightning.stopping import Stop, Stopped, ignore
 
 CHECKPOINT = "last.ckpt"
 
@@ -73,6 +74,16 @@ class Checkpoints(pl.Callback):
         self.before = state_dict["seconds"]
 
 
+class SameStart(pl.Callback):
+    """Sees to it that processes which train together begin at the same step with the same weights."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare steps, and take the first process's weights; leave it the signals, which Lightning has taken."""
+        parallel.same_start(pl_module, trainer.global_step)
+        if parallel.rank():
+            ignore()
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint in a Run's folder, if it has one; tidy up what a killed process left half-written.
 
@@ -80,7 +91,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         ValueError: if it is damaged, or another Run's.
     """
     for left in folder.glob("*.part"):
-        left.unlink()
+        left.unlink(missing_ok=True)  # each process looks
     path, remedy = folder / CHECKPOINT, "delete it, and the Run starts from its beginning"
     if not path.is_file():
         return None

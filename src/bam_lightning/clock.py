@@ -8,6 +8,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from bam_lightning import parallel
+
 
 def progress(trainer: pl.Trainer) -> float:
     """Return the share of the Run's optimizer steps already done, in [0, 1)."""
@@ -16,6 +18,6 @@ def progress(trainer: pl.Trainer) -> float:
 
 def seed_step(trainer: pl.Trainer, seed: int) -> None:
     """Make all randomness of the next step a function of (seed, process, optimizer step), resumed or not."""
-    place = [seed, trainer.global_rank, trainer.global_step]
+    place = [seed, parallel.rank(), trainer.global_step]
     # torch's CPU generator keeps 32 bits of a seed, so the three are hashed rather than packed into one number
     torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))

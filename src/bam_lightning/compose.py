@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,11 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         return to_config(hydra_compose("train", overrides=list(overrides)))
 
 
-def run(job: Callable[[Config], Any]) -> int:
-    """Run ``job`` on the command line's config under Hydra; return the exit status."""
+def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: False) -> int:
+    """Run ``job`` on the command line's config under Hydra; return the exit status.
+
+    ``attended`` is asked in the process that is to do a job: where it returns true, another process has done it.
+    """
     import hydra
     from hydra.core.plugins import Plugins
 
@@ -81,7 +85,12 @@ def run(job: Callable[[Config], Any]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 
     def main() -> int:
-        task = guarded(lambda tree: job(to_config(tree)), deliberate, message)
+        lead = guarded(lambda tree: job(to_config(tree)), deliberate, message)
+
+        @wraps(lead)
+        def task(tree: Any) -> Any:
+            return None if attended() else lead(tree)
+
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
         return 1 if Failures.count else 0
 

@@ -36,6 +36,13 @@ class RateShape(Enum):
     constant = "constant"
 
 
+class Strategy(Enum):
+    """How several processes share the work; see ``docs/scale.md``."""
+
+    auto = "auto"
+    ddp = "ddp"
+
+
 class Precision(Enum):
     """Arithmetic of the training step; master weights are float32 always."""
 
@@ -180,6 +187,9 @@ class TrainerConfig:
     """Machine and bookkeeping. ``precision``, ``max_steps`` and ``call_tokens`` change a Run's weights, and its id."""
 
     accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Strategy = Strategy.auto
     precision: Precision = Precision.auto
     max_steps: int | None = None
     log_every: int = 10
@@ -191,7 +201,8 @@ class TrainerConfig:
     def check(self) -> None:
         """Raise ``ValueError`` for a choice or a count out of range."""
         known_name("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        at_least("trainer.log_every", self.log_every, 1)
+        for name in ("devices", "nodes", "log_every"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("max_steps", "checkpoint_steps"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from bam_lightning.config import Config
 from bam_lightning.run import TEST, TRAIN, Wanted
@@ -12,12 +14,20 @@ from bam_lightning.sources import Rows, TaskRows
 from bam_lightning.store import Store
 
 
+class Others(Protocol):
+    """The other processes of a job, as the first one knows them."""
+
+    def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
+        """Tell them what to do, for what is done with them within."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What every Run of a job shares.
 
     ``rows``: checked training and dev rows of each task; ``texts``: to pretrain on; ``output``: folder for loggers;
-    ``listener``: told each optimizer step; ``tests``: unlabelled rows to predict, where asked for.
+    ``listener``: told each optimizer step; ``tests``: unlabelled rows to predict, where asked for; ``others``: the
+    processes that train with this one, if there are any.
     """
 
     config: Config
@@ -27,9 +37,14 @@ class Context:
     output: Path
     listener: Callable[[int], None] = field(default=lambda step: None)
     tests: Mapping[str, Rows] = field(default_factory=dict)
+    others: Others | None = None
 
     def rows_of(self, one: Wanted) -> Rows:
         """Return the rows that are to be predicted."""
         if one.split == TEST:
             return self.tests[one.task]
         return self.rows[one.task].train if one.split == TRAIN else self.rows[one.task].dev
+
+    def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
+        """Have the other processes, where there are any, do what is done within."""
+        return self.others.together(name, *what) if self.others else nullcontext()

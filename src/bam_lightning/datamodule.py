@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bam_lightning import parallel
 from bam_lightning.batch import Batch
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch, split_by_length
 from bam_lightning.stopping import spare_worker
@@ -118,18 +119,15 @@ class MultiTaskData(pl.LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Return the steps that are still to be done."""
-        rank, processes = self._place()
+        rank, processes = parallel.rank(), parallel.processes()
         steps = Steps(self.train, self.stream, self.pad_id, self.call_tokens, rank, processes)
         done = self.trainer.global_step if self.trainer else 0
         return StepLoader(steps, done, self.workers)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return one loader per task, in the order of ``predict``."""
-        rank, processes = self._place()
+        rank, processes = parallel.rank(), parallel.processes()
         return [
             DataLoader(Blocks(name, examples, self.pad_id, rank, processes), batch_size=None)
             for name, examples in self.predict.items()
         ]
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

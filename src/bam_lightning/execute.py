@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -15,10 +16,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from bam_lightning import machine, predictions
+from bam_lightning import machine, parallel, predictions
 from bam_lightning.artifacts import load_encoder, make_manifest, save_model
 from bam_lightning.batching import Examples
-from bam_lightning.callbacks import Advance, Checkpoints, last_checkpoint
+from bam_lightning.callbacks import Advance, Checkpoints, SameStart, last_checkpoint
 from bam_lightning.config import Config, Precision, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
@@ -41,7 +42,7 @@ from bam_lightning.tokens import Tokens, encode
 
 def check(config: Config) -> None:
     """Raise ``ValueError`` for what would stop a Run later: no such device, a head that cannot be built."""
-    machine.on_gpu(config.trainer)
+    machine.check_devices(config.trainer)
     for name, task in config.suite.trained().items():
         build(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
 
@@ -50,7 +51,8 @@ def check(config: Config) -> None:
 def execute(run: Run, context: Context) -> dict[str, Any]:
     """Train ``run``, score it on dev, keep it in the store and return its manifest.
 
-    A Run that was stopped goes on from its last checkpoint. Needs the Runs named by ``run.needs`` finished.
+    A Run that was stopped goes on from its last checkpoint. Needs the Runs named by ``run.needs`` finished. Where
+    processes work together, only the first one writes and returns anything.
 
     Raises:
         Stopped: on Ctrl-C and the other signals of `stopping`; in training with a checkpoint.
@@ -62,13 +64,18 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     make = _pretraining if run.kind is StageKind.pretrain else _finetuning
     module, data, tokenizer, tokens = make(run, context)
     building = context.store.building(run.id)
-    logger = make_logger(run, context.config, context.output)
-    seconds = _fit(run, context, module, data, building, logger)
-    scores, heads = {}, None
-    if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
-        heads = module.heads
-        context.store.forget_outputs(run.id)
-        _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
+    first = parallel.rank() == 0
+    logger = make_logger(run, context.config, context.output) if first else None
+    scores, heads = {}, module.heads if isinstance(module, BamModule) else None
+    with context.together("train", run):
+        seconds = _fit(run, context, module, data, building, logger)
+        if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
+            if first:
+                context.store.forget_outputs(run.id)
+            _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
+    if not first:
+        return {}
+    if heads is not None:
         scores = predictions.score(run, context)
     with writing(building):
         save_model(building, module.encoder, heads, tokenizer)
@@ -90,8 +97,11 @@ def _fit(
     logger: Any,
 ) -> float:
     settings, stop = context.config.trainer, Stop()
-    checkpoints = Checkpoints(building, settings.checkpoint_minutes, settings.checkpoint_steps, stop)
-    trainer = _trainer(context, logger, [checkpoints, Advance(context.listener)], run.steps)
+    first = parallel.rank() == 0  # the others save nothing, and no signal stops them
+    often = (settings.checkpoint_minutes, settings.checkpoint_steps) if first else (math.inf, None)
+    checkpoints = Checkpoints(building, *often, stop)
+    callbacks = [SameStart(), checkpoints, Advance(context.listener)]
+    trainer = machine.trainer(settings, context.output, run.steps, logger, callbacks)
     saved = last_checkpoint(building)
     with warnings.catch_warnings(), stop:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
@@ -99,26 +109,6 @@ def _fit(
         trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     assert trainer.global_step == run.steps
     return checkpoints.seconds
-
-
-def _trainer(context: Context, logger: Any, callbacks: list[pl.Callback], steps: int) -> pl.Trainer:
-    settings = context.config.trainer
-    return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=machine.precision(settings),
-        max_steps=steps,
-        max_epochs=-1,
-        logger=logger or False,
-        callbacks=callbacks,
-        log_every_n_steps=settings.log_every,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=machine.cluster(),
-        default_root_dir=context.output,
-    )
 
 
 def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, Any, int]:
@@ -235,13 +225,14 @@ def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
         layerwise_decay=1.0,
     )
     data = MultiTaskData({}, {}, Stream(np.empty((0, 0), np.int32), {}), tokenizer.pad_token_id, 0)
-    _write_outputs(run_id, every, context, module, data, tokenizer)
+    with context.together("complete", run_id, every):
+        _write_outputs(run_id, every, context, module, data, tokenizer)
 
 
 def _write_outputs(
     run_id: str, every: Sequence[Wanted], context: Context, module: BamModule, data: MultiTaskData, tokenizer: Any
 ) -> None:
-    trainer = _trainer(context, None, [], -1)
+    trainer = machine.trainer(context.config.trainer, context.output)
     tokenised = _tokenised(context, tokenizer)
 
     def logits_of(rows: Rows, head: str) -> np.ndarray:

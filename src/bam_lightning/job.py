@@ -14,6 +14,7 @@ from typing import Any
 from filelock import Timeout
 
 from bam_lightning import choices, jobs, report, teachers
+from bam_lightning.company import led, others
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
@@ -30,11 +31,17 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     """Train the recipe of ``config`` and return its results, which also lie in ``output``.
 
     Finished Runs are taken from ``config.paths.store``. Everything that can be known to be wrong is found out
-    before the first Run is trained.
+    before the first Run is trained. ``trainer.devices`` processes train together: the others are started here, or
+    have been by srun or torchrun; then each of them calls this, and gets the first one's results.
 
     Raises:
         ValueError, OSError: for bad data, naming task, row and column, or a hub that cannot be reached.
+        RuntimeError: for a loss that is no longer a number; for a process that failed, naming it and its reason.
     """
+    return led(config, lambda: _lead(config, output))
+
+
+def _lead(config: Config, output: Path) -> dict[str, Any]:
     view = View(config.trainer.progress)
     store = Store(config.paths.store)
     rows, texts, facts = look(config)
@@ -63,13 +70,14 @@ def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> l
     jobs.keep(store, record, jobs.RUNNING)
     view.start([run for run in runs if not store.finished(run.id)])
     try:
-        while not _train(runs, context, view):
-            facts, runs = _plan(config, context.rows, facts, store)
-            for reason in facts.refused.values():
-                view.say(f"{reason}; another seed teaches in its place")
-            jobs.drop(store, record)
-            record = jobs.describe(config, runs, facts, context.output)
-            jobs.keep(store, record, jobs.RUNNING)
+        with others(context, runs) as context:
+            while not _train(runs, context, view):
+                facts, runs = _plan(config, context.rows, facts, store)
+                for reason in facts.refused.values():
+                    view.say(f"{reason}; another seed teaches in its place")
+                jobs.drop(store, record)
+                record = jobs.describe(config, runs, facts, context.output)
+                jobs.keep(store, record, jobs.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
         with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
@@ -165,10 +173,6 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
     Return ``False`` as soon as one is finished that is not fit to teach.
     """
     open_runs, waits = list(runs), False
-    if not all(context.store.finished(run.id) for run in runs):
-        from bam_lightning.execute import check
-
-        check(context.config)
     while open_runs:
         before = len(open_runs)
         for run in list(open_runs):

@@ -7,11 +7,15 @@ import importlib.metadata
 import logging
 import platform
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
+from bam_lightning import parallel, place
 from bam_lightning.config import Precision, TrainerConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -45,6 +49,25 @@ def on_gpu(settings: TrainerConfig) -> bool:
     return there and settings.accelerator != "cpu"
 
 
+def check_devices(settings: TrainerConfig) -> None:
+    """Raise ``ValueError`` unless there is a device for every process of this machine."""
+    if not on_gpu(settings):
+        return
+    there = torch.cuda.device_count()
+    if settings.devices > there > 1 or (settings.devices > there and place.here().processes == 1):
+        raise ValueError(f"trainer.devices is {settings.devices}, but torch sees {there} CUDA devices on this machine")
+
+
+def device(settings: TrainerConfig) -> tuple[str, int | list[int]]:
+    """Return Lightning's words for the one device of this process: its kind, and its number among the GPUs.
+
+    Under a scheduler that shows each process one GPU of its own, that is number 0 in all of them.
+    """
+    if on_gpu(settings):
+        return "gpu", [place.here().local % torch.cuda.device_count()]
+    return ("cpu" if parallel.processes() > 1 else settings.accelerator), 1
+
+
 def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
     """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
     if settings.precision is Precision.auto:
@@ -56,9 +79,28 @@ def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if settings.precision is Precision.bfloat16 else "32-true"
 
 
-def cluster() -> list[Any]:
-    """Return Lightning's plugins for where this runs: on SLURM its own requeueing is off, since `stopping` stops."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+def trainer(
+    settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
+    """Return Lightning's trainer on this process's device; what has to be kept or shown, our callbacks do."""
+    accelerator, devices = device(settings)
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision(settings),
+        max_steps=steps,
+        max_epochs=-1,
+        logger=logger or False,
+        callbacks=list(callbacks),
+        log_every_n_steps=settings.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        # to Lightning there is one process, whatever has started it: `parallel` and `stopping` see to the rest
+        plugins=[LightningEnvironment()],
+        default_root_dir=output,
+    )
 
 
 def device_name(settings: TrainerConfig) -> str:

@@ -17,14 +17,8 @@ from bam_lightning.config import OptimizationConfig
 from bam_lightning.distillation import average, mix_targets
 from bam_lightning.encoders import Encoder
 from bam_lightning.heads import Head
-from bam_lightning.optim import (
-    build_optimizer,
-    clip_gradients,
-    local_gradients,
-    parameter_groups,
-    set_rates,
-    sum_gradients,
-)
+from bam_lightning.optim import build_optimizer, clip_gradients, local_gradients, parameter_groups, set_rates
+from bam_lightning.parallel import Losses, sum_step
 from bam_lightning.record import Record
 from bam_lightning.schedules import RATES
 
@@ -106,13 +100,14 @@ class BamModule(pl.LightningModule):
         rate = self.learning_rate * RATES[self.optimization.shape.value](progress, self.optimization.warmup)
         set_rates(optimizer.optimizer, rate)
         clock.seed_step(self.trainer, self.seed)
+        own: Losses = []
         with local_gradients(self):
             for batch in step:
                 losses = self.task_losses(batch, lam)
-                for task, loss in losses.items():
-                    self.record.add(task, loss, len(batch.rows[task]))
+                own += [(task, loss.detach(), len(batch.rows[task])) for task, loss in losses.items()]
                 self.manual_backward(torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
-        sum_gradients(self)
+        for task, loss, count in sum_step(self, list(self.heads), own):
+            self.record.add(task, loss, count)
         norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
         optimizer.step()
         optimizer.zero_grad()

@@ -73,28 +73,9 @@ def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:
 
 
 def local_gradients(module: pl.LightningModule) -> AbstractContextManager[None]:
-    """Keep Lightning from averaging gradients between processes; ``sum_gradients`` adds them up at the end."""
+    """Keep Lightning's DDP, where somebody trains with it, from averaging gradients: ``sum_step`` adds them up."""
     strategy = module.trainer.strategy
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-
-def sum_gradients(module: pl.LightningModule) -> None:
-    """Add up the processes' gradients: the sum over the global minibatch, whichever heads a process used."""
-    if module.trainer.world_size == 1:
-        return
-    for parameter in module.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        torch.distributed.all_reduce(parameter.grad)
-
-
-def sum_of_processes(module: pl.LightningModule, count: int) -> int:
-    """Return the sum of a count over all processes."""
-    if module.trainer.world_size == 1:
-        return count
-    total = torch.tensor(count, device=module.device)
-    torch.distributed.all_reduce(total)
-    return int(total)
 
 
 class BertAdam(torch.optim.Optimizer):

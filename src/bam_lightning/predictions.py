@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
-from bam_lightning import metrics
+from bam_lightning import metrics, parallel
 from bam_lightning.batching import Examples
 from bam_lightning.config import Config
 from bam_lightning.context import Context
@@ -29,23 +29,28 @@ from bam_lightning.targets import build
 def predict(
     module: BamModule, trainer: pl.Trainer, data: MultiTaskData, examples: Examples, head: str
 ) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order."""
+    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; processes do a share of them each."""
     data.predict = {head: examples}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         parts: list[Any] = trainer.predict(module, datamodule=data) or []
-    index = np.concatenate([part[head][0].cpu().numpy() for part in parts])
-    logits = np.concatenate([part[head][1].float().cpu().numpy() for part in parts])
-    return logits[np.argsort(index, kind="stable")]
+    own = [(part[head][0].cpu().numpy(), part[head][1].float().cpu().numpy()) for part in parts]
+    every = [block for blocks in parallel.gather(own) for block in blocks]
+    index = np.concatenate([numbers for numbers, _ in every])
+    order = np.argsort(index, kind="stable")
+    assert np.array_equal(index[order], np.arange(len(examples.labels)))  # each row once
+    return np.concatenate([logits for _, logits in every])[order]
 
 
 def write(
     run_id: str, every: Sequence[Wanted], context: Context, logits_of: Callable[[Rows, str], NDArray[np.float32]]
 ) -> None:
-    """Predict and keep ``every``; ``logits_of(rows, head)`` does the work."""
+    """Predict and keep ``every``; ``logits_of(rows, head)`` does the work, with all processes, and one writes."""
     for one in every:
         chosen = context.rows_of(one)
-        context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits_of(chosen, one.head))
+        logits = logits_of(chosen, one.head)
+        if parallel.rank() == 0:
+            context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits)
 
 
 def score(run: Run, context: Context) -> dict[str, dict[str, float]]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from bam_lightning import clock
+from bam_lightning import clock, parallel
 from bam_lightning.datamodule import StepLoader
 from bam_lightning.encoders import Encoder
-from bam_lightning.optim import clip_gradients, local_gradients, sum_gradients, sum_of_processes
+from bam_lightning.optim import clip_gradients, local_gradients
 from bam_lightning.record import Record
 from bam_lightning.schedules import linear_rate
 from bam_lightning.tokens import Tokens
@@ -98,7 +98,7 @@ class MaskedText(pl.LightningDataModule):
         done = 0
         if self.trainer:
             done = self.trainer.global_step
-            self.steps.rank, self.steps.processes = self.trainer.global_rank, self.trainer.world_size
+            self.steps.rank, self.steps.processes = parallel.rank(), parallel.processes()
         return StepLoader(self.steps, done, self.workers)
 
 
@@ -138,11 +138,15 @@ class MaskedModule(pl.LightningModule):
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
         clock.seed_step(self.trainer, self.seed)
-        loss, count = self.masked_loss(block)
-        self.record.add(TASK, loss, count)
-        with local_gradients(self):
-            self.manual_backward(loss / max(1, sum_of_processes(self, count)))
-        sum_gradients(self)
+        some = len(block["labels"]) > 0  # a process may have no text of a small step
+        loss, count = self.masked_loss(block) if some else (torch.zeros((), device=self.device), 0)
+        (whole,) = parallel.sum_numbers([count], self)
+        if some:
+            with local_gradients(self):
+                self.manual_backward(loss / max(1, whole))
+        own = [(TASK, loss.detach(), count)]
+        for task, total, number in parallel.sum_step(self, [TASK], own):
+            self.record.add(task, total, number)
         norm = clip_gradients(self.parameters(), 1.0)
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]

@@ -96,6 +96,12 @@ def at_once() -> Iterator[None]:
         _install(before)
 
 
+def ignore() -> None:
+    """Leave the signals to another process, which will end this one."""
+    if threading.current_thread() is threading.main_thread():
+        _install(dict.fromkeys(SIGNALS, signal.SIG_IGN))
+
+
 def spare_worker(_: int) -> None:
     """Let a loader's worker outlive a SIGTERM to all processes of a job: the step it works for must be finished.
 

@@ -23,12 +23,26 @@ def job(config: Config) -> None:
     run_recipe(config, Path(hydra.runtime.output_dir))
 
 
+def attended() -> bool:
+    """Take part as one of the processes that srun or torchrun started; return whether it was not as the first."""
+    from bam_lightning.place import here
+
+    place = here()
+    if not place.external:
+        return False
+    from bam_lightning.follow import attend
+
+    return attend(place)
+
+
 def main() -> None:
     """Entry point."""
     # Threads that wait for each other spin, by default so long that small steps take ten times longer on a
     # machine that has other work; a short spin costs nothing on a quiet one
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(run(job))
+    if attended():
+        return
+    sys.exit(run(job, attended))
 
 
 if __name__ == "__main__":
