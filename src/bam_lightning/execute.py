@@ -20,7 +20,7 @@ from bam_lightning import machine, parallel, predictions
 from bam_lightning.artifacts import load_encoder, make_manifest, save_model
 from bam_lightning.batching import Examples
 from bam_lightning.callbacks import Advance, Checkpoints, SameStart, last_checkpoint
-from bam_lightning.config import Config, Precision, StageKind
+from bam_lightning.config import Config, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.disk import write_text, writing
@@ -38,6 +38,7 @@ from bam_lightning.store import outputs_column
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
 from bam_lightning.tokens import Tokens, encode
+from bam_lightning.trainer_config import Precision
 
 
 def check(config: Config) -> None:

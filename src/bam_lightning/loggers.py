@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from bam_lightning.config import Config, LoggerKind
+from bam_lightning.config import Config
 from bam_lightning.run import Run, plain
+from bam_lightning.trainer_config import LoggerKind
 
 PROBE_SECONDS = 3.0
 STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it

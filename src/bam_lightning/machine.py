@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from bam_lightning import parallel, place
-from bam_lightning.config import Precision, TrainerConfig
+from bam_lightning.trainer_config import Precision, TrainerConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")

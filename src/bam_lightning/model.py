@@ -18,7 +18,6 @@ from bam_lightning import card, machine
 from bam_lightning.artifacts import load_encoder
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch
 from bam_lightning.checks import known_name
-from bam_lightning.config import Precision, TrainerConfig
 from bam_lightning.data_config import HEADS
 from bam_lightning.encoders import Encoder
 from bam_lightning.folder import MANIFEST
@@ -26,6 +25,7 @@ from bam_lightning.heads import Head
 from bam_lightning.saved import Saved, Task, check_rows, find, read
 from bam_lightning.targets import build
 from bam_lightning.tokens import join, tokenise
+from bam_lightning.trainer_config import Precision, TrainerConfig
 
 Row = str | Sequence[str]
 

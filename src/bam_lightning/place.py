@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bam_lightning.config import TrainerConfig
+from bam_lightning.trainer_config import TrainerConfig
 
 FIRST = "BAM_LIGHTNING_FIRST"  # in the environment of a process that the job started: the first one's process id
 PORTS = 10_000
