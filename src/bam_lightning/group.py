@@ -213,6 +213,7 @@ def start(processes: int) -> Group:
             "MASTER_ADDR": HOST,
             "MASTER_PORT": str(store.port),
             "OMP_NUM_THREADS": threads,
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # the first one says what is wrong
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             FIRST: str(os.getpid()),
         }

@@ -54,6 +54,9 @@ class Watch(threading.Thread):
             if self.over.is_set() or not self.waits.is_set():
                 return
             print(f"error: {self.reason}; {REMEDY}", file=sys.stderr, flush=True)
+        elif self.place.external:
+            name = f"process {self.place.rank} of {self.place.processes}"
+            print(f"{name} ends: the first one has failed or is gone", file=sys.stderr, flush=True)
         os._exit(1)
 
     def _beat(self) -> None:
