@@ -36,6 +36,12 @@ BAD = [
     ("data.workers=-1", "data.workers must be at least 0, got -1"),
     ("trainer.accelerator=tpu", "trainer.accelerator names 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?"),
     ("trainer.log_every=0", "trainer.log_every must be at least 1, got 0"),
+    ("trainer.devices=0", "trainer.devices must be at least 1, got 0"),
+    ("trainer.nodes=0", "trainer.nodes must be at least 1, got 0"),
+    (
+        "trainer.strategy=dp",
+        "Error merging override trainer.strategy=dp: Invalid value 'dp', expected one of [auto, ddp]",
+    ),
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
     (
         "trainer.precision=fp8",

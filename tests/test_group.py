@@ -186,3 +186,26 @@ def test_two_processes_go_on_where_one_stopped_and_pretrain(words, tmp_path):
         for run, broken in two:
             room.execute(run, brief(context.others, broken))
     assert close(tmp_path / "one", tmp_path / "store") == 2
+
+
+@pytest.mark.slow
+def test_processes_that_srun_started_are_one_job_and_write_one_folder(words, tmp_path):
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    more = [*words, "recipe=multi", "trainer.max_steps=4"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bam_lightning.train", *more, "trainer.devices=2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **task, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    run_recipe(compose([*more, f"paths.store={tmp_path}/one"]), tmp_path / "one")
+    first, second = (process.communicate(timeout=200)[0] for process in started)
+    assert [process.returncode for process in started] == [0, 0], (first, second)
+    assert second == ""
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert first.splitlines()[-1] == str(folder)
+    assert close(tmp_path / "one", tmp_path / "store") == 1

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from bam_lightning import parallel
 
 CODE = """
 import json, os, sys
@@ -69,3 +72,36 @@ def test_two_processes_train_the_same_model(tiny_job, tmp_path):
     for name in one:
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-4), name  # sums over thousands of weights
     assert norm_of_two == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.fixture
+def twin(monkeypatch):
+    """A second process that has just what this one has: sums are twice as much."""
+    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    monkeypatch.setattr(parallel.distributed, "get_backend_config", lambda: "cpu:gloo")
+    monkeypatch.setattr(parallel.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+
+
+@pytest.mark.parametrize("bucket", [1, 4, 1 << 23])  # numbers sent at a time
+def test_gradients_losses_and_counts_are_summed_and_no_gradient_stays_none(bucket, twin, monkeypatch):
+    monkeypatch.setattr(parallel, "BUCKET", bucket)
+    module = torch.nn.ModuleDict({name: torch.nn.Linear(2, 1) for name in ("rte", "mnli", "idle")})
+    inputs = torch.tensor([[1.0, 3.0]])
+    (module["rte"](inputs) + 5 * module["mnli"](inputs)).sum().backward()
+    own = [("rte", torch.tensor(1.5), 3), ("mnli", torch.tensor(4.0), 1), ("rte", torch.tensor(0.5), 2)]
+    found = parallel.sum_step(module, ["idle", "mnli", "rte"], own)
+    assert [(task, float(loss), count) for task, loss, count in found] == [("mnli", 8.0, 2), ("rte", 4.0, 10)]
+    assert module["rte"].weight.grad.tolist() == [[2.0, 6.0]]
+    assert module["mnli"].weight.grad.tolist() == [[10.0, 30.0]]
+    assert module["mnli"].bias.grad.tolist() == [10.0]
+    assert module["idle"].weight.grad is None  # the optimizer passes it by, as in one process: no decay, no momentum
+
+
+def test_processes_that_stand_at_different_steps_are_not_let_go_on(twin, monkeypatch):
+    monkeypatch.setattr(parallel, "gather", lambda step: [step, 7])
+    with pytest.raises(RuntimeError) as raised:
+        parallel.same_start(torch.nn.Linear(1, 1), 9)
+    assert str(raised.value) == (
+        "the processes would go on at different optimizer steps: 9, 7; all of them must see the same files, so "
+        "paths.store must lie on a file system that all nodes share"
+    )

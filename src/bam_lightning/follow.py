@@ -29,6 +29,8 @@ def lead(context: Context, place: Place) -> Iterator[Context]:
     try:
         yield brief(group, context)
     except BaseException:
+        if group.whole and place.external:  # the first process alone has failed, and may have another job
+            raise
         group.abandon()
         raise
     if not place.external:

@@ -23,7 +23,7 @@ from torch import distributed
 
 from bam_lightning.parallel import of_first
 from bam_lightning.place import FIRST, Place
-from bam_lightning.watch import GRACE_SECONDS, REMEDY, Watch
+from bam_lightning.watch import GRACE_SECONDS, REMEDY, SILENCE_SECONDS, Watch
 
 START_SECONDS = 300.0  # for all processes to come up
 END_SECONDS = 20.0  # for them to go
@@ -50,6 +50,7 @@ class Group:
         self, place: Place, store: Any, children: Sequence[subprocess.Popen[bytes]] = (), attempt: str = "0"
     ) -> None:
         self.place, self.children, self.orders = place, children, 0
+        self.whole = True  # nothing has gone wrong while all worked together
         self.store = distributed.PrefixStore(f"bam/{attempt}", store)
         self.store.set(f"hello/{place.rank}", f"{socket.gethostname()}, process id {os.getpid()}")
         own = distributed.TCPStore(place.address, store.port, is_master=False, wait_for_workers=False)
@@ -58,6 +59,8 @@ class Group:
 
     def order(self, name: str, *what: Any) -> None:
         """Tell the others, from the first process, what to do; the group comes together at the first order."""
+        if self.watch.over.is_set():
+            raise RuntimeError("the other processes have ended with an earlier job; call the command again")
         self.orders += 1
         self.store.set(f"order/{self.orders}", name)
         self._join()
@@ -109,13 +112,15 @@ class Group:
             RuntimeError: naming the process that failed, and its reason.
         """
         self.watch.waits.set()
+        self.whole = False
         try:
             self.order(name, *what)
             yield
+            self.whole = True
         except Exception as error:
             if not lost(error) and (not self.watch.reason or _ours(error)):
                 raise
-            reason = self.watch.find(GRACE_SECONDS)
+            reason = self.watch.find(SILENCE_SECONDS + 5 if self.place.external else GRACE_SECONDS)
             raise RuntimeError(f"{reason or f'the processes have lost each other ({error})'}; {REMEDY}") from error
         finally:
             self.watch.waits.clear()
@@ -208,6 +213,7 @@ def start(processes: int) -> Group:
             "MASTER_ADDR": HOST,
             "MASTER_PORT": str(store.port),
             "OMP_NUM_THREADS": threads,
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # the first one says what is wrong
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             FIRST: str(os.getpid()),
         }

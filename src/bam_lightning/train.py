@@ -30,6 +30,7 @@ def attended() -> bool:
     place = here()
     if not place.external:
         return False
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection is pages of C++ frames
     from bam_lightning.follow import attend
 
     return attend(place)

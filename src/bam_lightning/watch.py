@@ -18,7 +18,7 @@ from bam_lightning.place import FIRST, Place
 
 LOOK_SECONDS = 0.2
 BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 60.0  # without a sign of life, after which a process counts as dead
+SILENCE_SECONDS = 30.0  # without a sign of life, after which a process counts as dead
 GRACE_SECONDS = 15.0  # from a process's death to the end of a first process that cannot get out of waiting for it
 REMEDY = "the same command goes on from the last checkpoint"
 
@@ -54,6 +54,9 @@ class Watch(threading.Thread):
             if self.over.is_set() or not self.waits.is_set():
                 return
             print(f"error: {self.reason}; {REMEDY}", file=sys.stderr, flush=True)
+        elif self.place.external:
+            name = f"process {self.place.rank} of {self.place.processes}"
+            print(f"{name} ends: the first one has failed or is gone", file=sys.stderr, flush=True)
         os._exit(1)
 
     def _beat(self) -> None:
@@ -73,7 +76,7 @@ class Watch(threading.Thread):
         for rank in range(1, self.place.processes):
             key, name = f"failed/{rank}", f"process {rank} of {self.place.processes}"
             if self.place.external:
-                dead = "has not been heard of for 60 s: killed, out of memory, or its node is gone"
+                dead = f"has been silent for {SILENCE_SECONDS:.0f} s: killed, out of memory, or its node is gone"
                 dead = dead if self._silent(rank) else ""
             else:
                 dead = ending(self.children[rank - 1].poll())
