@@ -160,7 +160,9 @@ def test_a_preempted_job_goes_on_and_a_dead_one_leaves_no_other_unread(cluster, 
     assert re.search(rf"^  job 0 \(seed=0\): SLURM job {array}_0 on {node}, then n\d, 2 starts$", said, re.M)
     assert "sweep: 4 jobs ended, 3 of them failed; " in said
     assert "\n  job 1 (seed=1): KeyError: 'nobody foresaw this'\n" in said
-    assert re.search(rf"^  job 2 \(seed=2\): SLURM job {array}_2 ended without a result: FAILED on n\d; .*", said, re.M)
+    assert re.search(
+        rf"^  job 2 \(seed=2\): SLURM job {array}_2 ended without a result: FAILED on n\d; .*: Killed$", said, re.M
+    )
     assert re.search(
         rf"^  job 3 \(seed=3\): SLURM job {array}_3 ended without a result: CANCELLED on n\d; ", said, re.M
     )
