@@ -93,6 +93,21 @@ def known(store: Path) -> dict[str, tuple]:
     return found
 
 
+def each_run_was_trained_once_and_as_locally(sweep: Sweep, array: str) -> None:
+    """Count the Runs in the logs of twelve jobs; compare weights and scores with those of a local sweep."""
+    folder = sweep.folder
+    logs = "".join(sweep.job_log(f"{array}_{index}") for index in range(12))
+    trained = collections.Counter(re.findall(r"\((\w+)\): .* examples/s", logs))
+    runs = known(folder / "store")
+    assert trained == dict.fromkeys(runs, 1)
+    assert len(runs) == len(list(folder.glob("multirun/*/*/results.json"))) == 12
+    assert [job.state for job in read_all(Store(folder / "store"))] == ["finished"] * 12
+
+    local = [word.replace(str(folder / "store"), str(folder / "local")) for word in sweep.words]
+    subprocess.run(local, env=sweep.env, cwd=folder, capture_output=True, check=True, timeout=2 * LONG)
+    assert runs == known(folder / "local")
+
+
 def test_a_sweep_survives_a_dead_node_a_time_limit_and_its_submitter(cluster, tiny_job, tmp_path):
     """Twelve jobs on four nodes: twelve results, no Run trained twice, weights and scores those of a local sweep."""
     sweep = Sweep(cluster, tiny_job, tmp_path, seeds=12)
@@ -127,16 +142,7 @@ def test_a_sweep_survives_a_dead_node_a_time_limit_and_its_submitter(cluster, ti
     assert {place for _, where in places for place in re.findall(r"n\d", where)} == set(cluster.nodes)
     assert "stopped by SIGUSR2, saved after step " in sweep.job_log(f"{array}_2")
 
-    logs = "".join(sweep.job_log(f"{array}_{index}") for index in range(12))
-    trained = collections.Counter(re.findall(r"\((\w+)\): .* examples/s", logs))
-    runs = known(tmp_path / "store")
-    assert trained == dict.fromkeys(runs, 1)
-    assert len(runs) == len(list(tmp_path.glob("multirun/*/*/results.json"))) == 12
-    assert [job.state for job in read_all(Store(tmp_path / "store"))] == ["finished"] * 12
-
-    local = [word.replace(str(tmp_path / "store"), str(tmp_path / "local")) for word in sweep.words]
-    subprocess.run(local, env=sweep.env, cwd=tmp_path, capture_output=True, check=True, timeout=2 * LONG)
-    assert runs == known(tmp_path / "local")
+    each_run_was_trained_once_and_as_locally(sweep, array)
 
 
 def test_a_preempted_job_goes_on_and_a_dead_one_leaves_no_other_unread(cluster, tiny_job, tmp_path):
