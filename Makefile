@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test chaos lint types imports docs golden clean help
+.PHONY: install demo test test-slurm chaos lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -22,6 +22,9 @@ test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DI
 
 chaos: install  ## kill jobs 100 times at random moments; they must end bit-equal to undisturbed ones
 	PYTHONPATH=src $(BIN)/python tests/chaos.py
+
+test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
+	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm_cluster.py
 
 lint: install  ## style; known vulnerabilities of the locked packages, where their index answers
 	$(BIN)/ruff check .
@@ -44,4 +47,4 @@ clean:  ## remove what was built (not the store)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hydra import compose, initialize_config_dir
 
 from bam_lightning.compose import conf_dir, register
-from bam_lightning.slurm_options import Options, checked
+from bam_lightning.slurm_options import Options, checked, python
 
 
 def of_yaml(*words: str) -> dict:
@@ -69,3 +71,11 @@ def test_sbatch_gets_what_the_yaml_says(tmp_path, monkeypatch):
     assert "module load cuda" in text
     assert "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}" in text
     assert " --kill-on-bad-exit=1 python job" in text[-1]
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_job_that_is_still_starting_hears_no_signal(number):
+    ours = "import os, signal; signal.raise_signal(signal.Signals[os.environ['NUMBER']]); print('it lives')"
+    words = f'{python()} -u -c "{ours}"'
+    done = subprocess.run(["bash", "-c", words], env={"NUMBER": number}, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "it lives\n", done.stderr

@@ -13,7 +13,7 @@ import fake_slurm
 from bam_lightning import outcomes, slurm
 from bam_lightning.jobs import read_all
 from bam_lightning.outcomes import Outcome
-from bam_lightning.slurm_options import Options
+from bam_lightning.slurm_options import Options, python
 from bam_lightning.slurm_sweep import Ask, Ticket, wait
 from bam_lightning.store import Store
 
@@ -47,7 +47,7 @@ def test_one_dead_job_leaves_no_other_unread(commands, tmp_path, capsys):
     """Its reason is what SLURM says, and the last line of its log."""
     log = tmp_path / "logs" / "12_1" / "12_1_0_log.err"
     log.parent.mkdir(parents=True)
-    log.write_text("many words\nslurmstepd: error: Detected 1 oom-kill event\n\n")
+    log.write_text("many words\nslurmstepd: error: Detected 1 oom-kill event\nsrun: Force Terminated StepId=4.0\n\n")
     (commands / "sacct.out").write_text("OUT_OF_MEMORY|n3|0:125\n")
     asked = [
         ask(0, tmp_path, error="", ended=True),
@@ -147,6 +147,7 @@ def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, m
     assert third.stderr.splitlines()[0] == "job 0 is finished"
     assert "submitted to SLURM: 1 of 2 jobs, as 71" in third.stderr
     assert len(list(folder.glob("*.sbatch"))) == 2
+    assert f" {python()} -u -m submitit.core._submit " in (folder / "70.sbatch").read_text()
     assert sorted(job.state for job in read_all(Store(tmp_path / "store"))) == ["failed", "finished"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -64,6 +66,16 @@ class Options:
             "additional_parameters": {"requeue": True, **self.additional},
         }
         return words
+
+
+def python() -> str:
+    """Return the shell's words that start this Python deaf to signals, until it has handlers of its own.
+
+    A job that is pre-empted while it imports must not die of SIGTERM, and so end as FAILED: it is killed when the grace
+    is over, and SLURM starts it again.
+    """
+    deaf = 'trap "" TERM USR1 USR2; exec "$0" "$@"'
+    return f"bash -c {shlex.quote(deaf)} {shlex.quote(sys.executable)}"
 
 
 def checked(options: Mapping[str, Any]) -> Options:

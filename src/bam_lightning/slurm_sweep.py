@@ -30,7 +30,7 @@ from bam_lightning.outcomes import Outcome
 from bam_lightning.recipe import plan
 from bam_lightning.run import Facts
 from bam_lightning.slurm_job import Task
-from bam_lightning.slurm_options import Options, checked
+from bam_lightning.slurm_options import Options, checked, python
 from bam_lightning.store import Store, write_text
 
 FOLDER = "slurm"
@@ -183,7 +183,7 @@ def submit(asked: Sequence[Ask], settings: Options, task: Task) -> None:
     name, folder = f"{settings.name}-{uuid4().hex[:8]}", new[0].outcome.parents[2] / ".submitit"
     for index, one in enumerate(new):
         one.keep(Ticket(name, index, str(one.outcome), str(folder), one.overrides))
-    executor = submitit.SlurmExecutor(folder / "%j")
+    executor = submitit.SlurmExecutor(folder / "%j", python=python())
     try:
         executor.update_parameters(**settings.parameters(name))
         words = [one.overrides for one in new], [one.number for one in new], [Singleton.get_state()] * len(new)
@@ -232,9 +232,16 @@ def _dead(ticket: Ticket, outcome: Outcome | None) -> Outcome:
     outcome = outcome or Outcome(0, ", ".join(ticket.overrides), slurm=ticket.job)
     reason = f"SLURM job {ticket.job} ended without a result: {slurm.end(ticket.job)}"
     logs = sorted((Path(ticket.logs) / ticket.job).glob("*_log.err"))
-    last = [words for log in logs if (words := log.read_text(errors="replace").strip().splitlines()[-1:])]
-    said = " | ".join(line for words in last for line in words)[-LAST_WORDS:]
-    return replace(outcome, error=f"{reason}; {logs[0] if logs else 'no log'}{': ' + said if said else ''}")
+    last = " | ".join(filter(None, map(_last_words, logs)))[-LAST_WORDS:]
+    return replace(outcome, error=f"{reason}; {logs[0] if logs else 'no log'}{': ' + last if last else ''}")
+
+
+def _last_words(log: Path) -> str:
+    """Return the last line of a log that speaks of an error, or else the last one: srun's farewells say nothing."""
+    lines = log.read_text(errors="replace").strip().splitlines()[-50:]
+    return next(
+        (line for line in reversed(lines) if re.search("error|killed", line, re.IGNORECASE)), "".join(lines[-1:])
+    )
 
 
 def _say(text: str) -> None:
