@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bam_lightning.checks import known_name, suggest
+from bam_lightning.config import Precision
 from bam_lightning.files import hub_or_offline
 from bam_lightning.folder import MANIFEST, RunFolder
 from bam_lightning.store import Store
@@ -157,8 +158,9 @@ def read(run: RunFolder) -> Saved:
         for name in tasks:
             if not NAME.fullmatch(name):  # exports make folders of them
                 raise ValueError(f"{name!r} is no name of a task")
-        int(manifest["spec"]["max_length"])
-        str(manifest["id"])
+        if int(manifest["spec"]["max_length"]) < 1:
+            raise ValueError(f"max_length is {manifest['spec']['max_length']}")
+        Precision(manifest["spec"]["precision"]), bool(manifest["spec"]["pooler"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{run.path / MANIFEST} is not that of a model this version reads ({type(error).__name__}: {error}); "
@@ -172,13 +174,15 @@ def read(run: RunFolder) -> Saved:
 def _task(name: str, manifest: Mapping[str, Any]) -> Task:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
+    if len(reads["text_columns"]) not in (1, 2) or isinstance(reads["text_columns"], str):
+        raise ValueError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
     return Task(
         name,
         tuple(map(str, reads["text_columns"])),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
         str(spec["metric"]),
-        dict(manifest["metrics"].get(name, {})),
+        {str(key): float(value) for key, value in manifest["metrics"].get(name, {}).items()},
         bool(reads["allow_empty_text"]),
         dict(head),
     )
