@@ -96,9 +96,19 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
     """
     from transformers import AutoModel
 
-    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    options = {
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     body, found = _load(AutoModel, path, revision, **options)
     lost = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    for name, theirs, asked in sorted(found["mismatched_keys"]):
+        raise OSError(
+            f"encoder {path!r}: {name} is {list(theirs)} in its weights, {list(asked)} by its config.json; "
+            f"{ENCODER_HINT}"
+        )
     if lost:
         raise OSError(
             f"encoder {path!r}: {len(lost)} of its weights are not in its files, for example {lost[0]!r}; "
@@ -148,11 +158,14 @@ def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
     return Encoder(AutoModel.from_config(config), pooler)
 
 
-def positions(encoder: Encoder) -> int | None:
-    """Return how many tokens a text may have, ``None`` for any number; RoBERTa counts from behind its padding."""
+def check_length(encoder: Encoder, tokens: int, where: str) -> None:
+    """Raise ``ValueError`` where texts of so many tokens have more than the encoder has positions."""
     most: int | None = getattr(encoder.body.config, "max_position_embeddings", None)
     table: Any = getattr(getattr(encoder.body, "embeddings", None), "position_embeddings", None)
-    return most if most is None or getattr(table, "padding_idx", None) is None else most - table.padding_idx - 1
+    if most is not None and getattr(table, "padding_idx", None) is not None:
+        most -= table.padding_idx + 1  # RoBERTa counts from behind its padding
+    if most is not None and tokens > most:
+        raise ValueError(f"{where}: texts are to have up to {tokens} tokens, but the encoder has {most} positions")
 
 
 def check_vocabulary(encoder: Encoder, tokenizer: Any, where: str) -> None:
@@ -197,6 +210,8 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
             return family.from_pretrained(local, trust_remote_code=False, **options)
         return family.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
     except Exception as error:  # its readers raise all kinds, tokenizers' a bare Exception
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        if not isinstance(error, (OSError, ValueError, ImportError)):
+            reason = f"{type(error).__name__}: {reason}"
         where = "the folder" if local.is_dir() else "the hub"
         raise OSError(f"encoder {path!r} could not be loaded from {where} ({reason}); {ENCODER_HINT}") from error

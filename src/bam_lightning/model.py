@@ -20,7 +20,7 @@ from bam_lightning.batching import Examples, cut_into_blocks, make_batch
 from bam_lightning.checks import known_name
 from bam_lightning.config import Precision, TrainerConfig
 from bam_lightning.data_config import HEADS
-from bam_lightning.encoders import Encoder, positions
+from bam_lightning.encoders import Encoder, check_length
 from bam_lightning.folder import MANIFEST
 from bam_lightning.heads import Head
 from bam_lightning.saved import Saved, Task, check_rows, find, read
@@ -203,12 +203,7 @@ def load(
     machine.prepare()
     spec = saved.manifest["spec"]
     encoder, tokenizer, weights = load_encoder(saved.run, bool(spec["pooler"]))
-    most = positions(encoder)
-    if most is not None and saved.max_length > most:
-        raise ValueError(
-            f"{saved.run.path}: texts are to have up to {saved.max_length} tokens, the encoder has {most} positions; "
-            f"{saved.run.remedy}"
-        )
+    check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
     known_name("precision", precision, [one.value for one in Precision])

@@ -123,6 +123,11 @@ def find(name: str, store: str = "store", revision: str | None = None) -> RunFol
         raise FileNotFoundError(f"no saved model in {path}: no {MANIFEST}; there: {there}")
     runs = Path(store).expanduser() / "runs"
     if "/" not in name:
+        if not runs.is_dir():
+            raise FileNotFoundError(
+                f"no Run {name!r}: there is no store at {runs.parent}; give the paths.store of the job that trained it "
+                "as store=DIR, or a folder, or a hub id such as me/my-model"
+            )
         if (runs / name).is_dir():
             return Store(store, create=False).run(name)
         known = sorted(entry.name for entry in runs.glob("*/"))

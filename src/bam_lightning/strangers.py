@@ -45,7 +45,9 @@ def check_config(folder: Path, bytes_of_weights: int) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".h5") and path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}")
-    for name in (CONFIG, "tokenizer_config.json"):
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"there is no {CONFIG} in {folder}")
+    for name in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
         path = folder / name
         if not path.is_file():
             continue
