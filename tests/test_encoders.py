@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from bam_lightning.encoders import Encoder, from_folder, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Classification
+from bam_lightning.strangers import shapes
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 DISTIL = {"vocab_size": 50, "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48}
@@ -130,7 +131,7 @@ def test_a_new_encoder_is_ready_to_train_with_dropout(source, tiny_bert):
     fields = {name: value for name, value in SIZES.items() if name != "vocab_size"}
     encoder = {
         "path": lambda: from_path(str(tiny_bert), None, True),
-        "folder": lambda: from_folder(tiny_bert, True),
+        "folder": lambda: from_folder(tiny_bert, True, shapes(tiny_bert / "model.safetensors")),
         "sizes": lambda: from_sizes({"model_type": "bert", **fields}, 50, True),
     }[source]()
     assert all(module.training for module in encoder.modules())

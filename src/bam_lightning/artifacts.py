@@ -13,9 +13,10 @@ from torch import nn
 from bam_lightning import machine, parallel
 from bam_lightning.config import Config
 from bam_lightning.data_config import TaskConfig
-from bam_lightning.encoders import Encoder, from_folder, load_tokenizer
-from bam_lightning.folder import RunFolder
+from bam_lightning.encoders import Encoder, check_vocabulary, from_folder, load_tokenizer
+from bam_lightning.folder import MANIFEST, RunFolder
 from bam_lightning.run import Run
+from bam_lightning.strangers import check_config, shapes
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder"
@@ -43,11 +44,21 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
     """
     from safetensors.torch import load_file
 
-    state = load_file(run.file(WEIGHTS))
+    weights, folder = run.file(WEIGHTS), run.path / ENCODER
     for name in run.files():
         if name.startswith(f"{ENCODER}/"):
             run.file(name)
-    encoder = from_folder(run.path / ENCODER, pooler)
+    if unknown := sorted(files_below(folder, run.path) - run.files().keys()):
+        raise ValueError(f"{run.path / unknown[0]} is none of the files that {MANIFEST} names; {run.remedy}")
+    there = {
+        name.removeprefix("encoder."): size for name, size in shapes(weights).items() if name.startswith("encoder.")
+    }
+    try:
+        check_config(folder, weights.stat().st_size)
+        encoder = from_folder(folder, pooler, there)
+    except ValueError as error:
+        raise ValueError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
+    state = load_file(weights)
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     missing, unexpected = encoder.load_state_dict(own, strict=False)
     odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
@@ -58,7 +69,15 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
         if name.startswith("heads."):
             _, task, inner = name.split(".", 2)
             heads.setdefault(task, {})[inner] = value
-    return encoder, load_tokenizer(run.path / ENCODER), heads
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(encoder, tokenizer, str(run.path))
+    return encoder, tokenizer, heads
+
+
+def files_below(folder: Path, root: Path) -> set[str]:
+    """Return the files in a folder as a manifest names them; hidden ones, which nothing reads, left out."""
+    return {path.relative_to(root).as_posix() for path in folder.rglob("*")
+            if not path.is_dir() and not path.name.startswith(".")}  # fmt: skip
 
 
 def make_manifest(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bam_lightning.checks import known_name
 from bam_lightning.dropout import install
-from bam_lightning.files import ENCODER_HINT
+from bam_lightning.files import ENCODER_HINT, no_hub_id
+from bam_lightning.strangers import Shapes, body_shapes, check_config, check_shapes
 
 LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 # Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
@@ -95,7 +96,24 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
     """
     from transformers import AutoModel
 
-    body = _load(AutoModel, path, revision, dtype=torch.float32)
+    options = {
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    body, found = _load(AutoModel, path, revision, **options)
+    lost = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    for name, theirs, asked in sorted(found["mismatched_keys"]):
+        raise OSError(
+            f"encoder {path!r}: {name} is {list(theirs)} in its weights, {list(asked)} by its config.json; "
+            f"{ENCODER_HINT}"
+        )
+    if lost:
+        raise OSError(
+            f"encoder {path!r}: {len(lost)} of its weights are not in its files, for example {lost[0]!r}; "
+            f"{ENCODER_HINT}"
+        )
     return Encoder(body.float(), pooler).train()  # it comes in eval mode, without dropout
 
 
@@ -119,11 +137,48 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
         raise ValueError(f"encoder.sizes cannot be built: {error}") from error
 
 
-def from_folder(folder: Path, pooler: bool) -> Encoder:
-    """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller."""
+def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
+    """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller.
+
+    Args:
+        there: name -> shape of the weights, which the configuration must ask for: it may be a stranger's.
+
+    Raises:
+        ValueError: if the configuration cannot be read, or asks for other shapes; nothing was allocated for it.
+    """
     from transformers import AutoConfig, AutoModel
 
-    return Encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False)), pooler)
+    own = {name.removeprefix("body."): size for name, size in there.items()}
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        asked = body_shapes(config, 2 * len(own) + 100)
+    except Exception as error:  # of transformers, for what it was never meant to read
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    check_shapes(asked, own)
+    return Encoder(AutoModel.from_config(config), pooler)
+
+
+def check_length(encoder: Encoder, tokens: int, where: str) -> None:
+    """Raise ``ValueError`` where texts of so many tokens have more than the encoder has positions."""
+    most: int | None = getattr(encoder.body.config, "max_position_embeddings", None)
+    table: Any = getattr(getattr(encoder.body, "embeddings", None), "position_embeddings", None)
+    if most is not None and getattr(table, "padding_idx", None) is not None:
+        most -= table.padding_idx + 1  # RoBERTa counts from behind its padding
+    if most is not None and tokens > most:
+        raise ValueError(f"{where}: texts are to have up to {tokens} tokens, but the encoder has {most} positions")
+
+
+def check_vocabulary(encoder: Encoder, tokenizer: Any, where: str) -> None:
+    """Raise ``ValueError`` unless every token has its row of the word embeddings, and one is there to pad with."""
+    rows = encoder.body.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ValueError(
+            f"{where}: the tokenizer's tokens are numbered up to {largest}, the encoder has embeddings for {rows}; "
+            "give the tokenizer that belongs to it"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{where}: the tokenizer has no padding token, so texts cannot be put together; give it one")
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
@@ -147,13 +202,16 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
-    if path.startswith((".", "/", "~")) and not local.is_dir():
+    if no_hub_id(path) and not local.is_dir():
         raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     try:
         if local.is_dir():
+            check_config(local, sum(one.stat().st_size for one in local.glob("*.safetensors")))
             return family.from_pretrained(local, trust_remote_code=False, **options)
         return family.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
+    except Exception as error:  # its readers raise all kinds, tokenizers' a bare Exception
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        if not isinstance(error, (OSError, ValueError, ImportError)):
+            reason = f"{type(error).__name__}: {reason}"
         where = "the folder" if local.is_dir() else "the hub"
         raise OSError(f"encoder {path!r} could not be loaded from {where} ({reason}); {ENCODER_HINT}") from error

@@ -24,7 +24,7 @@ from bam_lightning.config import Config, StageKind
 from bam_lightning.context import Context
 from bam_lightning.datamodule import MultiTaskData
 from bam_lightning.disk import write_text, writing
-from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
+from bam_lightning.encoders import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
 from bam_lightning.heads import Head
 from bam_lightning.loggers import finish, log_end, make_logger
 from bam_lightning.module import BamModule
@@ -115,12 +115,7 @@ def _fit(
 def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, Any, int]:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
-    positions = getattr(encoder.body.config, "max_position_embeddings", None) or config.data.max_length
-    if config.data.max_length > positions:
-        raise ValueError(
-            f"data.max_length is {config.data.max_length}, but the encoder has {positions} positions; "
-            "set data.max_length"
-        )
+    check_length(encoder, config.data.max_length, "data.max_length")
     tokenised = _tokenised(context, tokenizer)
     train = {}
     for task in run.tasks:
@@ -187,7 +182,9 @@ def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str
         return load_encoder(context.store.run(run.start), settings.pooler)
     if settings.path:
         tokenizer = load_tokenizer(settings.path, settings.revision)
-        return from_path(settings.path, settings.revision, settings.pooler), tokenizer, {}
+        encoder = from_path(settings.path, settings.revision, settings.pooler)
+        check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
+        return encoder, tokenizer, {}
     tokenizer = make_tokenizer(context.texts, settings.pretraining.vocabulary)
     return from_sizes(settings.sizes, len(tokenizer), settings.pooler), tokenizer, {}
 

@@ -31,13 +31,17 @@ class RunFolder:
         path = self.path / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(f"no {MANIFEST} in {self.path}, so it is not a Run's folder")
+        self._check_inside(path)
         try:
             if path.stat().st_size > LARGEST_MANIFEST:
                 raise ValueError(f"more than {LARGEST_MANIFEST >> 20} MiB")
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(manifest, dict):
                 raise ValueError("not a JSON object")
-        except ValueError as error:
+            files = manifest.get("files", {})
+            if not isinstance(files, dict) or not all(isinstance(one, str) for one in files.values()):
+                raise ValueError("files is no mapping of names to hashes")
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); {self.remedy}") from error
         return manifest
 
@@ -60,6 +64,7 @@ class RunFolder:
         path, expected = self.path / name, self.files().get(name)
         if expected is None or not path.is_file():
             raise FileNotFoundError(f"{self.path} has no file {name!r}; {self.remedy}")
+        self._check_inside(path)
         found = file_hash(path)
         if found != expected:
             raise ValueError(
@@ -67,12 +72,18 @@ class RunFolder:
             )
         return path
 
+    def _check_inside(self, path: Path) -> None:
+        """Raise ``ValueError`` for a link out of the folder; those of the hub's cache lead to its ``blobs``."""
+        folder, found = self.path.resolve(), path.resolve()
+        around = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
+        if not any(found.is_relative_to(one) for one in around):
+            raise ValueError(f"{path} is a link out of its folder, to {found}; {self.remedy}")
+
 
 def file_hash(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as source:
-        return (
-            hashlib.file_digest(source, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (hashlib.sha256(source.read()).hexdigest())
-        )
+        while part := source.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

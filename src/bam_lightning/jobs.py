@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from bam_lightning.config import Config
 from bam_lightning.disk import write_text
@@ -158,9 +158,18 @@ def read_all(store: Store) -> list[Job]:
 def _read(path: Path) -> Job:
     known = {entry.name for entry in fields(Job)}
     try:
-        values = json.loads(path.read_text())
-        return Job(**{name: value for name, value in values.items() if name in known})
-    except (ValueError, TypeError, AttributeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        kept = {name: value for name, value in values.items() if name in known}
+        for name, kind in get_type_hints(Job).items():
+            kinds = tuple(get_origin(one) or one for one in get_args(kind) if type(None) in get_args(kind)) or (
+                get_origin(kind) or kind,
+            )
+            if name in kept and not isinstance(kept[name], kinds):
+                raise ValueError(f"{name} is {kept[name]!r}")
+        return Job(**kept)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
 
 

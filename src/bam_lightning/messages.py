@@ -54,8 +54,9 @@ def message(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{_yaml_file(error)} is not UTF-8 text ({error}); save it as UTF-8"
     if isinstance(error, OverrideParseException):
+        reason = _reason(text).removeprefix(f"Error parsing override '{error.override}' ").partition(" expecting ")[0]
         return (
-            f"{error.override!r} is not of the form name=value ({_reason(text)}); put quotes around a value with "
+            f"{error.override!r} is not of the form name=value ({reason}); put quotes around a value with "
             "special characters, as in 'name=\"a, b\"'"
         )
     if isinstance(error, MissingConfigException):
@@ -128,7 +129,9 @@ def _no_choice(error: Any) -> str:
 def _not_a_choice(error: BaseException) -> str:
     override = _local(error, "defaults_list.py", "override")
     word = getattr(override, "input_line", None) or "an option"
-    group = getattr(override, "key_or_group", None) or "GROUP"
+    group = getattr(override, "key_or_group", None)
+    if not group:
+        return f"{word!r} is not of the form name=value: it has no name"
     return f"{word}: {group} takes the name of a file, as --help lists them; give {group}=NAME"
 
 
@@ -166,6 +169,10 @@ def _invalid(error: BaseException) -> str:
         return f"{'' if ours else 'Error merging override '}{word.group(1)}: {reason}"
     if not type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return text
+    group = re.match(r"Could not override '(\w+)[@']", text)
+    if group:
+        how = "+task@suite.tasks.NAME=FILE" if group.group(1) == "task" else f"+{group.group(1)}=NAME"
+        return f"no {group.group(1)} is set that could be replaced; add one with {how}"
     full, file = re.search(r"full_key: *(\S+)$", text, re.M), re.match(r"In '([^']+)'", text)
     reason, _ = _plain(text, "VALUE")
     if full and file:
@@ -182,6 +189,8 @@ def _plain(text: str, value: str) -> tuple[str, bool]:
         names = ", ".join(_fields(kind.group(2)))
         return f"must be a mapping of {names}, in a YAML file of its group; got {kind.group(1)}", True
     if "Cannot merge DictConfig with ListConfig" in text:
+        if value.startswith("{"):
+            return "must be a list, as in [a, b], got a mapping", True
         return "must be a mapping of names to values (name: value), got a list", True
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return "must have a value, got null; leave it out for its default", True

@@ -19,7 +19,7 @@ from bam_lightning.artifacts import load_encoder
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch
 from bam_lightning.checks import known_name
 from bam_lightning.data_config import HEADS
-from bam_lightning.encoders import Encoder
+from bam_lightning.encoders import Encoder, check_length
 from bam_lightning.folder import MANIFEST
 from bam_lightning.heads import Head
 from bam_lightning.saved import Saved, Task, check_rows, find, read
@@ -203,6 +203,7 @@ def load(
     machine.prepare()
     spec = saved.manifest["spec"]
     encoder, tokenizer, weights = load_encoder(saved.run, bool(spec["pooler"]))
+    check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
     known_name("precision", precision, [one.value for one in Precision])
@@ -230,9 +231,14 @@ def _head(saved: Saved, name: str, width: int, weights: Mapping[str, torch.Tenso
             f"task {name!r} of {saved.run.path} needs the head {target!r}, which is not part of bam_lightning; "
             f"if you trust that code, allow it with heads=[{target}]"
         )
-    head: Head = build(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
+    ours = target in HEADS
+    with torch.device("meta" if ours else "cpu"):  # sizes that the weights do not have must not fill the memory
+        head: Head = build(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
     try:
-        head.load_state_dict(weights)
+        head.load_state_dict(
+            {key: value.to(torch.float32, copy=True) for key, value in weights.items()} if ours else weights,
+            assign=ours,
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(

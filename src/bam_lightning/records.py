@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bam_lightning.checks import known_name
+
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 STREAM = "-"
 CHUNK_ROWS = 4_096
@@ -33,6 +35,8 @@ def format_of(key: str, name: str, given: str | None) -> str:
         ValueError: for an unknown one, or a stream without one.
     """
     found = given or ("" if name == STREAM else Path(name).suffix.removeprefix("."))
+    if given is not None:
+        known_name(f"{key}_format", given, FORMATS)
     if found not in FORMATS:
         raise ValueError(
             f"{key}: {name!r} has none of the endings {', '.join(FORMATS)}; give {key}_format, one of them"

@@ -12,6 +12,7 @@ from bam_lightning.checks import known_name, suggest
 from bam_lightning.files import hub_or_offline
 from bam_lightning.folder import MANIFEST, RunFolder
 from bam_lightning.store import Store
+from bam_lightning.trainer_config import Precision
 
 ANEW = "download or copy the model again"
 NAME = re.compile(r"[\w-]+")
@@ -122,6 +123,11 @@ def find(name: str, store: str = "store", revision: str | None = None) -> RunFol
         raise FileNotFoundError(f"no saved model in {path}: no {MANIFEST}; there: {there}")
     runs = Path(store).expanduser() / "runs"
     if "/" not in name:
+        if not runs.is_dir():
+            raise FileNotFoundError(
+                f"no Run {name!r}: there is no store at {runs.parent}; give the paths.store of the job that trained it "
+                "as store=DIR, or a folder, or a hub id such as me/my-model"
+            )
         if (runs / name).is_dir():
             return Store(store, create=False).run(name)
         known = sorted(entry.name for entry in runs.glob("*/"))
@@ -157,8 +163,9 @@ def read(run: RunFolder) -> Saved:
         for name in tasks:
             if not NAME.fullmatch(name):  # exports make folders of them
                 raise ValueError(f"{name!r} is no name of a task")
-        int(manifest["spec"]["max_length"])
-        str(manifest["id"])
+        if int(manifest["spec"]["max_length"]) < 1:
+            raise ValueError(f"max_length is {manifest['spec']['max_length']}")
+        Precision(manifest["spec"]["precision"]), bool(manifest["spec"]["pooler"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{run.path / MANIFEST} is not that of a model this version reads ({type(error).__name__}: {error}); "
@@ -172,13 +179,15 @@ def read(run: RunFolder) -> Saved:
 def _task(name: str, manifest: Mapping[str, Any]) -> Task:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
+    if len(reads["text_columns"]) not in (1, 2) or isinstance(reads["text_columns"], str):
+        raise ValueError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
     return Task(
         name,
         tuple(map(str, reads["text_columns"])),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
         str(spec["metric"]),
-        dict(manifest["metrics"].get(name, {})),
+        {str(key): float(value) for key, value in manifest["metrics"].get(name, {}).items()},
         bool(reads["allow_empty_text"]),
         dict(head),
     )

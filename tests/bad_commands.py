@@ -1,0 +1,234 @@
+"""Lines of the other commands that cannot be meant: command, words, what lies there, the whole of what is said."""
+
+from bad_places import RUN, file, job_file
+
+CASES = {
+    "export: no output": ("export", [*RUN], None, "no value for output; give each one, as in output=VALUE"),
+    "export: no such format": (
+        "export",
+        [*RUN, "output={tmp}/o", "format=tf"],
+        None,
+        "format names 'tf'; choices: bam, hf, onnx",
+    ),
+    "export: a task of the whole": (
+        "export",
+        [*RUN, "output={tmp}/o", "task=rte"],
+        None,
+        "format=bam writes the whole model; leave task out, or give format=hf or onnx",
+    ),
+    "export: no such task": (
+        "export",
+        [*RUN, "output={tmp}/o", "format=hf", "task=rtee"],
+        None,
+        "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?",
+    ),
+    "export: onto a file": (
+        "export",
+        [*RUN, "output={tmp}/o"],
+        file("o", "mine"),
+        "output: {tmp}/o is or holds something else; give a new folder",
+    ),
+    "export: into no folder": ("export", [*RUN, "output={tmp}/no/o"], None, "output: no folder {tmp}/no"),
+    "serve: no run": ("serve", [], None, "no value for run; give each one, as in run=VALUE"),
+    "serve: a port too high": ("serve", ["run=x", "port=99999"], None, "port must be in [0, 65535], got 99999"),
+    "serve: a port in words": ("serve", ["run=x", "port=http"], None, "port must be a whole number, got 'http'"),
+    "serve: no rows": ("serve", ["run=x", "rows=0"], None, "rows must be at least 1, got 0"),
+    "serve: another host": (
+        "serve",
+        ["run=x", "host=203.0.113.1", "port=0"],
+        None,
+        ("cannot listen on 203.0.113.1 port 0 (Cannot assign requested address); choose others with host= and port="),
+    ),
+    "runs: no store": (
+        "runs",
+        ["store={tmp}/nothing"],
+        None,
+        "no store at {tmp}/nothing; give the paths.store of the jobs as store=DIR",
+    ),
+    "runs: a file for a store": (
+        "runs",
+        ["store={tmp}/s"],
+        file("s", ""),
+        "no store at {tmp}/s; give the paths.store of the jobs as store=DIR",
+    ),
+    "runs: no such state": (
+        "runs",
+        ["store={store}", "state=done"],
+        None,
+        "state names 'done'; choices: finished, in training, stopped, damaged",
+    ),
+    "runs: no such experiment": (
+        "runs",
+        ["store={store}", "experiment=single_mult"],
+        None,
+        "experiment names 'single_mult'; choices: single_multi; did you mean 'single_multi'?",
+    ),
+    "runs: no such task": ("runs", ["store={store}", "task=cola"], None, "task names 'cola'; choices: rte, sst2, stsb"),
+    "runs: deleting all": (
+        "runs",
+        ["store={store}", "delete=all"],
+        None,
+        "delete names 'all'; choices: unused, damaged",
+    ),
+    "runs: deleting and forgetting": (
+        "runs",
+        ["store={store}", "delete=unused", "forget=single_multi"],
+        None,
+        "give either delete=... or forget=EXPERIMENT, one after the other",
+    ),
+    "runs: a job that is a list": (
+        "runs",
+        ["store={tmp}/store"],
+        job_file("[1]"),
+        "{tmp}/store/jobs/abc.json is not the file of a job (not a JSON object); delete it",
+    ),
+    "runs: a job that is no JSON": (
+        "runs",
+        ["store={tmp}/store"],
+        job_file("{"),
+        (
+            "{tmp}/store/jobs/abc.json is not the file of a job (Expecting property name enclosed in double "
+            "quotes: line 1 column 2 (char 1)); delete it"
+        ),
+    ),
+    "runs: a deep job": (
+        "runs",
+        ["store={tmp}/store"],
+        job_file("[" * 100_000),
+        (
+            "{tmp}/store/jobs/abc.json is not the file of a job (maximum recursion depth exceeded while decoding a "
+            "JSON array from a unicode string); delete it"
+        ),
+    ),
+    "runs: a job without its fields": (
+        "runs",
+        ["store={tmp}/store"],
+        job_file("{}"),
+        (
+            "{tmp}/store/jobs/abc.json is not the file of a job (Job.__init__() missing 14 required positional "
+            "arguments: 'experiment', 'recipe', 'scale', 'fidelity', 'seed', 'teacher_seed', 'stages', 'metrics', "
+            "'average', 'data', 'encoder', 'settings', 'algorithm', and 'output'); delete it"
+        ),
+    ),
+    "runs: a job with fields of other types": (
+        "runs",
+        ["store={tmp}/store"],
+        job_file('{"experiment": "mine", "stages": 3}'),
+        "{tmp}/store/jobs/abc.json is not the file of a job (stages is 3); delete it",
+    ),
+    "tables: no table": ("tables", ["store={store}"], None, "no value for table; give each one, as in table=VALUE"),
+    "tables: no such table": (
+        "tables",
+        ["tabel1", "store={store}"],
+        None,
+        "no table 'tabel1'; tables: table1, table3, table4, table5, or a YAML file; did you mean 'table1'?",
+    ),
+    "tables: no store": (
+        "tables",
+        ["table1", "store={tmp}/nothing"],
+        None,
+        "no store at {tmp}/nothing; give the paths.store of the jobs as store=DIR",
+    ),
+    "tables: no seeds": ("tables", ["table1", "store={store}", "seeds=0"], None, "seeds must be at least 1, got 0"),
+    "tables: no job of the scale": (
+        "tables",
+        ["table1", "scale=paper", "store={store}"],
+        None,
+        (
+            "no finished job of single, multi, single_single, multi_multi, single_multi with scale=paper "
+            "fidelity=paper in {store}; there: single_multi (small, paper, finished); train them, or give scale=, "
+            "fidelity= or store="
+        ),
+    ),
+    "tables: a file without rows": (
+        "tables",
+        ["{tmp}/t.yaml", "store={store}"],
+        file("t.yaml", "title: mine\n"),
+        "table t: rows is empty; give at least one, as in rows: {{single: Single}}",
+    ),
+    "tables: a file that is no YAML": (
+        "tables",
+        ["{tmp}/t.yaml", "store={store}"],
+        file("t.yaml", "rows: [a"),
+        "{tmp}/t.yaml, line 1: while parsing a flow sequence; for the form see {conf}/table/table1.yaml",
+    ),
+    "tables: a test mistyped": (
+        "tables",
+        ["{tmp}/t.yaml", "store={store}"],
+        file("t.yaml", "rows: {single: S}\ntest: t_test\n"),
+        "table t: test names 't_test'; choices: bootstrap, mann_whitney",
+    ),
+    "tables: a row against nothing": (
+        "tables",
+        ["{tmp}/t.yaml", "store={store}"],
+        file("t.yaml", "rows: {single: S}\nagainst: {single: [multi]}\n"),
+        "table t: against names 'multi'; choices: single",
+    ),
+    "tables: a file not UTF-8": (
+        "tables",
+        ["{tmp}/t.yaml", "store={store}"],
+        file("t.yaml", b"title: caf\xe9\n"),
+        (
+            "{tmp}/t.yaml: 'utf-8' codec can't decode byte 0xe9 in position 10: invalid continuation byte; for the "
+            "form see {conf}/table/table1.yaml"
+        ),
+    ),
+    "tables: onto a file": (
+        "tables",
+        ["table1", "scale=small", "output={tmp}/o", "store={store}"],
+        file("o", ""),
+        "output: cannot write into {tmp}/o (File exists); give another folder",
+    ),
+    "submit: no run": (
+        "submit",
+        [],
+        None,
+        "no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it",
+    ),
+    "submit: no such run": (
+        "submit",
+        ["run=abc", "paths.store={store}"],
+        None,
+        "no Run 'abc' in {store}; `python -m bam_lightning.runs` lists them",
+    ),
+    "submit: no store": (
+        "submit",
+        ["run={run}", "paths.store={tmp}/nothing"],
+        None,
+        "no store at {tmp}/nothing; give the paths.store of the jobs as store=DIR",
+    ),
+    "submit: an unknown word": ("submit", ["run={run}", "seeed=1"], None, "no option 'seeed'; did you mean 'seed'?"),
+    "submit: a scale without tests": (
+        "submit",
+        ["run={run}", "paths.store={store}", "scale=embedded"],
+        None,
+        "the suite has no test set 'cola'; a submission needs scale=small, base or paper",
+    ),
+    "choose: values above 1": (
+        "choose",
+        ["values=[2]", "paths.store={tmp}/store"],
+        None,
+        "values must be at least two different numbers to choose from, got [2.0]",
+    ),
+    "choose: no seeds": ("choose", ["seeds=0", "paths.store={tmp}/store"], None, "seeds must be at least 1, got 0"),
+    "choose: an unknown word": ("choose", ["seeed=1"], None, "no option 'seeed'; did you mean 'seed'?"),
+    "choose: no values": (
+        "choose",
+        ["values=[]"],
+        None,
+        "values must be at least two different numbers to choose from, got []",
+    ),
+    "dashboard: no entity": ("dashboard", [], None, "no value for entity; give each one, as in entity=VALUE"),
+    "dashboard: metrics for some tasks": (
+        "dashboard",
+        ["entity=me", "tasks=[a,b]", "metrics=[f1]"],
+        None,
+        "metrics must name one metric per task, got 1 for 2 tasks",
+    ),
+    "dashboard: an unknown word": (
+        "dashboard",
+        ["entity=me", "tsks=[a]"],
+        None,
+        "no option 'tsks'; did you mean 'tasks'?; known: entity, project, name, sweep, tasks, metrics, show",
+    ),
+}

@@ -1,0 +1,223 @@
+"""CSV and TSV that are no table of the task; see ``bad_files``."""
+
+from bad_files import FOLDER, GOOD, LINES, LINK
+
+CASES = {
+    "nothing in it": ("train.csv", "", {}, "task 'mine': {tmp}/train.csv cannot be read as csv: Empty CSV file"),
+    "a header alone": (
+        "train.csv",
+        "a,b,label\n",
+        {},
+        "task 'mine', {tmp}/train.csv: the split is empty; check the file, or choose another split",
+    ),
+    "empty lines": (
+        "train.csv",
+        "\n\n",
+        {},
+        (
+            "task 'mine': {tmp}/train.csv cannot be read as csv: CSV parse error: Empty CSV file or block: cannot "
+            "infer number of columns"
+        ),
+    ),
+    "semicolons": (
+        "train.csv",
+        GOOD.replace(",", ";"),
+        {},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a;b;label; the columns seem to be "
+            "separated by ';', a csv has ','; set text_columns, label_column or id_column (null: none) under "
+            "suite.tasks.mine"
+        ),
+    ),
+    "tabs in a csv": (
+        "train.csv",
+        GOOD.replace(",", "\t"),
+        {},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a\tb\tlabel; the columns seem to be "
+            "separated by '\\t', a csv has ','; set text_columns, label_column or id_column (null: none) under "
+            "suite.tasks.mine"
+        ),
+    ),
+    "commas in a tsv": (
+        "train.tsv",
+        GOOD,
+        {},
+        (
+            "task 'mine', {tmp}/train.tsv: no column 'a'; columns there: a,b,label; the columns seem to be "
+            "separated by ',', a tsv has '\\t'; set text_columns, label_column or id_column (null: none) under "
+            "suite.tasks.mine"
+        ),
+    ),
+    "UTF-16": (
+        "train.csv",
+        GOOD.encode("utf-16"),
+        {},
+        "task 'mine': {tmp}/train.csv cannot be read as csv: it is UTF-16 text, not UTF-8; save it as UTF-8",
+    ),
+    "Latin-1": (
+        "train.csv",
+        b"a,b,label\ncaf\xe9,x,0\n",
+        {},
+        (
+            "task 'mine': {tmp}/train.csv cannot be read as csv: In CSV column #0: CSV conversion error to string: "
+            "invalid UTF8 data; save it as UTF-8"
+        ),
+    ),
+    "Latin-1 in the header": (
+        "train.csv",
+        b"a,b,label,caf\xe9\none,x,0,1\n",
+        {},
+        (
+            "task 'mine': {tmp}/train.csv cannot be read as csv: 'utf-8' codec can't decode byte 0xe9 in position "
+            "3: unexpected end of data; save it as UTF-8"
+        ),
+    ),
+    "a field too few": (
+        "train.csv",
+        "a,b,label\none,x\n",
+        {},
+        "task 'mine': {tmp}/train.csv cannot be read as csv: CSV parse error: Expected 3 columns, got 2: one,x",
+    ),
+    "a field too many": (
+        "train.csv",
+        "a,b,label\none,x,1,2\n",
+        {},
+        ("task 'mine': {tmp}/train.csv cannot be read as csv: CSV parse error: Expected 3 columns, got 4: one,x,1,2"),
+    ),
+    "a field too few in a tsv": (
+        "train.tsv",
+        "a\tb\tlabel\none\tx\n",
+        {},
+        "task 'mine': {tmp}/train.tsv cannot be read as tsv: CSV parse error: Expected 3 columns, got 2: one x",
+    ),
+    "a column twice": (
+        "train.csv",
+        "a,b,label,a\none,x,1,two\n",
+        {},
+        "task 'mine', {tmp}/train.csv: 2 columns have the name 'a'; rename all but one",
+    ),
+    "the label column twice": (
+        "train.csv",
+        "a,b,label,label\none,x,1,0\n",
+        {},
+        "task 'mine', {tmp}/train.csv: 2 columns have the name 'label'; rename all but one",
+    ),
+    "a quote that is never closed": (
+        "train.csv",
+        'a,b,label\n"one,x,1\n' + "two,y,0\n" * 400_000,
+        {},
+        (
+            "task 'mine': {tmp}/train.csv cannot be read as csv: a row is longer than 1 MiB, by a quote that is "
+            "never closed perhaps; mend that row"
+        ),
+    ),
+    "a row of six megabytes": (
+        "train.csv",
+        "a,b,label\n" + "x " * 3_000_000 + ",y,1\n",
+        {},
+        (
+            "task 'mine': {tmp}/train.csv cannot be read as csv: a row is longer than 1 MiB, by a quote that is "
+            "never closed perhaps; mend that row"
+        ),
+    ),
+    "no text column": (
+        "train.csv",
+        "a,label\none,1\n",
+        {},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a, label; set text_columns, label_column "
+            "or id_column (null: none) under suite.tasks.mine"
+        ),
+    ),
+    "no label column": (
+        "train.csv",
+        "a,b\none,x\n",
+        {},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'label'; columns there: a, b; set text_columns, label_column "
+            "or id_column (null: none) under suite.tasks.mine"
+        ),
+    ),
+    "blanks in the header": (
+        "train.csv",
+        "a, b, label\none,x,1\n",
+        {},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a,  b,  label; set text_columns, "
+            "label_column or id_column (null: none) under suite.tasks.mine"
+        ),
+    ),
+    "an empty text": (
+        "train.csv",
+        "a,b,label\n ,x,0\n",
+        {},
+        (
+            "task 'mine', {tmp}/train.csv, row 0: column 'a' is empty; fill it, remove the row, or allow it with "
+            "suite.tasks.mine.allow_empty_text=true"
+        ),
+    ),
+    "an id twice": (
+        "train.csv",
+        "a,b,label,idx\none,x,0,7\ntwo,y,1,7\n",
+        {"id_column": "idx"},
+        (
+            "task 'mine', {tmp}/train.csv: id 7 stands in rows 0 and 1; ids must be unique; mend the file, or set "
+            "suite.tasks.mine.id_column=null"
+        ),
+    ),
+    "no id column": (
+        "train.csv",
+        GOOD,
+        {"id_column": "idx"},
+        (
+            "task 'mine', {tmp}/train.csv: no column 'idx'; columns there: a, b, label; set text_columns, "
+            "label_column or id_column (null: none) under suite.tasks.mine"
+        ),
+    ),
+    "another ending": (
+        "train.json",
+        LINES,
+        {},
+        (
+            "task 'mine': no split 'train' in {tmp} (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+            "validation.csv; name one with suite.tasks.mine.train_split=, .dev_split= or .test_split="
+        ),
+    ),
+    "a folder for a file": (
+        "train.csv",
+        FOLDER,
+        {},
+        (
+            "task 'mine': no split 'train' in {tmp} (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+            "train.csv, validation.csv; name one with suite.tasks.mine.train_split=, .dev_split= or .test_split="
+        ),
+    ),
+    "a link to nothing": (
+        "train.csv",
+        LINK,
+        {},
+        (
+            "task 'mine': no split 'train' in {tmp} (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+            "train.csv, validation.csv; name one with suite.tasks.mine.train_split=, .dev_split= or .test_split="
+        ),
+    ),
+    "a split that is not there": (
+        "train.csv",
+        GOOD,
+        {"train_split": "trian"},
+        (
+            "task 'mine': no split 'trian' in {tmp} (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+            "train.csv, validation.csv; name one with suite.tasks.mine.train_split=, .dev_split= or .test_split="
+        ),
+    ),
+    "a split with a name too long": (
+        "train.csv",
+        GOOD,
+        {"train_split": "a" * 300},
+        (
+            "task 'mine': no split 'LONG' in {tmp} (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+            "train.csv, validation.csv; name one with suite.tasks.mine.train_split=, .dev_split= or .test_split="
+        ),
+    ),
+}

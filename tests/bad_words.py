@@ -1,0 +1,142 @@
+"""Words of a command line that cannot be meant, each with the whole of what is said."""
+
+WORDS = {
+    "seed==3": (
+        "'seed==3' is not of the form name=value (extraneous input '='); put quotes around a value with special "
+        "characters, as in 'name=\"a, b\"'"
+    ),
+    "seed": (
+        "'seed' is not of the form name=value (missing EQUAL at '<EOF>'); put quotes around a value with special "
+        "characters, as in 'name=\"a, b\"'"
+    ),
+    "=3": "'=3' is not of the form name=value: it has no name",
+    "suite.only={a:b}": "suite.only={{a:b}}: must be a list, as in [a, b], got a mapping",
+    "seed='": (
+        "\"seed='\" is not of the form name=value (LexerNoViableAltException: seed=' ^); put quotes around a value "
+        "with special characters, as in 'name=\"a, b\"'"
+    ),
+    "seed=": "Error merging override seed=: Value '' of type 'str' could not be converted to Integer",
+    "seed=1.5": "Error merging override seed=1.5: Value '1.5' of type 'float' could not be converted to Integer",
+    "seed={a:1}": (
+        "Error merging override seed={{a:1}}: Value '{{'a': 1}}' of type 'dict' could not be converted to Integer"
+    ),
+    "+seed=1": (
+        "Could not append to config. An item is already at 'seed'. Either remove + prefix: 'seed=1' Or add a "
+        "second + to add or override 'seed': '++seed=1'"
+    ),
+    "~nothing": "Could not delete from config. 'nothing' does not exist.",
+    "encoder=null": "encoder=null: encoder takes the name of a file, as --help lists them; give encoder=NAME",
+    "recipe=3": "recipe=3: recipe takes the name of a file, as --help lists them; give recipe=NAME",
+    "suite=glu": "no suite 'glu'; choices: embedded, glue, glue_with_wnli; did you mean 'glue'?",
+    "+experiment=single_mulit": (
+        "no experiment 'single_mulit'; choices: ensemble_multi, lam_0, lam_half, multi, multi_finetune, "
+        "multi_multi, no_layerwise_rates, no_task_sampling, no_task_sampling_equal_steps, single, single_multi, "
+        "single_multi_finetune, single_multi_single_multi, single_single, stilts, target_alone, target_related, "
+        "target_unrelated; did you mean 'single_multi'?"
+    ),
+    "experiment=single": "no experiment is set that could be replaced; add one with +experiment=NAME",
+    "+tsk@suite.tasks.x=rte": (
+        "Override +tsk@suite.tasks.x=rte looks like a config group override, but config group 'tsk' does not exist."
+    ),
+    "+task@suite.task.x=rte": (
+        "no option 'suite.task'; did you mean 'suite.tasks'?; a task is added with +task@suite.tasks.NAME=FILE"
+    ),
+    "+task@mine=rte": "no option 'mine'; a task is added with +task@suite.tasks.NAME=FILE",
+    "+task@suite.tasks.x=rtee": (
+        "no task 'rtee'; choices: ax, cola, generated_acceptability, generated_answer_entailment, "
+        "generated_entailment, generated_paraphrase, generated_question_paraphrase, generated_sentiment, "
+        "generated_similarity, generated_small_entailment, mnli, mnli_mm, mrpc, qnli, qqp, rte, sst2, stsb, wnli; "
+        "did you mean 'rte'?"
+    ),
+    "task=rte": "no task is set that could be replaced; add one with +task@suite.tasks.NAME=FILE",
+    "suite.only=sentiment": "suite.only=sentiment: must be a list; put it into brackets, as in [sentiment]",
+    "suite.only=[sentimet]": (
+        "suite.only names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?"
+    ),
+    "suite.only=null": "suite.only=null: must have a value, got null; leave it out for its default",
+    "suite.tasks.sentiment.text_columns=x": (
+        "suite.tasks.sentiment.text_columns=x: must be a list; put it into brackets, as in [x]"
+    ),
+    "suite.tasks.sentiment.text_columns=[a,b,c]": (
+        "suite.tasks.sentiment.text_columns must name 1 or 2 columns, got ['a', 'b', 'c']"
+    ),
+    "suite.tasks.sentiment.metrc=f1": (
+        "no option 'suite.tasks.sentiment.metrc'; did you mean 'suite.tasks.sentiment.metric'?"
+    ),
+    "suite.tasks.sentiment.head.label_names=[a,'']": (
+        "suite.tasks.sentiment.head.label_names must be at least 2 different names, got ['a', '']"
+    ),
+    "suite.tasks.similarity.head.label_range=[0,inf]": (
+        "suite.tasks.similarity.head.label_range must be [lowest, highest], got [0.0, inf]"
+    ),
+    "suite.tasks.sentiment.train_rows=1000000000000": (
+        "suite.tasks.sentiment.train_rows must be at most 100000000, got 1000000000000"
+    ),
+    "suite.tasks.sentiment=null": (
+        "suite.tasks.sentiment=null: must have a value, got null; leave it out for its default"
+    ),
+    "+suite.tasks.mine.path=x": (
+        "+suite.tasks.mine.path=x: must be a mapping of path, subset, text_columns, label_column, label_separator, "
+        "id_column, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, scored_by, in_average, "
+        "teacher, symmetric, allow_empty_text, layerwise_decay, in a YAML file of its group; got dict"
+    ),
+    "data=nope": "no data 'nope'; choices: default",
+    "data.seed=-1": "data.seed must be at least 0, got -1",
+    "data.max_length=100000000000000000000": ("data.max_length must be at most 100000000, got 100000000000000000000"),
+    "data.workers=1000000": "data.workers must be at most 1024, got 1000000",
+    "recipe.stages.student.kind=foo": (
+        "Error merging override recipe.stages.student.kind=foo: Invalid value 'foo', expected one of [finetune, "
+        "pretrain]"
+    ),
+    "recipe.stages.student.seeds=1000000000": "recipe.stages.student.seeds must be at most 1000, got 1000000000",
+    "recipe.stages.single.per_task=maybe": (
+        "Error merging override recipe.stages.single.per_task=maybe: Value 'maybe' is not a valid bool (type str)"
+    ),
+    "+recipe.stages.more={teacher:student}": (
+        "+recipe.stages.more={{teacher:student}}: must be a mapping of kind, per_task, teacher, start, seeds, "
+        "tasks, optimization, in a YAML file of its group; got dict"
+    ),
+    "optimization.epochs=1e300": "optimization.epochs must be at most 1e+06, got 1e+300",
+    "optimization.learning_rate=nan": "optimization.learning_rate must be above 0, got nan",
+    "optimization.shape=cubic": (
+        "Error merging override optimization.shape=cubic: Invalid value 'cubic', expected one of [linear, bert, "
+        "constant]"
+    ),
+    "optimization.single.batch_siz=3": (
+        "no option 'optimization.single.batch_siz'; did you mean 'optimization.single.batch_size'?"
+    ),
+    "sampler=foo": "no sampler 'foo'; choices: copies, proportional, size_power, uniform",
+    "distillation=none": "no distillation 'none'; choices: annealed, gold_only, half, teacher_only",
+    "distillation.teachers=[a]": (
+        "distillation.teachers=[a]: must be a mapping of names to values (name: value), got a list"
+    ),
+    "distillation.teacher_margin=7": (
+        "distillation.teacher_margin is 7.0, but scores lie between -1 and 1; give the least distance from the "
+        "commonest answer's score, or null for none"
+    ),
+    "trainer=tpu": "no trainer 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?",
+    "trainer.max_steps=1e3": (
+        "Error merging override trainer.max_steps=1e3: Value '1000.0' of type 'float' could not be converted to Integer"
+    ),
+    "trainer.checkpoint_minutes=nan": "trainer.checkpoint_minutes must be above 0, got nan",
+    "logger=tensorboard": "no logger 'tensorboard'; choices: csv, none, wandb",
+    "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
+    "paths.store=null": "paths.store=null: must have a value, got null; leave it out for its default",
+    "scale=tiny": "no scale 'tiny'; choices: base, embedded, paper, small",
+    "fidelity=null": "fidelity=null: fidelity takes the name of a file, as --help lists them; give fidelity=NAME",
+    "+debug=foo": "no debug 'foo'; choices: short",
+    "+foo=bar": "no option 'foo'",
+    "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
+    "seed=${seed}": "seed: Recursive interpolation detected",
+    "suite.name=???": "no value for suite.name; give each one, as in suite.name=VALUE",
+    "encoder.pretraining.vocabulary=0": "encoder.pretraining.vocabulary must be at least 1, got 0",
+    "encoder.pretraining.seed=-1": "encoder.pretraining.seed must be at least 0, got -1",
+    "encoder.pretraining.sentences=1000000000000": (
+        "encoder.pretraining.sentences must be at most 100000000, got 1000000000000"
+    ),
+    "scale=small encoder.path=''": (
+        "encoder 'minilm' needs either path=HUB_ID_OR_DIR or sizes, got path= and sizes=None"
+    ),
+    "hydra.searchpath=/nowhere": "hydra.searchpath must be a list of strings. Got: /nowhere",
+}
