@@ -55,8 +55,8 @@ PROCESSES = {
     ),
     "a file for a store": (
         ["paths.store={tmp}/data/stsb/train.csv"],
-        "paths.store: cannot write {tmp}/data/stsb/train.csv (Not a directory): a file lies where a folder should; give "
-        "another folder",
+        "paths.store: cannot write {tmp}/data/stsb/train.csv (Not a directory): a file lies where a folder should; "
+        "give another folder",
     ),
 }
 TABLES = [
