@@ -225,7 +225,10 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
         ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
         ("suite.tasks.rte.head._target_=bam_lightning.heads.Clasification", "did you mean 'Classification'"),
         ("sampler.exponent=500", r"exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 500$"),
-        ("data.max_length=99", r"^data\.max_length is 99, but the encoder has 64 positions; set data\.max_length$"),
+        (
+            "data.max_length=99",
+            r"^data\.max_length: texts are to have up to 99 tokens, but the encoder has 64 positions$",
+        ),
     ],
 )
 def test_what_would_stop_a_later_run_is_said_before_the_first(override, expected, tiny_job, tmp_path):
