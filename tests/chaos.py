@@ -23,7 +23,7 @@ from pathlib import Path
 
 SHORT = [
     "suite.only=[sentiment,similarity,entailment]",
-    "trainer.max_steps=16",
+    "trainer.max_steps=12",
     "trainer.log_every=5",
     "trainer.checkpoint_steps=3",
     "trainer.accelerator=cpu",
@@ -108,9 +108,7 @@ class Jobs:
 
     def close(self) -> None:
         """End."""
-        assert self.nursery.stdin is not None
-        self.nursery.stdin.close()
-        self.nursery.wait()
+        self.nursery.communicate()
 
 
 def result(store: Path) -> dict[str, tuple[str, str, str]]:

@@ -23,7 +23,7 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden instead of comparing with it")
-    parser.addoption("--processes", type=int, default=3, help="processes that work on one store at once")
+    parser.addoption("--processes", type=int, default=2, help="processes that work on one store at once")
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ BAD = [
 
 @pytest.mark.parametrize(("override", "expected"), BAD, ids=[override for override, _ in BAD])
 def test_a_bad_value_is_refused_with_its_key(override, expected):
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011: Hydra's own errors among them
+    with pytest.raises(Exception) as caught:
         compose([override])
     assert message(caught.value) == expected
 

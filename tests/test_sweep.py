@@ -84,7 +84,7 @@ def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
     """Twelve jobs, two workers, all of them killed; the same command ends with twelve results, no Run trained twice."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     wanted = [
-        "+experiment=single_multi,multi", *tiny_job, "seed=range(6)", "optimization.multi.epochs=20",
+        "+experiment=single_multi,multi", *tiny_job, "seed=range(6)", "optimization.multi.epochs=10",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
     ]  # fmt: skip
     store = Store(tmp_path / "store")

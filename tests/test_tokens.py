@@ -126,28 +126,17 @@ def test_a_truncated_file_is_refused_and_named(tokenizer, cache, left):
     path.write_bytes(whole[: int(left * len(whole)) if isinstance(left, float) else left])
     with pytest.raises(ValueError) as caught:
         tokens._read(path)
-    reason = str(caught.value.__cause__).splitlines()[0]
-    assert str(caught.value) == f"{path} is damaged ({reason}); delete it, and it is written anew"
+    assert str(caught.value) == f"{path} is damaged: its bytes have changed; delete it, and it is written anew"
 
 
-def test_no_flipped_byte_of_a_cached_file_changes_what_is_read(tokenizer, cache):
-    """The file may be refused, or be read as it was; ids that are other ids never come out."""
-    before = encode(PAIRS, tokenizer, 64, cache)
-    ids, offsets, types = (column.copy() for column in before)
+def test_every_flipped_byte_of_a_cached_file_is_refused(tokenizer, cache):
+    encode(PAIRS, tokenizer, 64, cache)
     (path,) = cache.iterdir()
-    whole, refused = path.read_bytes(), 0
+    whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        try:
-            again = tokens._read(path)
-        except ValueError as error:
-            assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017
-            refused += 1
-            continue
-        assert np.array_equal(again.ids, ids)
-        assert np.array_equal(again.offsets, offsets)
-        assert np.array_equal(again.types, types)
-    assert refused > 10
+        with pytest.raises(ValueError, match="is damaged: its bytes have changed"):
+            tokens._read(path)
 
 
 def test_tokens_are_mapped_from_the_file_and_not_copied(tokenizer, cache):

@@ -9,14 +9,15 @@ import platform
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from bam_lightning import parallel, place
 from bam_lightning.trainer_config import Precision, TrainerConfig
+
+if TYPE_CHECKING:  # a model that only predicts needs no Lightning
+    import pytorch_lightning as pl
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
@@ -83,6 +84,9 @@ def trainer(
     settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[pl.Callback] = ()
 ) -> pl.Trainer:
     """Return Lightning's trainer on this process's device; what has to be kept or shown, our callbacks do."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
     accelerator, devices = device(settings)
     return pl.Trainer(
         accelerator=accelerator,

@@ -19,8 +19,8 @@ from bam_lightning.disk import replacing
 from bam_lightning.sources import Rows
 
 CHUNK_ROWS = 10_000
-FORMAT = 2  # of the cached files; one of another format is not found
-DIGEST = b"digest"
+FORMAT = 3  # of the cached files; one of another format is not found
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Tokens(NamedTuple):
@@ -98,30 +98,28 @@ def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) ->
 
 
 def _write(path: Path, table: pa.Table) -> None:
+    """Write an Arrow file, and after it the hash of its bytes."""
     with replacing(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = table.replace_schema_metadata({DIGEST: _digest(_tokens(table))})
         with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
+        digest = hashlib.sha256(pa.memory_map(str(beside)).read_buffer()).digest()
+        with beside.open("ab") as sink:
+            sink.write(digest)
 
 
 def _read(path: Path) -> Tokens:
+    """Map the file into memory, once its bytes are known to be those that were written: pyarrow trusts a file so far
+    that a damaged one can end the process."""
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        tokens = _tokens(table)
-        if (table.schema.metadata or {}).get(DIGEST) != _digest(tokens):
-            raise ValueError("its tokens have changed")
-    except (pa.ArrowException, KeyError, IndexError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged ({reason}); delete it, and it is written anew") from error
-    return tokens
-
-
-def _digest(tokens: Tokens) -> bytes:
-    digest = hashlib.sha256()
-    for column in tokens:
-        digest.update(b"none" if column is None else column.tobytes())
-    return digest.hexdigest().encode()
+        whole = pa.memory_map(str(path)).read_buffer()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it, and it is written anew") from error
+    size = max(0, whole.size - DIGEST_BYTES)
+    content, digest = whole.slice(0, size), whole.slice(size).to_pybytes()
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError(f"{path} is damaged: its bytes have changed; delete it, and it is written anew")
+    return _tokens(pa.ipc.open_file(pa.BufferReader(content)).read_all())
 
 
 def _tokens(table: pa.Table) -> Tokens:
