@@ -63,8 +63,11 @@ def write(config: Config, chosen: Mapping[str, Mapping[str, Any]]) -> Path:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    try:
+        if not path.is_file():
+            return {}
+    except OSError as error:
+        raise OSError(f"paths.store: cannot read {path} ({error.strerror}); give another folder") from error
     try:
         kept = json.loads(path.read_text())
         if not all(isinstance(one["layerwise_decay"], float) for one in kept.values()):
