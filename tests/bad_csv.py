@@ -34,7 +34,7 @@ CASES = {
         GOOD.replace(",", "\t"),
         {},
         (
-            "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a\tb\tlabel; the columns seem to be "
+            "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a\\tb\\tlabel; the columns seem to be "
             "separated by '\\t', a csv has ','; set text_columns, label_column or id_column (null: none) under "
             "suite.tasks.mine"
         ),

@@ -11,6 +11,10 @@ from bam_lightning.messages import deliberate, message
 from bam_lightning.stream import epoch_steps
 
 
+def no_column(name: str) -> None:
+    raise ValueError(f"no column '{name}'")
+
+
 def caught(call) -> Exception:
     with pytest.raises(Exception) as found:
         call()
@@ -35,6 +39,11 @@ def test_only_what_was_raised_is_on_purpose(call, expected):
 
 def test_an_error_that_nobody_raised_is_not_on_purpose():
     assert not deliberate(ValueError("made, not raised"))
+
+
+def test_what_cannot_be_printed_is_escaped():
+    text = message(caught(lambda: no_column("a\nb \x1b[31m\u202ec é 中")))
+    assert text == "no column 'a\\nb \\x1b[31m\\u202ec é 中'"
 
 
 def test_an_error_of_ours_reads_as_it_is():

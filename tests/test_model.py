@@ -8,10 +8,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from scipy import special
 
 import bam_lightning as bam
 from bam_lightning import metrics
+from bam_lightning.compose import compose
 from bam_lightning.files import read_split
 
 PAIRS = [("the cat sleeps", "a cat rests"), ("a dog runs", "the man eats"), ("the woman was good " * 9, "it")]
@@ -118,6 +120,17 @@ def test_a_model_of_another_precision_or_device_is_asked_for_by_name(load):
         load(precision="half")
     with pytest.raises(ValueError, match=r"^device names 'gpu'"):
         load(device="gpu")
+
+
+def test_a_model_trained_in_float64_predicts_in_float32_to_the_same_scores(tiny_job, tmp_path):
+    config = compose([*tiny_job, "recipe=multi", "trainer.precision=float64", "trainer.max_steps=4"])
+    (run,) = bam.run_recipe(config, tmp_path / "out")["runs"]
+    model = bam.load(run["id"], store=tmp_path / "store", device="cpu")
+    assert (model.precision, next(model.encoder.parameters()).dtype) == ("32-true", torch.float32)
+    rows, gold = dev_rows(config, "stsb")
+    said = [one.label for one in model.predict(rows, task="stsb")]
+    score = metrics.pearson(np.array(said), np.array(gold))
+    assert score == pytest.approx(run["metrics"]["stsb"]["pearson"], abs=1e-4)
 
 
 def edit(folder, change):

@@ -39,9 +39,9 @@ class Head(nn.Module, ABC):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return float32 logits ``[n, K]`` of the encoder's vectors ``[n, D]``."""
+        """Return logits ``[n, K]`` of the encoder's vectors ``[n, D]``, in the precision of the weights."""
         with torch.autocast(pooled.device.type, enabled=False):  # logits are kept and mixed: full precision
-            logits: Tensor = self.linear(self.dropout(pooled.float()))
+            logits: Tensor = self.linear(self.dropout(pooled.to(self.linear.weight.dtype)))
         return logits
 
     @abstractmethod

@@ -20,6 +20,12 @@ if TYPE_CHECKING:  # a model that only predicts needs no Lightning
     import pytorch_lightning as pl
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+Arithmetic = Literal["bf16-mixed", "32-true", "64-true"]
+WORDS: dict[Precision, Arithmetic] = {
+    Precision.bfloat16: "bf16-mixed",
+    Precision.float32: "32-true",
+    Precision.float64: "64-true",
+}
 PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
 
 
@@ -69,7 +75,7 @@ def device(settings: TrainerConfig) -> tuple[str, int | list[int]]:
     return ("cpu" if parallel.processes() > 1 else settings.accelerator), 1
 
 
-def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
+def precision(settings: TrainerConfig) -> Arithmetic:
     """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
     if settings.precision is Precision.auto:
         if on_gpu(settings):
@@ -77,7 +83,7 @@ def precision(settings: TrainerConfig) -> Literal["bf16-mixed", "32-true"]:
         else:
             fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
         return "bf16-mixed" if fast else "32-true"
-    return "bf16-mixed" if settings.precision is Precision.bfloat16 else "32-true"
+    return WORDS[settings.precision]
 
 
 def trainer(

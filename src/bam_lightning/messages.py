@@ -36,14 +36,20 @@ def deliberate(error: BaseException) -> bool:
     if isinstance(error, (UnicodeDecodeError, RecursionError)):  # of a YAML file
         return any(_composes(step.tb_frame) for step in steps)
     last = steps[-1]
-    if isinstance(error, ValueError) and _composes(last.tb_frame):
+    if (isinstance(error, ValueError) and _composes(last.tb_frame)) or _chooses_a_list(last):
         return True
     ours = Path(last.tb_frame.f_code.co_filename).resolve().is_relative_to(PACKAGE)
     return ours and _by_raise(last) and isinstance(error, (ValueError, OSError, RuntimeError))
 
 
 def message(error: BaseException) -> str:
-    """Return what the error says, in one line; of Hydra's, with the key, the file and the nearest known name."""
+    """Return what the error says, in one line; of Hydra's, with the key, the file and the nearest known name.
+
+    What cannot be printed (a line feed in a column's name, a terminal's commands) is escaped."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in _said(error))
+
+
+def _said(error: BaseException) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     text = str(error)
@@ -63,6 +69,9 @@ def message(error: BaseException) -> str:
         return _no_choice(error)
     if text.startswith("Config group override must be"):
         return _not_a_choice(error)
+    if isinstance(error, (TypeError, AttributeError)):
+        group = str(getattr(_local(error, "defaults_list.py", "d"), "group", "an option")).lstrip("/")
+        return f"{group} takes the name of a file, as --help lists them, got a list of others; give {group}=NAME"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)?", f"{text} {error.__cause__}")
     return _no_option(error, unknown) if unknown else _invalid(error)
 
@@ -99,6 +108,11 @@ def _by_raise(step: TracebackType) -> bool:
 def _composes(frame: FrameType) -> bool:
     """Return whether Hydra or OmegaConf is at work in a frame."""
     return any(part in frame.f_code.co_filename for part in COMPOSERS)
+
+
+def _chooses_a_list(step: TracebackType) -> bool:
+    """Return whether Hydra failed at a group's files, where a list on the command line named none, as ``data=[1]``."""
+    return step.tb_frame.f_code.co_filename.endswith("defaults_list.py") and "d" in step.tb_frame.f_locals
 
 
 def _local(error: BaseException, file: str, name: str) -> Any:

@@ -191,7 +191,8 @@ def load(
         name: a Run of ``store``, a folder, or a hub id.
         store: ``paths.store`` of the job that trained it.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (what it was trained with), ``bfloat16`` or ``float32``.
+        precision: ``auto`` (what it was trained with), ``bfloat16`` or ``float32``,
+            which is also how a model trained in float64 computes.
         heads: dotted names of head classes of one's own, which are imported and run; no other foreign code is.
         revision: of a hub id.
 
@@ -206,10 +207,11 @@ def load(
     check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
-    known_name("precision", precision, [one.value for one in Precision])
+    known_name("precision", precision, [one.value for one in Precision if one is not Precision.float64])
+    trained = "float32" if spec["precision"] == "float64" else spec["precision"]
     settings = TrainerConfig(
         accelerator="cpu" if place == "cpu" else "gpu",
-        precision=Precision(spec["precision"] if precision == "auto" else precision),
+        precision=Precision(trained if precision == "auto" else precision),
     )
     return Model(saved, encoder, built, tokenizer, place, machine.precision(settings))
 

@@ -87,7 +87,7 @@ class BamModule(pl.LightningModule):
             head = self.head(task)
             gold = head.encode(batch.labels[task])
             teacher = average(head.outputs(batch.teacher[task])) if task in batch.teacher else None
-            target = mix_targets(gold, teacher, lam)
+            target = mix_targets(gold, teacher, lam).to(logits.dtype)
             losses[task] = head.loss(logits, target).sum()
         return losses
 

@@ -128,7 +128,7 @@ class MaskedModule(pl.LightningModule):
         chosen = block["labels"] != IGNORED
         words = self.encoder.body.get_input_embeddings().weight  # [V, D]
         logits = self.transform(states[chosen]) @ words.T + self.bias  # [masked, V]
-        return F.cross_entropy(logits.float(), block["labels"][chosen], reduction="sum"), int(chosen.sum())
+        return F.cross_entropy(logits.to(self.bias.dtype), block["labels"][chosen], reduction="sum"), int(chosen.sum())
 
     def training_step(self, block: dict[str, Tensor], _: int) -> None:
         """Take one optimizer step."""

@@ -25,9 +25,10 @@ class Strategy(Enum):
 
 
 class Precision(Enum):
-    """Arithmetic of the training step; master weights are float32 always."""
+    """Arithmetic of the training step; with bfloat16, master weights are float32."""
 
     auto = "auto"
+    float64 = "float64"  # slow: shows whether a difference is rounding
     float32 = "float32"
     bfloat16 = "bfloat16"
 
