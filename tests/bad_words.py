@@ -141,7 +141,5 @@ WORDS = {
     "hydra.searchpath=/nowhere": "hydra.searchpath must be a list of strings. Got: /nowhere",
     "data=[1]": "data takes the name of a file, as --help lists them, got a list of others; give data=NAME",
     "suite=[null]": "suite takes the name of a file, as --help lists them, got a list of others; give suite=NAME",
-    "recipe=[{a:1}]": (
-        "recipe takes the name of a file, as --help lists them, got a list of others; give recipe=NAME"
-    ),
+    "recipe=[{a:1}]": ("recipe takes the name of a file, as --help lists them, got a list of others; give recipe=NAME"),
 }
