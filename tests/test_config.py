@@ -45,7 +45,8 @@ BAD = [
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
     (
         "trainer.precision=fp8",
-        "Error merging override trainer.precision=fp8: Invalid value 'fp8', expected one of [auto, float64, float32, bfloat16]",
+        "Error merging override trainer.precision=fp8: Invalid value 'fp8', "
+        "expected one of [auto, float64, float32, bfloat16]",
     ),
     (
         "suite.only=[sentimet]",
