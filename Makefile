@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-slurm chaos lint types imports docs golden clean help
+.PHONY: install demo test test-slurm chaos bench lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -25,6 +25,9 @@ chaos: install  ## kill jobs 100 times at random moments; they must end bit-equa
 
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm_cluster.py
+
+bench: install  ## the benchmarks of benchmarks/, half an hour; BENCH="NAME ..." for some
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lint: install  ## style; known vulnerabilities of the locked packages, where their index answers
 	$(BIN)/ruff check .

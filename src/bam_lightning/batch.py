@@ -17,3 +17,4 @@ class Batch(NamedTuple):
     numbers: dict[str, Tensor]  # task -> [n] row numbers in the task's split
     labels: dict[str, Tensor]  # task -> [n] class ids (int64) or scores (float32); 0, 1 of C labels: [n, C]
     teacher: dict[str, Tensor]  # task -> [n, K] teacher logits; absent: the task has no teacher
+    lengths: tuple[int, ...] = ()  # B: tokens of each row, which stay on the host

@@ -16,6 +16,7 @@ from bam_lightning.batch import Batch
 from bam_lightning.tokens import Tokens
 
 LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of a large minibatch
+ONE_CALL = 1 << 30  # as ``call_tokens``, for an encoder that leaves padding out: no split but for memory
 PREDICT_TOKENS = 8_192  # padded tokens in a block to predict on
 
 
@@ -101,6 +102,7 @@ def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDAr
             for task, own in numbers.items()
             if (teacher := tasks[task].teacher) is not None
         },
+        lengths=tuple(int(tasks[task].tokens.lengths[row]) for task, row in zip(task_of, rows, strict=True)),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from bam_lightning import machine, parallel, predictions
 from bam_lightning.artifacts import load_encoder, make_manifest, save_model
-from bam_lightning.batching import Examples
+from bam_lightning.batching import ONE_CALL, Examples
 from bam_lightning.callbacks import Advance, Checkpoints, SameStart, last_checkpoint
 from bam_lightning.config import Config, StageKind
 from bam_lightning.context import Context
@@ -123,7 +123,8 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
         train[task] = Examples(tokenised(rows), rows.labels, _column(run, context, task, rows))
     heads = _heads(run.tasks, encoder, kept, config)
     stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
-    data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, config.trainer.call_tokens, config.data.workers)
+    call_tokens = ONE_CALL if encoder.packs else config.trainer.call_tokens
+    data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, call_tokens, config.data.workers)
     assert run.hyper.learning_rate is not None
     assert run.hyper.layerwise_decay is not None
     module = BamModule(

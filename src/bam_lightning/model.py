@@ -16,6 +16,7 @@ from torch import nn
 
 from bam_lightning import card, machine
 from bam_lightning.artifacts import load_encoder
+from bam_lightning.batch import Batch
 from bam_lightning.batching import Examples, cut_into_blocks, make_batch
 from bam_lightning.checks import known_name
 from bam_lightning.data_config import HEADS
@@ -103,16 +104,16 @@ class Model:
         parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in tasks}
         blocks = cut_into_blocks(tokens.lengths)
         for block in blocks:
-            inputs = make_batch(examples, [""] * len(block), block, self.tokenizer.pad_token_id).inputs
-            for task, found in self._forward(inputs, tasks).items():
+            batch = make_batch(examples, [""] * len(block), block, self.tokenizer.pad_token_id)
+            for task, found in self._forward(batch, tasks).items():
                 parts[task].append(found)
         back = np.argsort(order[np.concatenate(blocks)], kind="stable")
         return {task: np.concatenate(found)[back] for task, found in parts.items()}
 
-    def _forward(self, inputs: Mapping[str, torch.Tensor], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def _forward(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         half = self.precision == "bf16-mixed"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            pooled = self.encoder({name: tensor.to(self.device) for name, tensor in inputs.items()})  # [n, D]
+            pooled = self.encoder({name: one.to(self.device) for name, one in batch.inputs.items()}, batch.lengths)
             return {task: self.head(task)(pooled).float().cpu().numpy() for task in tasks}
 
     def say(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:

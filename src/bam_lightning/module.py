@@ -73,7 +73,7 @@ class BamModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return task -> logits ``[n, K]``."""
-        pooled = self.encoder(batch.inputs)  # [B, D]
+        pooled = self.encoder(batch.inputs, batch.lengths)  # [B, D]
         return {task: self.head(task)(pooled[rows]) for task, rows in batch.rows.items()}
 
     def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:

@@ -1,0 +1,147 @@
+"""This library's sides of the benchmarks. Each trains on a ``Work``; see ``found`` for what it returns.
+
+The clock starts after ``WARM`` steps, when all memory is there and all kernels are chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from workload import Work, build_encoder, with_teachers
+
+from bam_lightning import machine
+from bam_lightning.batching import ONE_CALL
+from bam_lightning.config import OptimizationConfig
+from bam_lightning.datamodule import MultiTaskData, Steps
+from bam_lightning.module import BamModule
+from bam_lightning.schedules import Linear
+from bam_lightning.targets import build
+from bam_lightning.trainer_config import TrainerConfig
+
+WARM = 8
+
+
+def found(seconds: float, steps: int, tokens: int) -> dict[str, float]:
+    """Return what a side says of ``steps`` with so many real tokens; ``peak_mib`` is the process's, from its start."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "steps": steps, "tokens": tokens, "rate": tokens / seconds, "peak_mib": round(peak)}
+
+
+class Clock(pl.Callback):
+    """Notes when each step begins and ends; a step of odd number loses its teachers if ``alternate``."""
+
+    def __init__(self, alternate: bool = False) -> None:
+        self.begun: list[float] = []
+        self.ended: list[float] = []
+        self.alternate = alternate
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int) -> None:
+        """Note the time."""
+        if self.alternate and number % 2:
+            for part in batch:
+                part.teacher.clear()
+        self.begun.append(time.perf_counter())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note the time."""
+        self.ended.append(time.perf_counter())
+
+
+def train(work: Work, clock: Clock, teachers: bool) -> None:
+    """Train with this library's stream, module and Lightning's trainer, as a Run does."""
+    machine.prepare()
+    encoder = build_encoder(work)
+    heads = {
+        name: build(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
+        for name in work.examples
+    }
+    examples = with_teachers(work) if teachers else work.examples
+    data = MultiTaskData(examples, {}, work.stream, work.pad_id, ONE_CALL)
+    module = BamModule(encoder, heads, Linear(), OptimizationConfig(), 5e-5, 0.9)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = machine.trainer(TrainerConfig(), Path(folder), len(work.stream.rows), callbacks=[clock])
+        trainer.fit(module, datamodule=data)
+
+
+def ours(work: Work) -> dict[str, float]:
+    """Train on gold."""
+    clock = Clock()
+    train(work, clock, teachers=False)
+    lengths = work.lengths[WARM:]
+    return found(clock.ended[-1] - clock.ended[WARM - 1], len(lengths), int(lengths.sum()))
+
+
+def distilled(work: Work) -> dict[str, float]:
+    """Train on every minibatch twice in a row, with its teachers and without; return the times of such pairs of steps.
+
+    ``ratio`` is the median over pairs; what a teacher's column adds to putting a minibatch together is counted in.
+    """
+    rows = np.repeat(work.stream.rows, 2, axis=0)
+    doubled = dataclasses.replace(work, stream=work.stream._replace(rows=rows))
+    clock = Clock(alternate=True)
+    train(doubled, clock, teachers=True)
+    spans = np.asarray(clock.ended) - np.asarray(clock.begun)
+    taught, plain = spans[2 * WARM :: 2], spans[2 * WARM + 1 :: 2]
+    gathered, bare = (collation(work, teachers) for teachers in (True, False))
+    ratio = statistics.median((taught + gathered - bare) / plain)
+    lengths = work.lengths[WARM:]
+    share = gathered / (float(np.median(plain)) + gathered)
+    whole = found(float(taught.sum()), len(lengths), int(lengths.sum()))
+    return whole | {"ratio": ratio, "collation_share": share}
+
+
+def collation(work: Work, teachers: bool) -> float:
+    """Return the median seconds of putting a minibatch together."""
+    examples = with_teachers(work) if teachers else work.examples
+    steps, spans = Steps(examples, work.stream, work.pad_id, ONE_CALL, 0, 1), []
+    for number in itertools.islice(itertools.cycle(range(len(steps))), 200):
+        begun = time.perf_counter()
+        steps[number]
+        spans.append(time.perf_counter() - begun)
+    return statistics.median(spans)
+
+
+def limit(work: Work) -> dict[str, float]:
+    """Compute the matrix products of the real tokens alone: what no training of this encoder on this machine beats.
+
+    The rate is that of every linear layer forward and backward on a row of the mean minibatch's real tokens, nothing
+    between them; attention's products of each text with itself are counted at that rate, which is more than they reach.
+    """
+    config = build_encoder(work).body.config
+    width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    half = torch.bfloat16 if machine.precision(TrainerConfig()) == "bf16-mixed" else torch.float32
+    options: dict[str, Any] = {"dtype": half, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    lengths = work.lengths[WARM:].astype(np.float64)
+    count = round(float(lengths.sum(1).mean()))
+    shapes = [(width, 3 * width), (width, width), (width, wide), (wide, width)]
+    products = [
+        (torch.randn(count, into, **options), torch.randn(out, into, **options), torch.randn(count, out, **options))
+        for into, out in shapes
+    ]
+    for number in range(WARM + len(lengths)):
+        if number == WARM:
+            begun = _now()
+        for _ in range(layers):
+            for inputs, weight, flow in products:
+                inputs @ weight.t()
+                flow @ weight
+                flow.t() @ inputs
+    linear = 6 * layers * sum(into * out for into, out in shapes)  # operations a token
+    seconds = (_now() - begun) / (count * len(lengths) * linear)  # of one operation
+    needed = linear * lengths.sum() + 12 * layers * width * (lengths**2).sum()
+    return found(seconds * needed, len(lengths), int(lengths.sum())) | {"operations": 1 / seconds}
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
