@@ -53,27 +53,28 @@ def mix(tasks: str, batch: int, steps: int, sides: str) -> dict[str, list[str]]:
 
 BENCHES = {
     "mixed_128": Bench(
-        mix(ALL, 128, 40, "ours limit group_by_length random"),
+        mix(ALL, 128, 24, "ours limit group_by_length random"),
         [
             Claim("mixed GLUE stream, 128 rows: against Trainer, random order", "ours", "random", 9, 5),
             Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2.6, 2.5),
             Claim("the same against its matrix products alone", "ours", "limit", 0.6, 0.6),
         ],
+        rounds=3,
     ),
     "mixed_32": Bench(
-        mix(ALL, 32, 80, "ours group_by_length random"),
+        mix(ALL, 32, 60, "ours group_by_length random"),
         [
             Claim("mixed GLUE stream, 32 rows: against Trainer, random order", "ours", "random", 4, 1.8),
             Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2, 1),
         ],
     ),
     "cola": Bench(
-        mix("cola", 32, 150, "ours group_by_length"),
+        mix("cola", 32, 100, "ours group_by_length"),
         [Claim("CoLA alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.35, 1.3)],
         rounds=5,
     ),
     "rte": Bench(
-        mix("rte", 32, 50, "ours group_by_length"),
+        mix("rte", 32, 40, "ours group_by_length"),
         [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],
         rounds=3,
     ),

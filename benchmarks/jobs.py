@@ -19,7 +19,7 @@ def recipe(cache: Path) -> dict[str, float]:
     """Run the embedded default from nothing; ``overhead``: what is not spent in training steps, over what is."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = _job(folder, EXPERIMENT)
-        manifests = [json.loads(path.read_text()) for path in Path(folder).glob("**/manifest.json")]
+        manifests = [json.loads(path.read_text()) for path in Path(folder).glob("store/runs/*/run.json")]
     steps = sum(one["train_seconds"] for one in manifests)
     return _found(seconds, runs=len(manifests), training=steps, overhead=seconds / steps - 1)
 
@@ -53,7 +53,7 @@ def full_glue(cache: Path) -> dict[str, float]:
 
     folder = cache / "full_glue"
     full_size.make(folder)
-    words = ["+experiment=multi", "scale=small", "logger=none", "trainer.precision=float32", *_places(str(folder))]
+    words = ["+experiment=multi", "scale=small", "logger=none", *_places(str(folder))]
     words += [f"data.root={folder}/data", f"encoder.path={folder}/encoder"]
     if not (folder / "cached").exists():
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)

@@ -92,8 +92,9 @@ def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDAr
     for place, task in enumerate(task_of):
         places.setdefault(task, []).append(place)
     numbers = {task: rows[where] for task, where in places.items()}
+    inputs, lengths = _inputs(tasks, task_of, rows, pad_id)
     return Batch(
-        inputs=_inputs(tasks, task_of, rows, pad_id),
+        inputs=inputs,
         rows={task: torch.tensor(where) for task, where in places.items()},
         numbers={task: torch.as_tensor(own) for task, own in numbers.items()},
         labels={task: torch.from_numpy(tasks[task].labels[own]) for task, own in numbers.items()},
@@ -102,18 +103,19 @@ def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDAr
             for task, own in numbers.items()
             if (teacher := tasks[task].teacher) is not None
         },
-        lengths=tuple(int(tasks[task].tokens.lengths[row]) for task, row in zip(task_of, rows, strict=True)),
+        lengths=lengths,
     )
 
 
 def _inputs(
     tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
     spans = []
     for task, row in zip(task_of, rows, strict=True):
         tokens = tasks[task].tokens
         spans.append((tokens, tokens.offsets[row], tokens.offsets[row + 1]))
-    longest = max(end - start for _, start, end in spans)
+    lengths = tuple(int(end - start) for _, start, end in spans)
+    longest = max(lengths)
     ids = np.full((len(spans), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(spans), longest), dtype=np.int64)
     types = np.zeros((len(spans), longest), dtype=np.int64) if spans[0][0].types is not None else None
@@ -125,4 +127,4 @@ def _inputs(
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     if types is not None:
         inputs["token_type_ids"] = torch.from_numpy(types)
-    return inputs
+    return inputs, lengths

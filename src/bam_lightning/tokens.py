@@ -83,18 +83,28 @@ def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) ->
     parts = []
     for first in range(0, len(texts[0]), CHUNK_ROWS):
         columns = [list(column[first : first + CHUNK_ROWS]) for column in texts]
-        encoded = tokenizer(
-            *columns,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=wants_types,
-        )
-        part = {"ids": pa.array(encoded["input_ids"], pa.list_(pa.int32()))}
+        ids, types = _encoded(columns, tokenizer, max_length)
+        part = {"ids": pa.array(ids, pa.list_(pa.int32()))}
         if wants_types:
-            part["types"] = pa.array(encoded["token_type_ids"], pa.list_(pa.uint8()))
+            part["types"] = pa.array(types, pa.list_(pa.uint8()))
         parts.append(pa.table(part))
     return pa.concat_tables(parts).combine_chunks()
+
+
+def _encoded(columns: list[list[str]], tokenizer: Any, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the token ids and segment ids of each row.
+
+    A fast tokenizer is asked for one row, which leaves its backend set to the length, and the backend for all: what
+    transformers does with each row after that takes as long as the backend.
+    """
+    words = {"truncation": True, "max_length": max_length, "return_token_type_ids": True}
+    if not tokenizer.is_fast:
+        encoded = tokenizer(*columns, return_attention_mask=False, **words)
+        return encoded["input_ids"], encoded["token_type_ids"]
+    tokenizer(*(column[:1] for column in columns), **words)
+    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    found = tokenizer.backend_tokenizer.encode_batch_fast(rows)
+    return [one.ids for one in found], [one.type_ids for one in found]
 
 
 def _write(path: Path, table: pa.Table) -> None:

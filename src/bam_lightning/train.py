@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if attended():
         return
-    sys.exit(run(job, attended))
+    status = run(job, attended)
+    gc.freeze()  # else the interpreter looks for garbage in all modules before it ends, which takes a second
+    sys.exit(status)
 
 
 if __name__ == "__main__":
