@@ -57,10 +57,10 @@ class Clock(pl.Callback):
         self.ended.append(time.perf_counter())
 
 
-def train(work: Work, clock: Clock, teachers: bool) -> None:
+def train(work: Work, clock: pl.Callback, teachers: bool, sizes: dict[str, Any] | None = None) -> None:
     """Train with this library's stream, module and Lightning's trainer, as a Run does."""
     machine.prepare()
-    encoder = build_encoder(work)
+    encoder = build_encoder(work, sizes)
     heads = {
         name: build(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
         for name in work.examples

@@ -2,87 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import transformers
 
 from bam_lightning import bert_layers
-from bam_lightning.encoders import Encoder
 from bam_lightning.packing import pack
-from families import FAMILIES, SIZES, body, inputs
-
-PACKS = ("bert", "roberta", "electra", "distilbert", "minilm")
-LENGTHS = (9, 5, 3, 17, 9, 2)
-
-
-def encoder_of(family, dtype=torch.float32):
-    """Return an encoder whose weights are so large that every part of it matters."""
-    torch.manual_seed(0)
-    encoder = Encoder(body(family), pooler=True)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.normal_(0, 0.2)
-    return encoder.to(dtype).eval()
-
-
-def both(encoder, batch, lengths):
-    """Return the vectors and all gradients, first of padded texts and then of packed ones."""
-    found = []
-    target = torch.randn(len(lengths), encoder.width, generator=torch.Generator().manual_seed(2))
-    for given in ((), lengths):
-        encoder.zero_grad()
-        vectors = encoder(batch, given)
-        (vectors * target).sum().backward()
-        gradients = {name: one.grad for name, one in encoder.named_parameters()}
-        found.append((vectors.detach(), copy.deepcopy(gradients)))
-    return found
-
-
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("types", [True, False])
-@pytest.mark.parametrize("family", PACKS)
-def test_packed_vectors_and_gradients_are_the_padded_ones(family, types, dtype, close):
-    encoder, batch = encoder_of(family, dtype), inputs(LENGTHS)
-    if types and family in ("bert", "electra", "minilm"):
-        batch["token_type_ids"] = torch.randint(0, 2, batch["input_ids"].shape)
-    assert encoder.packs
-    (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
-    torch.testing.assert_close(packed, padded, atol=close, rtol=0)
-    for name, gradient in theirs.items():
-        torch.testing.assert_close(ours[name], gradient, atol=close, rtol=close, msg=name)
-
-
-@pytest.mark.parametrize("family", PACKS)
-def test_packed_bfloat16_is_as_near_to_float32_as_padded_bfloat16(family):
-    encoder, batch = encoder_of(family), inputs(LENGTHS)
-    with torch.no_grad():
-        exact = encoder(batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            padded, packed = encoder(batch), encoder(batch, LENGTHS)
-    assert (packed - exact).abs().mean() < 1.5 * (padded - exact).abs().mean()
-
-
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in PACKS])
-def test_families_without_position_ids_stay_padded(family):
-    encoder, batch = encoder_of(family), inputs(LENGTHS)
-    assert not encoder.packs
-    assert encoder(batch, LENGTHS).equal(encoder(batch))
-
-
-@pytest.mark.parametrize("fields", [{"hidden_act": "relu"}, {"is_decoder": True}])
-def test_layers_that_are_not_written_out_are_left_to_transformers(fields):
-    config = transformers.BertConfig(**SIZES, **fields)
-    assert bert_layers.written_out(transformers.BertConfig(**SIZES))
-    assert not bert_layers.written_out(config)
-    if config.is_decoder:
-        return
-    torch.manual_seed(0)
-    encoder, batch = Encoder(transformers.BertModel(config), pooler=True).eval(), inputs(LENGTHS)
-    (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
-    torch.testing.assert_close(packed, padded, atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+from families import SIZES
 
 
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.3])
@@ -107,33 +33,3 @@ def test_a_layers_gradient_under_dropout_is_the_finite_differences(attention_dro
     for weight in weights:
         torch.nn.init.normal_(weight, 0, 0.3)
     assert torch.autograd.gradcheck(same_draws, (states, *weights), atol=1e-6)
-
-
-def test_dropout_takes_the_share_that_transformers_take():
-    """With dropout of one kind alone, the spread of a vector is that of the padded layers."""
-    for kind in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        fields = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0) | {kind: 0.3}
-        torch.manual_seed(0)
-        encoder = Encoder(transformers.BertModel(transformers.BertConfig(**SIZES, **fields)), pooler=False).train()
-        for parameter in encoder.parameters():
-            torch.nn.init.normal_(parameter, 0, 0.3)
-        batch = inputs((6,) * 400)
-        batch = {name: values[:1].expand_as(values) for name, values in batch.items()}  # one text, many draws
-        with torch.no_grad():
-            padded, packed = encoder(batch), encoder(batch, (6,) * 400)
-        assert padded.std(0).mean() > 0.01
-        assert packed.std(0).mean().item() == pytest.approx(padded.std(0).mean().item(), rel=0.05)
-        assert (packed.mean(0) - padded.mean(0)).abs().mean() < 2 * padded.std(0).mean() / 20
-
-
-def test_without_dropout_nothing_is_drawn():
-    encoder, batch = encoder_of("bert"), inputs(LENGTHS)
-    state = torch.get_rng_state()
-    encoder(batch, LENGTHS)
-    assert torch.get_rng_state().equal(state)
-
-
-def test_robertas_positions_skip_its_padding_token_wherever_it_stands():
-    encoder, batch = encoder_of("roberta", torch.float64), inputs(LENGTHS)
-    batch["input_ids"][0, 3] = 1  # its padding, in the middle of a text
-    torch.testing.assert_close(encoder(batch, LENGTHS), encoder(batch), atol=1e-11, rtol=0)
