@@ -92,13 +92,13 @@ def test_dropout_takes_the_share_that_transformers_take():
         encoder = Encoder(transformers.BertModel(transformers.BertConfig(**SIZES, **fields)), pooler=False).train()
         for parameter in encoder.parameters():
             torch.nn.init.normal_(parameter, 0, 0.3)
-        batch = inputs((6,) * 400)
+        batch = inputs((6,) * 4000)
         batch = {name: values[:1].expand_as(values) for name, values in batch.items()}  # one text, many draws
         with torch.no_grad():
-            padded, packed = encoder(batch), encoder(batch, (6,) * 400)
+            padded, packed = encoder(batch), encoder(batch, (6,) * 4000)
         assert padded.std(0).mean() > 0.01
         assert packed.std(0).mean().item() == pytest.approx(padded.std(0).mean().item(), rel=0.05)
-        assert (packed.mean(0) - padded.mean(0)).abs().mean() < 2 * padded.std(0).mean() / 20
+        assert (packed.mean(0) - padded.mean(0)).abs().mean() < 2 * padded.std(0).mean() / 4000**0.5
 
 
 def test_without_dropout_nothing_is_drawn():

@@ -1,14 +1,19 @@
 """Dropout on a CPU without the wait for random numbers: the same distribution, several times faster.
 
 torch draws two 32-bit numbers for every element, one after the other; with attention dropout that is a third of
-a training step. Here one 64-bit draw serves four elements, of 16 bits each, so p is exact to 1 / 65,536."""
+a training step. Here one 64-bit draw serves four elements, of 16 bits each, so p is exact to 1 / 65,536; and torch's
+generator only starts another, SFC64, which is three times as fast."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,8 +27,28 @@ def keep_mask(shape: Sequence[int], p: float) -> Tensor:
     Bytes and not booleans, which torch takes seven times as long to turn into numbers.
     """
     count = math.prod(shape)
-    draws = torch.empty(-(-count // LANES), dtype=torch.int64).random_(-(1 << 63), None)
-    return (draws.view(torch.int16)[:count] >= round(p * LEVELS) - LEVELS // 2).view(torch.uint8).view(shape)
+    draws = _draws(-(-count // LANES)).view(np.int16)[:count]
+    keep = draws >= round(p * LEVELS) - LEVELS // 2
+    return torch.from_numpy(keep.view(np.uint8)).view(shape)
+
+
+class _Source(threading.local):
+    """A generator of each thread's own: it is set and read in two steps."""
+
+    def __init__(self) -> None:
+        self.state = np.random.SFC64(0)
+        self.numbers = np.random.Generator(self.state)
+
+
+_source = _Source()
+
+
+def _draws(count: int) -> NDArray[np.int64]:
+    """Return any int64, from a state that three draws of torch's CPU generator give; 1 is the counter at its start."""
+    start = torch.empty(3, dtype=torch.int64).random_(-(1 << 63), None).numpy().view(np.uint64)
+    words: Any = {"state": np.append(start, np.uint64(1))}
+    _source.state.state = {"bit_generator": "SFC64", "state": words, "has_uint32": 0, "uinteger": 0}
+    return _source.numbers.integers(-(1 << 63), (1 << 63) - 1, count, dtype=np.int64, endpoint=True)
 
 
 def dropout(values: Tensor, p: float) -> Tensor:
