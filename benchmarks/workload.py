@@ -95,7 +95,7 @@ def _generated(tasks: list[str]) -> dict[str, Examples]:
     for number, name in enumerate(tasks):
         rows, mean, spread, outputs = SHAPES[name]
         rng = np.random.default_rng([number, 7])
-        lengths = np.clip(np.exp(rng.normal(mean, spread, rows)), 4, LONGEST).astype(np.int64)
+        lengths = np.rint(np.clip(np.exp(rng.normal(mean, spread, rows)), 4, LONGEST)).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = rng.integers(1000, VOCABULARY, offsets[-1]).astype(np.int32)
         labels = rng.random(rows, np.float32) if outputs == 1 else rng.integers(0, outputs, rows)

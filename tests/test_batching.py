@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam_lightning.batching import Examples, make_batch, split_by_length
+from bam_lightning.batching import Examples, make_batch, share, split_by_length
 from bam_lightning.tokens import Tokens
 
 
@@ -163,3 +163,15 @@ def test_the_same_row_may_stand_twice():
 def test_an_encoder_without_segments_gets_none():
     batch = make_batch(two_tasks(types=False), ["rte"], np.array([1]), pad_id=0)
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("rows", [0, 1, 7, 32, 33])
+def test_processes_share_rows_and_tokens_evenly(rows, processes):
+    lengths = np.random.default_rng(rows).integers(3, 128, rows)
+    shares = [share(lengths, rank, processes) for rank in range(processes)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(rows))
+    assert all((np.diff(one) > 0).all() for one in shares)
+    counts, tokens = [len(one) for one in shares], [int(lengths[one].sum()) for one in shares]
+    assert max(counts) - min(counts) <= 1
+    assert max(tokens) - min(tokens) <= (lengths.max() if rows else 0)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bam_lightning import parallel
 from bam_lightning.batch import Batch
-from bam_lightning.batching import Examples, cut_into_blocks, make_batch, split_by_length
+from bam_lightning.batching import Examples, cut_into_blocks, make_batch, share, split_by_length
 from bam_lightning.stopping import spare_worker
 from bam_lightning.stream import EMPTY, Stream
 
@@ -65,8 +65,9 @@ class Steps(Dataset[list[Batch]]):
         return len(self.rows)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        rows = self.rows[step][self.rank :: self.processes]
+        rows = self.rows[step]
         rows = rows[rows != EMPTY]
+        rows = rows[share(self.lengths[rows], self.rank, self.processes)]
         numbers = np.searchsorted(self.firsts, rows, side="right") - 1
         batches = []
         for group in split_by_length(self.lengths[rows], self.call_tokens):

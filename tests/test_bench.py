@@ -1,0 +1,67 @@
+"""The benchmarks' table: what was found beside what was predicted; and what their sides train on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+PROVENANCE = {"commit": "abc1234", "finished": "2026-11-24T12:00:00+00:00", "machine": "a CPU", "precision": "32-true",
+              "data": "generated rows", "versions": {}}  # fmt: skip
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Return a function that imports a file of benchmarks/."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in ("bench", "workload", "sides", "run_side"):
+        sys.modules.pop(name, None)
+
+
+def test_every_claim_is_of_sides_that_run(module):
+    for name, bench in module("bench").BENCHES.items():
+        for claim in bench.claims:
+            assert {claim.side, *filter(None, [claim.other])} <= set(bench.sides), name
+
+
+def test_the_table_has_the_median_of_the_ratios_of_rounds(module, monkeypatch, tmp_path):
+    bench = module("bench")
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    rounds = [
+        {"ours": {"rate": ours, "peak_mib": 1000 + ours}, "group_by_length": {"rate": 100, "peak_mib": 3000}}
+        for ours in (150, 130, 140)
+    ]
+    (tmp_path / "cola.json").write_text(json.dumps({**PROVENANCE, "rounds": rounds}))
+    lines = bench._table().splitlines()
+    (line,) = [line for line in lines if line.startswith("| CoLA")]
+    assert [cell.strip() for cell in line.split("|")[2:7]] == [
+        "1.4", "3: 1.3 to 1.5", "1.35", "at least 1.3", "1,150, 3,000",
+    ]  # fmt: skip
+    assert "abc1234, 2026-11-24, a CPU" in line
+    assert sum("not run" in line for line in lines) == sum(len(one.claims) for one in bench.BENCHES.values()) - 1
+
+
+def test_an_unknown_benchmark_is_refused_with_the_names_there_are(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", "colla"])
+    with pytest.raises(SystemExit):
+        module("bench").main()
+    assert "no benchmark colla; there are mixed_128, mixed_32, cola" in capsys.readouterr().err
+
+
+def test_generated_rows_have_glues_lengths_and_the_stream_its_proportions(module):
+    workload = module("workload")
+    work = workload.make(["cola", "rte"], batch=64, steps=50, data="", encoder="", cache="")
+    assert work.lengths.shape == (50, 64)
+    sizes = {name: len(one.labels) for name, one in work.examples.items()}
+    assert sizes == {"cola": 8551, "rte": 2490}
+    share = (work.stream.rows < 8551).mean()
+    assert share == pytest.approx(8551**0.75 / (8551**0.75 + 2490**0.75), abs=0.02)
+    for name, shape in workload.SHAPES.items():
+        if name in work.examples:
+            assert np.log(work.examples[name].tokens.lengths).mean() == pytest.approx(shape.mean, abs=0.05)
