@@ -51,7 +51,7 @@ def test_an_unknown_benchmark_is_refused_with_the_names_there_are(module, monkey
     monkeypatch.setattr(sys, "argv", ["bench.py", "colla"])
     with pytest.raises(SystemExit):
         module("bench").main()
-    assert "no benchmark colla; there are mixed_128, mixed_32, cola" in capsys.readouterr().err
+    assert "no benchmark colla; there are mixed_128, limit, mixed_32" in capsys.readouterr().err
 
 
 def test_generated_rows_have_glues_lengths_and_the_stream_its_proportions(module):
