@@ -189,37 +189,48 @@ def _provenance() -> dict[str, Any]:
 
 
 def _table() -> str:
+    """Return all that is kept: a line for each claim, and of each file where it was found."""
     lines = [
         "# Benchmarks",
         "",
         "Written by `make bench`. Ratios of real tokens a second unless the line says otherwise; each is the median of",
         "the rounds, with the smallest and largest. Memory: peaks of the two sides. The prediction was written first.",
         "",
-        "| what | found | rounds | predicted | wanted | memory, MiB | commit, day, machine |",
+        "| what | found | rounds | predicted | wanted | memory, MiB | file |",
         "|---|---|---|---|---|---|---|",
     ]
+    places = []
     for name, bench in BENCHES.items():
         path = RESULTS / f"{name}.json"
-        if not path.exists():
-            lines += [
-                f"| {claim.what} | not run | | {claim.prediction:g} | {_wanted(claim)} | | |" for claim in bench.claims
-            ]
-            continue
-        kept = json.loads(path.read_text())
-        where = f"{kept['commit']}, {kept['finished'][:10]}, {kept['machine']}, {kept['precision']}; {kept['data']}"
-        lines += [_line(claim, kept["rounds"], where) for claim in bench.claims]
+        kept = json.loads(path.read_text()) if path.exists() else None
+        lines += [_line(claim, name, kept["rounds"]) if kept else _not_run(claim) for claim in bench.claims]
+        if kept:
+            what = f"{kept['machine']}, {kept['precision']} where not said; {kept['data']}"
+            places.append(f"| {name} | {kept['commit']} | {kept['finished'][:10]} | {what} | {_versions(kept)} |")
+    lines += ["", "| file | commit | day | machine and data | versions |", "|---|---|---|---|---|", *places]
     return "\n".join(lines) + "\n"
 
 
-def _line(claim: Claim, rounds: list[dict[str, Any]], where: str) -> str:
+def _versions(kept: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {kept['versions'][name]}" for name in ("python", "torch", "transformers"))
+
+
+def _not_run(claim: Claim) -> str:
+    return f"| {claim.what} | not run | | {claim.prediction:g} | {_wanted(claim)} | | |"
+
+
+def _line(claim: Claim, name: str, rounds: list[dict[str, Any]]) -> str:
     values = [one[claim.side][claim.field] / (one[claim.other][claim.field] if claim.other else 1.0) for one in rounds]
-    spread = "" if len(values) == 1 else f"{min(values):.3g} to {max(values):.3g}"
+    spread = "" if len(values) == 1 else f": {_number(min(values))} to {_number(max(values))}"
     memory = [f"{max(one[side]['peak_mib'] for one in rounds):,.0f}" for side in (claim.side, claim.other) if side]
-    middle = statistics.median(values)
     return (
-        f"| {claim.what} | {middle:,.3g} | {len(values)}{': ' if spread else ''}{spread} | {claim.prediction:g} | "
-        f"{_wanted(claim)} | {', '.join(memory)} | {where} |"
+        f"| {claim.what} | {_number(statistics.median(values))} | {len(values)}{spread} | {claim.prediction:g} | "
+        f"{_wanted(claim)} | {', '.join(memory)} | {name} |"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _wanted(claim: Claim) -> str:
