@@ -27,7 +27,7 @@ def recipe(cache: Path) -> dict[str, float]:
 def sweep(cache: Path, seeds: str) -> dict[str, float]:
     """Run the embedded default with so many seeds as one sweep in one store."""
     with tempfile.TemporaryDirectory() as folder:
-        return _found(_job(folder, EXPERIMENT, "-m", f"seed=range({seeds})"))
+        return _found(_job(folder, "-m", EXPERIMENT, f"seed=range({seeds})"))
 
 
 def pipelines(cache: Path, seeds: str) -> dict[str, float]:
