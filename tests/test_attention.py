@@ -21,11 +21,11 @@ def row(dtype=torch.float64):
     return packing, torch.randn(len(packing.take), 3, HEADS, WIDTH, dtype=dtype)
 
 
-def one_by_one(parts, packing):
+def one_by_one(parts, packing, scale=SCALE):
     """Return torch's attention of each text alone, one after the other."""
     spans = zip(packing.offsets[:-1].tolist(), packing.offsets[1:].tolist(), strict=True)
     texts = [parts[start:end].permute(1, 2, 0, 3)[:, None] for start, end in spans]  # [3, 1, H, t, D]
-    mixed = [F.scaled_dot_product_attention(*text, scale=SCALE)[0].transpose(0, 1) for text in texts]
+    mixed = [F.scaled_dot_product_attention(*text, scale=scale)[0].transpose(0, 1) for text in texts]
     return torch.cat(mixed)
 
 
@@ -74,18 +74,19 @@ def test_transformers_ask_for_packed_attention_in_their_own_shape():
     torch.testing.assert_close(mixed[0], Grouped.apply(parts, packing.groups, SCALE, 0.0))
 
 
-def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(monkeypatch):
+@pytest.mark.parametrize("scale", [WIDTH**-0.5, 0.3])
+def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(scale, monkeypatch):
     """The kernel is for GPUs alone; this one computes what torch's documents of it."""
     grouped, parts = row(torch.float32)
     parts = parts[: sum(LENGTHS)]
     packing = pack(LENGTHS, max(LENGTHS), grouped=False)
     assert len(packing.take) == sum(LENGTHS)  # the kernel leaves what belongs to no text unset
 
-    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale):
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
         assert (max_q, max_k, cu_seq_q.dtype) == (20, 20, torch.int32)
         assert cu_seq_q.equal(cu_seq_k)
-        return one_by_one(torch.stack([query, key, value], 1), packing)
+        return one_by_one(torch.stack([query, key, value], 1), packing, WIDTH**-0.5)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
-    mixed = attention_module._packed(parts, packing, SCALE, 0.1)
-    torch.testing.assert_close(mixed, one_by_one(parts, grouped))
+    mixed = attention_module._packed(parts, packing, scale, 0.1)
+    torch.testing.assert_close(mixed, one_by_one(parts, grouped, scale))

@@ -40,7 +40,7 @@ BAD = [
     ("trainer.nodes=0", "trainer.nodes must be at least 1, got 0"),
     (
         "trainer.strategy=dp",
-        "Error merging override trainer.strategy=dp: Invalid value 'dp', expected one of [auto, ddp]",
+        "Error merging override trainer.strategy=dp: Invalid value 'dp', expected one of [auto, ddp, fsdp]",
     ),
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
     (

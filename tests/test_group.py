@@ -22,20 +22,27 @@ from bam_lightning.follow import brief, lead
 from bam_lightning.job import look, run_recipe
 from bam_lightning.place import Place
 from bam_lightning.recipe import plan
+from bam_lightning.stopping import Stopped
 from bam_lightning.store import Store
 from conftest import sentences
 
-# A schedule that goes wrong in one process at lam 0.5, if asked to; on the path of this process and so of the others
+SHARED = ["trainer.devices=2", "trainer.strategy=fsdp"]
+
+# A schedule that goes wrong at lam 0.5, if asked to; it is on the path of all processes
 BREAKING = """
 import os, signal
 from bam_lightning import parallel
 
 class Lam:
     def __call__(self, progress):
-        if parallel.rank() == 1 and progress >= 0.5:
-            if os.environ["BREAK"] == "raise":
+        rank, how = parallel.rank(), os.environ["BREAK"]
+        if progress >= 0.5:
+            if how == "signal" and rank == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if how == "raise" and rank == parallel.processes() - 1:
                 raise MemoryError("no room for a tensor of 3 GiB")
-            os.kill(os.getpid(), signal.SIGKILL)
+            if how == "kill" and rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
         return progress
 """
 
@@ -117,8 +124,44 @@ def test_two_processes_end_as_one_does_in_a_sweep_with_one_store(words, tmp_path
     assert {manifest["processes"] for manifest in manifests} == {2}
 
 
+@pytest.mark.slow
+def test_two_processes_with_a_share_of_the_encoder_each_end_as_one_does(words, tmp_path):
+    sweep = ["+experiment=single_multi", "optimization.single.batch_size=1", "optimization.single.epochs=0.4"]
+    alone = [*words, *sweep, "trainer.precision=float64"]
+    run_recipe(compose([*alone, f"paths.store={tmp_path}/one"]), tmp_path / "one-out")
+    run_recipe(compose([*alone, *SHARED, "trainer.checkpoint_steps=2"]), tmp_path / "two")
+    assert close(tmp_path / "one", tmp_path / "store") == 3  # two teachers, whose steps leave a process idle; a student
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(SHARED, []), ([], SHARED)])
+def test_a_run_goes_on_whether_its_encoder_was_shared_or_not(first, second, words, tmp_path, monkeypatch):
+    more = [*words, "recipe=multi", "trainer.precision=float64", "trainer.checkpoint_steps=1"]
+    more.append(breaking(tmp_path, monkeypatch, "raise"))
+    with pytest.raises((RuntimeError, MemoryError), match="no room"):
+        run_recipe(compose([*more, *first]), tmp_path / "breaks")
+    assert len(list((tmp_path / "store" / "building").glob("*/last.ckpt"))) == 1
+    monkeypatch.setenv("BREAK", "no")
+    run_recipe(compose([*more, *second]), tmp_path / "goes_on")
+    run_recipe(compose([*more, f"paths.store={tmp_path}/one"]), tmp_path / "one-out")
+    assert close(tmp_path / "one", tmp_path / "store") == 1
+
+
+@pytest.mark.slow
+def test_a_shared_encoder_is_put_together_where_no_step_is_left(words, tmp_path, monkeypatch):
+    """A signal in the last step leaves a checkpoint of it."""
+    more = [*words, "recipe=multi", "trainer.precision=float64", "trainer.max_steps=2"]
+    more.append(breaking(tmp_path, monkeypatch, "signal"))
+    with pytest.raises(Stopped, match="saved after step 2"):
+        run_recipe(compose([*more, *SHARED]), tmp_path / "breaks")
+    monkeypatch.setenv("BREAK", "no")
+    run_recipe(compose([*more, *SHARED]), tmp_path / "goes_on")
+    run_recipe(compose([*more, f"paths.store={tmp_path}/one"]), tmp_path / "one-out")
+    assert close(tmp_path / "one", tmp_path / "store") == 1
+
+
 def breaking(tmp_path: Path, monkeypatch, how: str) -> str:
-    """Return the word that has the second process fail ``how``."""
+    """Return the word that has a process fail ``how``."""
     (tmp_path / "breaking.py").write_text(BREAKING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("BREAK", how)
@@ -169,7 +212,7 @@ def test_a_lost_loss_is_the_same_message_as_in_one_process(words, tmp_path):
     assert str(raised.value).startswith("the loss is no longer a number")
 
 
-class Stopped(Exception):
+class Halt(Exception):
     """Where a test breaks off."""
 
 
@@ -187,11 +230,11 @@ def test_two_processes_go_on_where_one_stopped_and_pretrain(words, tmp_path):
 
     def listener(step: int) -> None:
         if step == 3:
-            raise Stopped
+            raise Halt
 
     for (run, whole), (_, broken) in zip(one, two, strict=True):
         room.execute(run, whole)
-        with pytest.raises(Stopped):
+        with pytest.raises(Halt):
             room.execute(run, replace(broken, listener=listener))
         assert broken.store.begun(run.id)
     with lead(two[0][1], Place()) as context:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+import torch.utils.checkpoint
 import transformers
 
 from bam_lightning import bert_layers
@@ -73,12 +75,12 @@ def test_families_without_position_ids_stay_padded(family):
 @pytest.mark.parametrize("fields", [{"hidden_act": "relu"}, {"is_decoder": True}])
 def test_layers_that_are_not_written_out_are_left_to_transformers(fields):
     config = transformers.BertConfig(**SIZES, **fields)
-    assert bert_layers.written_out(transformers.BertConfig(**SIZES))
-    assert not bert_layers.written_out(config)
-    if config.is_decoder:
-        return
     torch.manual_seed(0)
     encoder, batch = Encoder(transformers.BertModel(config), pooler=True).eval(), inputs(LENGTHS)
+    assert bert_layers.written_out(transformers.BertModel(transformers.BertConfig(**SIZES)))
+    assert not bert_layers.written_out(encoder.body)
+    if config.is_decoder:
+        return
     (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
     torch.testing.assert_close(packed, padded, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -112,3 +114,49 @@ def test_robertas_positions_skip_its_padding_token_wherever_it_stands():
     encoder, batch = encoder_of("roberta", torch.float64), inputs(LENGTHS)
     batch["input_ids"][0, 3] = 1  # its padding, in the middle of a text
     torch.testing.assert_close(encoder(batch, LENGTHS), encoder(batch), atol=1e-11, rtol=0)
+
+
+class Adapter(torch.nn.Module):
+    """A linear layer with something added, as libraries for adapters put it in a layer's place."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+        self.down = torch.nn.Linear(inner.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, inner.out_features, bias=False)
+
+    def forward(self, values):
+        return self.inner(values) + self.up(self.down(values))
+
+
+def adapted(body):
+    torch.manual_seed(1)
+    one = body.encoder.layer[1].attention.self
+    one.value = Adapter(one.value)
+
+
+def doubled(body):
+    body.encoder.layer[0].intermediate.register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
+
+
+def checkpointed(body):
+    body.train()
+    for layer in body.encoder.layer:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+
+
+@pytest.mark.parametrize("change", [adapted, doubled, checkpointed])
+def test_what_is_put_into_a_layer_is_computed(change):
+    encoder, batch = encoder_of("bert"), inputs(LENGTHS)
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    before = encoder(batch, LENGTHS)
+    change(encoder.body)
+    assert not bert_layers.written_out(encoder.body)
+    (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
+    assert change is checkpointed or not torch.allclose(packed, before, atol=1e-3)
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-4, rtol=1e-4, msg=name)

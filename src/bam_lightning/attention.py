@@ -59,8 +59,10 @@ def _packed(parts: Tensor, packing: Packing, scale: float, p: float) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = parts.unbind(1)
+    if scale != (usual := query.shape[-1] ** -0.5):  # not every version of the kernel takes another
+        query = query * (scale / usual)
     where, longest = packing.offsets, packing.longest
-    return cast("Tensor", varlen_attn(query, key, value, where, where, longest, longest, scale=scale))
+    return cast("Tensor", varlen_attn(query, key, value, where, where, longest, longest))
 
 
 class Grouped(torch.autograd.Function):

@@ -19,6 +19,7 @@ from bam_lightning.packing import Packing
 
 aten = torch.ops.aten
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+PARTS = (nn.Linear, nn.LayerNorm)
 
 
 class Settings(NamedTuple):
@@ -34,9 +35,31 @@ class Settings(NamedTuple):
     rows: Tensor | None
 
 
-def written_out(config: Any) -> bool:
-    """Return whether the layers of a transformers configuration are those of this module."""
-    return config.model_type in FAMILIES and config.hidden_act == "gelu" and not config.is_decoder
+def written_out(body: Any) -> bool:
+    """Return whether a transformers model's layers are those of this module, and nobody has put anything into them.
+
+    A hook (FSDP has some), an adapter in a linear layer's place, and gradient checkpointing need the model's own code.
+    """
+    config = body.config
+    if config.model_type not in FAMILIES or config.hidden_act != "gelu" or config.is_decoder:
+        return False
+    layers = body.encoder.layer
+    plain = all(type(part) in PARTS for layer in layers for part in _parts(layer))
+    return plain and not any(map(_altered, layers.modules()))
+
+
+def _parts(layer: Any) -> tuple[Any, ...]:
+    """Return what has weights in a layer, in the order of ``Layer``'s arguments."""
+    attention = layer.attention
+    return (
+        attention.self.query, attention.self.key, attention.self.value, attention.output.dense,
+        attention.output.LayerNorm, layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm,
+    )  # fmt: skip
+
+
+def _altered(one: nn.Module) -> bool:
+    hooks = one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
+    return bool(hooks) or getattr(one, "gradient_checkpointing", False)
 
 
 def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing) -> Tensor:
@@ -55,11 +78,8 @@ def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing) -> Tensor
             half,
             packing.firsts if number + 1 == len(layers) else None,
         )
-        parts = (
-            attention.query, attention.key, attention.value, one.attention.output.dense,
-            one.attention.output.LayerNorm, one.intermediate.dense, one.output.dense, one.output.LayerNorm,
-        )  # fmt: skip
-        states = Layer.apply(states, settings, *(tensor for part in parts for tensor in (part.weight, part.bias)))
+        weights = (tensor for part in _parts(one) for tensor in (part.weight, part.bias))
+        states = Layer.apply(states, settings, *weights)
     return states
 
 

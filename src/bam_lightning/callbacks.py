@@ -48,17 +48,23 @@ class Checkpoints(pl.Callback):
         step, agree = trainer.global_step, trainer.strategy.reduce_boolean_decision
         due = (self.steps is not None and step % self.steps == 0) or self._late()
         # processes hear signals and look at clocks at different moments, but must save and stop at the same step
-        if not agree(self.stop.signal is not None or (due and step < trainer.max_steps), all=False):
+        wanted = agree(self.stop.signal is not None or (due and step < trainer.max_steps), all=False)
+        if _sharded(pl_module):
+            wanted = parallel.of_first(wanted)  # each has to give its share of the weights
+        if not wanted:
             return
-        self._save(trainer)
+        self._save(trainer, pl_module)
         if agree(self.stop.signal is not None, all=False):
             raise Stopped(self.stop.signal or signal.SIGTERM, step)
 
     def _late(self) -> bool:
         return time.monotonic() - self.saved >= 60 * self.minutes
 
-    def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if _sharded(module) and parallel.rank():
+            states = [one.state_dict() for one in trainer.optimizers]
+            module.on_save_checkpoint({"state_dict": module.state_dict(), "optimizer_states": states})
+        elif trainer.is_global_zero:
             with replacing(self.path) as beside:
                 trainer.save_checkpoint(beside)
         else:
@@ -72,6 +78,10 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.before = state_dict["seconds"]
+
+
+def _sharded(module: pl.LightningModule) -> bool:
+    return bool(getattr(module, "sharded", False))
 
 
 class SameStart(pl.Callback):

@@ -38,7 +38,7 @@ from bam_lightning.store import outputs_column
 from bam_lightning.stream import SizePower, Stream
 from bam_lightning.targets import build
 from bam_lightning.tokens import Tokens, encode
-from bam_lightning.trainer_config import Precision
+from bam_lightning.trainer_config import Precision, Strategy
 
 
 def check(config: Config) -> None:
@@ -104,6 +104,8 @@ def _fit(
     callbacks = [SameStart(), checkpoints, Advance(context.listener)]
     trainer = machine.trainer(settings, context.output, run.steps, logger, callbacks)
     saved = last_checkpoint(building)
+    if machine.precision(settings) == "64-true":
+        module.double()  # before a checkpoint's weights come: Lightning would do so after, when they are rounded
     with warnings.catch_warnings(), stop:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
@@ -123,7 +125,9 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
         train[task] = Examples(tokenised(rows), rows.labels, _column(run, context, task, rows))
     heads = _heads(run.tasks, encoder, kept, config)
     stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
-    call_tokens = ONE_CALL if encoder.packs else config.trainer.call_tokens
+    sharded = config.trainer.strategy is Strategy.fsdp and parallel.processes() > 1
+    # processes that put layers together for each other have as many calls as each other
+    call_tokens = ONE_CALL if encoder.packs or sharded else config.trainer.call_tokens
     data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, call_tokens, config.data.workers)
     assert run.hyper.learning_rate is not None
     assert run.hyper.layerwise_decay is not None
@@ -137,6 +141,7 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
         stream.weights,
         run.seed,
         config.trainer.log_every,
+        sharded,
     )
     lengths = np.concatenate([examples.tokens.lengths for examples in train.values()])
     return module, data, tokenizer, int(lengths[stream.rows[stream.rows >= 0]].sum())

@@ -8,6 +8,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,7 +118,16 @@ def device_name(settings: TrainerConfig) -> str:
     """Return the name of the device, with the number of threads on a CPU."""
     if on_gpu(settings):
         return str(torch.cuda.get_device_name())
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """Return the processor's model where the system tells, else its kind."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.processor() or platform.machine()} CPU"
 
 
 def versions() -> dict[str, str]:

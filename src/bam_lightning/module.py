@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from bam_lightning import clock
+from bam_lightning import clock, sharding
 from bam_lightning.batch import Batch
 from bam_lightning.config import OptimizationConfig
 from bam_lightning.distillation import average, mix_targets
@@ -38,6 +38,7 @@ class BamModule(pl.LightningModule):
         weights: task name -> factor on its example losses (1 unless the stream says otherwise).
         seed: of dropout, which is a pure function of (seed, optimizer step), so that a resumed run is the same run.
         log_every: optimizer steps.
+        sharded: whether each process keeps but its share of the encoder while it trains.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BamModule(pl.LightningModule):
         weights: Mapping[str, float] | None = None,
         seed: int = 0,
         log_every: int = 10,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,9 +63,13 @@ class BamModule(pl.LightningModule):
         self.weights = dict(weights or {})
         self.seed = seed
         self.record = Record(heads, log_every)
+        self.sharded = sharded
+        self.blanks: list[Encoder] = []  # what a shared encoder is put together in; a list, so it is no part of this
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer; rates are set at each step."""
+        """Return the optimizer; rates are set at each step. Weights are in place by now, so they can be shared out."""
+        if self.sharded:
+            self.blanks.append(sharding.shard(self.encoder))
         groups = parameter_groups(self.encoder, self.heads, self.layerwise_decay, self.optimization.weight_decay)
         return build_optimizer(groups, self.optimization)
 
@@ -101,6 +107,8 @@ class BamModule(pl.LightningModule):
         set_rates(optimizer.optimizer, rate)
         clock.seed_step(self.trainer, self.seed)
         own: Losses = []
+        if self.sharded and not step:
+            self._take_part()
         with local_gradients(self):
             for batch in step:
                 losses = self.task_losses(batch, lam)
@@ -119,13 +127,39 @@ class BamModule(pl.LightningModule):
         }
         self.record.write(self.trainer, logged)
 
+    def _take_part(self) -> None:
+        """Put the encoder's layers together and apart with the processes that have rows."""
+        token = torch.ones((1, 1), dtype=torch.long, device=self.device)
+        vector = self.encoder({"input_ids": token, "attention_mask": token})
+        self.manual_backward((vector * 0.0).sum())
+
+    def on_train_start(self) -> None:
+        """Share out what a checkpoint brought."""
+        if self.sharded:
+            sharding.share_states(self.trainer.optimizers[0])
+
+    def on_train_end(self) -> None:
+        """Put the encoder together for good, while it is still on its device."""
+        if self.blanks:
+            self.trainer.optimizers[0].state.clear()
+            self.encoder = sharding.join(self.encoder, self.blanks.pop())
+
+    def on_fit_end(self) -> None:
+        """Do so where no step was left to be done, so that training has neither begun nor ended."""
+        if self.blanks:
+            self.encoder.to(self.trainer.strategy.root_device)
+            self.on_train_end()
+
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
         """Return task -> (row numbers ``[n]``, float32 logits ``[n, K]``)."""
         return {task: (batch.numbers[task], logits) for task, logits in self(batch).items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is logged, so that a resumed run's record is whole."""
+        """Keep what is logged, so that a resumed run's record is whole; and whole tensors, whoever resumes it."""
         checkpoint["record"] = self.record.state_dict()
+        if self.sharded:
+            for part in ("state_dict", "optimizer_states"):
+                checkpoint[part] = sharding.whole(checkpoint[part], torch.device("cpu"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the record up again."""

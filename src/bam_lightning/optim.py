@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bam_lightning.config import OptimizationConfig
 from bam_lightning.encoders import Encoder
+from bam_lightning.parallel import processes, shared
+from bam_lightning.sharding import joint_norm
 
 UNDECAYED = (nn.LayerNorm,)
 
@@ -69,7 +71,13 @@ def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:
 
     Not in the paper: reference code, which clips the gradient of the minibatch's summed loss at 1.0.
     """
-    return nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+    if processes() == 1:
+        return nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
+    every = list(parameters)
+    total = joint_norm(every)
+    for kind in (True, False):
+        nn.utils.clip_grads_with_norm_([one for one in every if shared(one) is kind], norm, total, foreach=True)
+    return total
 
 
 def local_gradients(module: pl.LightningModule) -> AbstractContextManager[None]:

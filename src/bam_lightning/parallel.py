@@ -30,15 +30,25 @@ def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def shared(tensor: Any) -> bool:
+    """Return whether each process has but its share of a tensor; see ``sharding``."""
+    if processes() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def sum_step(module: nn.Module, tasks: Sequence[str], losses: Losses) -> Losses:
     """Add up the gradients and the ``losses`` of one optimizer step over all processes; return the losses.
 
     A parameter that no process has a gradient for keeps none, so that the optimizer passes it by as it does in one
-    process. Which these are, and the counts, go over the CPU: no device has to be waited for.
+    process. Which these are, and the counts, go over the CPU: no device has to be waited for. Gradients of weights that
+    are shared are added up already.
     """
     if processes() == 1:
         return losses
-    parameters = [one for one in module.parameters() if one.requires_grad]
+    parameters = [one for one in module.parameters() if one.requires_grad and not shared(one)]
     sums = torch.zeros(len(tasks), device=parameters[0].device)
     counts = dict.fromkeys(tasks, 0)
     for task, loss, count in losses:
@@ -122,5 +132,11 @@ def same_start(module: nn.Module, step: int) -> None:
             f"the processes would go on at different optimizer steps: {', '.join(map(str, steps))}; all of them must "
             "see the same files, so paths.store must lie on a file system that all nodes share"
         )
+    same_weights(module)
+
+
+def same_weights(module: nn.Module) -> None:
+    """Give all processes the first one's weights, but for those that are shared among them."""
     for tensor in (*module.parameters(), *module.buffers()):
-        distributed.broadcast(tensor.data, src=0)
+        if not shared(tensor):
+            distributed.broadcast(tensor.data, src=0)

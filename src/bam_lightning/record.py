@@ -20,7 +20,7 @@ class Record:
         self.every = every
         self.history: list[dict[str, float]] = []
         self.seen: dict[str, int] = dict.fromkeys(tasks, 0)
-        self._losses: dict[str, Tensor] = {}
+        self._losses: dict[str, Tensor | float] = {}  # numbers after a restart: they take the type of what is added
         self._counts: dict[str, int] = {}
         self._lost: Tensor | None = None  # the first step whose gradient was no number, 0 if there was none
         self._step, self._rate = 0, 0.0
@@ -86,4 +86,4 @@ class Record:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self.history, self.seen, self._counts = (list(state["history"]), dict(state["seen"]), dict(state["counts"]))
-        self._losses = {task: torch.tensor(value) for task, value in state["losses"].items()}
+        self._losses = dict(state["losses"])

@@ -22,6 +22,7 @@ class Strategy(Enum):
 
     auto = "auto"
     ddp = "ddp"
+    fsdp = "fsdp"
 
 
 class Precision(Enum):

@@ -32,7 +32,7 @@ def first_tokens(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]
     told = {name: value for name, value in inputs.items() if name != "attention_mask"}
     row = {name: value.reshape(-1)[packing.take][None] for name, value in told.items()}  # [1, N] each
     row["position_ids"] = _positions(body, inputs["input_ids"], packing)
-    if packing.groups and bert_layers.written_out(body.config):
+    if packing.groups and bert_layers.written_out(body):
         return bert_layers.run(body.encoder.layer, _embedded(body, row), packing)
     states: Tensor = body(**row, packing=packing).last_hidden_state
     return states[0, packing.firsts]
