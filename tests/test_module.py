@@ -248,3 +248,12 @@ def test_history_has_the_mean_loss_of_each_tasks_examples(tiny_bert):
     (row,) = module.record.history
     assert {name: value for name, value in row.items() if name.startswith("loss/")} == pytest.approx(means, rel=1e-6)
     assert row["loss"] == pytest.approx(float(sum(losses.values())) / 8, rel=1e-6)
+
+
+def test_words_have_rows_for_a_gradient_while_the_module_trains_and_not_after(tiny_bert):
+    module, seen = build(tiny_bert), []
+    words = module.encoder.body.get_input_embeddings()
+    look = pl.callbacks.LambdaCallback(on_train_batch_end=lambda *at: seen.append(words.sparse))
+    fit(module, pool(0), steps=3, callbacks=[look])
+    assert seen == [True] * 3
+    assert not words.sparse

@@ -5,6 +5,7 @@ B examples, n examples of one task, D width of the encoder, K outputs of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -18,9 +19,10 @@ from bam_lightning.distillation import average, mix_targets
 from bam_lightning.encoders import Encoder
 from bam_lightning.heads import Head
 from bam_lightning.optim import build_optimizer, clip_gradients, local_gradients, parameter_groups, set_rates
-from bam_lightning.parallel import Losses, sum_step
+from bam_lightning.parallel import Losses, processes, sum_step
 from bam_lightning.record import Record
 from bam_lightning.schedules import RATES
+from bam_lightning.word_rows import WordRows
 
 Schedule = Callable[[float], float]
 
@@ -64,6 +66,7 @@ class BamModule(pl.LightningModule):
         self.seed = seed
         self.record = Record(heads, log_every)
         self.sharded = sharded
+        self.words: WordRows | None = None
         self.blanks: list[Encoder] = []  # what a shared encoder is put together in; a list, so it is no part of this
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -117,7 +120,8 @@ class BamModule(pl.LightningModule):
         for task, loss, count in sum_step(self, list(self.heads), own):
             self.record.add(task, loss, count)
         norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
-        optimizer.step()
+        with self.words.whole() if self.words else nullcontext():
+            optimizer.step()
         optimizer.zero_grad()
         logged: dict[str, float | Tensor] = {
             "progress": progress,
@@ -134,12 +138,17 @@ class BamModule(pl.LightningModule):
         self.manual_backward((vector * 0.0).sum())
 
     def on_train_start(self) -> None:
-        """Share out what a checkpoint brought."""
+        """Share out what a checkpoint brought; spare whole gradients of words, on a CPU what small steps wait for."""
         if self.sharded:
             sharding.share_states(self.trainer.optimizers[0])
+        if self.device.type == "cpu" and processes() == 1:
+            self.words = WordRows(self.encoder)
 
     def on_train_end(self) -> None:
         """Put the encoder together for good, while it is still on its device."""
+        if self.words:
+            self.words.close()
+            self.words = None
         if self.blanks:
             self.trainer.optimizers[0].state.clear()
             self.encoder = sharding.join(self.encoder, self.blanks.pop())
