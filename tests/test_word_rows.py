@@ -1,4 +1,4 @@
-"""Word embeddings whose gradient is rows: the same update as with a whole one, for words that a step reads and others."""
+"""Word embeddings whose gradient is rows: the same update as with a whole one, for words read and unread."""
 
 from __future__ import annotations
 
