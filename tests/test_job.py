@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import bam_lightning as bam
-from bam_lightning import card, metrics, predict
+from bam_lightning import card, kept_rows, metrics, predict
 from bam_lightning.compose import compose
 from bam_lightning.job import run_recipe
 from bam_lightning.store import Store
@@ -119,6 +119,18 @@ def test_a_second_call_trains_nothing(tiny_job, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bam_lightning.execute._fit", None)
     assert run_recipe(compose(tiny_job), tmp_path / "again") == first
     assert "3 Runs, 3 of them in the store" in capsys.readouterr().err
+
+
+def test_rows_that_were_kept_train_the_same_runs_and_tokens_are_made_of_their_texts(tiny_job, tmp_path, monkeypatch):
+    words = [*tiny_job, "trainer.max_steps=2"]
+    plain = [run_recipe(compose([*words, f"data.max_length={n}"]), tmp_path / f"{n}")["runs"] for n in (16, 12)]
+    monkeypatch.setattr(kept_rows, "WORTH", 0)
+    words.append(f"paths.store={tmp_path}/other")
+    assert (
+        run_recipe(compose([*words, "data.max_length=16"]), tmp_path / "first")["runs"][-1]["id"] == plain[0][-1]["id"]
+    )
+    other = run_recipe(compose([*words, "data.max_length=12"]), tmp_path / "second")["runs"]  # other tokens, kept rows
+    assert [(run["id"], run["metrics"]) for run in other] == [(run["id"], run["metrics"]) for run in plain[1]]
 
 
 def test_a_run_that_did_not_teach_predicts_for_a_student_later(tiny_job, tmp_path):

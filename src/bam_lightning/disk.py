@@ -12,7 +12,6 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH = ("write", "Write", "iostream", "unexpected pos")  # in what it says of a file that it could not write
-TORCH = ("write", "Write", "iostream", "unexpected pos")  # in what it says of a file that it could not write
 LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason has found the disk full
 
 

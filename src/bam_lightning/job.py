@@ -13,14 +13,14 @@ from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning import choices, jobs, report, teachers
+from bam_lightning import choices, jobs, kept_rows, report, teachers
 from bam_lightning.company import led, others
 from bam_lightning.config import Config
 from bam_lightning.context import Context
 from bam_lightning.files import encoder_fingerprint, read_texts
 from bam_lightning.recipe import by_choice, plan, wanted
 from bam_lightning.run import TRAIN, Facts, Run, Wanted
-from bam_lightning.sources import Rows, TaskRows, load_task, load_texts
+from bam_lightning.sources import Rows, TaskRows, load_texts
 from bam_lightning.store import Store
 from bam_lightning.view import View, show
 
@@ -136,7 +136,8 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskRows], store: Store) 
 
 def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
     """Read and check all rows and texts; return them with what the plan must know of them."""
-    rows = {name: load_task(name, task, config.data) for name, task in config.suite.trained().items()}
+    cache = Path(config.paths.cache)
+    rows = {name: kept_rows.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
     texts = pretraining_texts(config)
     encoder = (
         encoder_fingerprint(config.encoder.path, config.encoder.revision)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
@@ -21,20 +22,24 @@ from bam_lightning.checks import wrong_separator
 from bam_lightning.data_config import DataConfig, TaskConfig
 from bam_lightning.files import read_split
 from bam_lightning.labels import UNLABELLED, read_labels
+from bam_lightning.late_texts import LateTexts
 
 
 class Rows(NamedTuple):
-    """One split. ``texts``: one or two lists of N strings; ``labels``: int64 class ids or float32 scores ``[N]``, of a
-    multi-label task int64 0 and 1 ``[N, C]``; ``keys``: N hashes of 16 bytes."""
+    """One split. ``texts``: one or two columns of N strings; ``labels``: int64 class ids or float32 scores ``[N]``, of
+    a multi-label task int64 0 and 1 ``[N, C]``; ``keys``: N hashes of 16 bytes."""
 
-    texts: tuple[list[str], ...]
+    texts: tuple[Sequence[str], ...]
     labels: NDArray[np.generic]
     keys: list[bytes]
 
     def take(self, order: NDArray[np.int64]) -> Rows:
         """Return the rows at the positions ``order``, in that order."""
         places = order.tolist()
-        picked = tuple([column[i] for i in places] for column in self.texts)
+        picked = tuple(
+            column.take(order) if isinstance(column, LateTexts) else [column[i] for i in places]
+            for column in self.texts
+        )
         return Rows(picked, self.labels[order], [self.keys[i] for i in places])
 
     @property
@@ -73,15 +78,16 @@ def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
     dev = load_rows(name, task, data, task.dev_split, task.dev_rows)
     if data.double_symmetric and task.symmetric:
         train = doubled(name, task, train)
+    return arranged(train, dev)[1]
+
+
+def arranged(train: Rows, dev: Rows) -> tuple[NDArray[np.int64], TaskRows]:
+    """Return the order of the training rows by key, then by label, and the rows of a task in it."""
+    halves = np.frombuffer(b"".join(train.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    labels = train.labels.reshape(len(train.labels), -1)
+    order = np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last of them counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
-    return TaskRows(train.take(_by_key(train)), dev)
-
-
-def _by_key(rows: Rows) -> NDArray[np.int64]:
-    """Return the order of the rows by key, then by label."""
-    halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    labels = rows.labels.reshape(len(rows.labels), -1)
-    return np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last of them counts first
+    return order, TaskRows(train.take(order), dev)
 
 
 def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> Rows:
@@ -135,7 +141,7 @@ def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list
     return table, where
 
 
-def row_keys(name: str, task: TaskConfig, texts: tuple[list[str], ...]) -> list[bytes]:
+def row_keys(name: str, task: TaskConfig, texts: tuple[Sequence[str], ...]) -> list[bytes]:
     """Return the content key of each row: 16 bytes over task, label map and texts."""
     prefix = json.dumps([name, task.head.label_names, [float(x) for x in task.head.label_range]]).encode()
     base = hashlib.blake2b(prefix, digest_size=16)
@@ -147,7 +153,7 @@ def row_keys(name: str, task: TaskConfig, texts: tuple[list[str], ...]) -> list[
     return keys
 
 
-def text_keys(texts: list[str]) -> list[bytes]:
+def text_keys(texts: Sequence[str]) -> list[bytes]:
     """Return the content key of each text that belongs to no task."""
     return row_keys("", TaskConfig(), (texts,))
 
@@ -155,7 +161,7 @@ def text_keys(texts: list[str]) -> list[bytes]:
 def doubled(name: str, task: TaskConfig, rows: Rows) -> Rows:
     """Return the rows followed by their pairs in the other order (reference code: MRPC and STS-B)."""
     swapped = (rows.texts[1], rows.texts[0])
-    both = tuple(one + two for one, two in zip(rows.texts, swapped, strict=True))
+    both = tuple([*one, *two] for one, two in zip(rows.texts, swapped, strict=True))
     labels = np.concatenate([rows.labels, rows.labels])
     return Rows(both, labels, rows.keys + row_keys(name, task, swapped))
 
