@@ -35,12 +35,17 @@ def led(config: Config, lead: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Import without the garbage collector, which would go through all modules again and again: 1 s of 4."""
+    """Import without the garbage collector, which would go through all modules again and again: 1 s of 4.
+
+    In a process that has frozen what it is made of, as the command line does, it goes through them never.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if gc.get_freeze_count():
+            gc.freeze()
         if enabled:
             gc.enable()
 

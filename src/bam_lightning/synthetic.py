@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from bam_lightning.language import (
@@ -154,6 +155,7 @@ _MAKERS: dict[str, Callable[[random.Random], Row]] = {
 }
 
 
+@lru_cache(maxsize=1)  # a task's splits are asked for one after the other
 def generate(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[str, list]]:
     """Rows of one task as columns by split; no text (or pair of texts) occurs twice."""
     rng = random.Random(f"{kind} {seed}")  # a text as seed does not depend on hash randomisation

@@ -44,6 +44,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if attended():
         return
+    gc.freeze()  # see ``company``
     status = run(job, attended)
     gc.freeze()  # else the interpreter looks for garbage in all modules before it ends, which takes a second
     sys.exit(status)
