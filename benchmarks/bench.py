@@ -109,10 +109,12 @@ BENCHES = {
         ],
     ),
     "gpu": Bench(
-        {side: ["gpu", side] for side in ("packed", "padded")},
+        {side: ["gpu", side] for side in ("packed", "compiled", "padded")},
         [
             Claim("BERT-Large on a GPU, 128 rows: share of the peak (MFU)", "packed", "", 0.45, 0.45, False, "mfu"),
             Claim("the same: against padded to the longest", "packed", "padded", 3, 3),
+            Claim("the same: with its layers compiled, against packed alone", "compiled", "packed", 1.3, 1),
+            Claim("the same, compiled: share of the peak (MFU)", "compiled", "", 0.5, 0.45, False, "mfu"),
             Claim("the same: hours of one student on GLUE", "packed", "", 0.1, 0.25, True, "student_hours"),
         ],
     ),

@@ -57,10 +57,14 @@ class Clock(pl.Callback):
         self.ended.append(time.perf_counter())
 
 
-def train(work: Work, clock: pl.Callback, teachers: bool, sizes: dict[str, Any] | None = None) -> None:
+def train(
+    work: Work, clock: pl.Callback, teachers: bool, sizes: dict[str, Any] | None = None, compiled: bool = False
+) -> None:
     """Train with this library's stream, module and Lightning's trainer, as a Run does."""
     machine.prepare()
     encoder = build_encoder(work, sizes)
+    if compiled:
+        encoder.compile_layers()
     heads = {
         name: build(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
         for name in work.examples

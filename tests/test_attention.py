@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bam_lightning import attention as attention_module
 from bam_lightning.attention import Grouped, attention
 from bam_lightning.packing import pack
 
@@ -88,5 +87,6 @@ def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(scale, mo
         return one_by_one(torch.stack([query, key, value], 1), packing, WIDTH**-0.5)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
-    mixed = attention_module._packed(parts, packing, scale, 0.1)
-    torch.testing.assert_close(mixed, one_by_one(parts, grouped, scale))
+    query, key, value = (part.transpose(0, 1)[None] for part in parts.unbind(1))  # [1, H, N, D]
+    mixed, _ = attention(None, query, key, value, None, scaling=scale, dropout=0.1, packing=packing)
+    torch.testing.assert_close(mixed[0], one_by_one(parts, grouped, scale))

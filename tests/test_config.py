@@ -136,6 +136,11 @@ def test_a_bad_value_is_refused_with_its_key(override, expected):
     assert message(caught.value) == expected
 
 
+def test_compiled_layers_and_shared_ones_do_not_go_together():
+    with pytest.raises(ValueError, match=r"^trainer\.compile=true and trainer\.strategy=fsdp do not go together; "):
+        compose(["trainer.compile=true", "trainer.strategy=fsdp"])
+
+
 def test_a_pretraining_recipe_needs_something_to_read():
     with pytest.raises(
         ValueError, match=r"^recipe\.stages\.pretrain is of kind pretrain, so it needs text to read; give"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from bam_lightning.batching import PREDICT_TOKENS, Examples
 from bam_lightning.datamodule import Blocks, MultiTaskData, StepLoader
@@ -44,7 +45,8 @@ def module(stream: Stream, predict=None, place: tuple[int, int] = (0, 1), done: 
     """Return the data module of a process, with a trainer that says no more than the steps it has done."""
     data = MultiTaskData(TASKS, predict or {}, stream, PAD, call_tokens=20)
     PLACE[:] = place
-    data.trainer = SimpleNamespace(global_step=done)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_step=done, strategy=strategy)
     return data
 
 

@@ -234,6 +234,7 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("trainer.compile=true", r"^trainer\.compile=true is for GPUs, and this job runs on a CPU, where layers are"),
         ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
         ("suite.tasks.rte.head._target_=bam_lightning.heads.Clasification", "did you mean 'Classification'"),
         ("sampler.exponent=500", r"exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 500$"),

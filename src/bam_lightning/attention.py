@@ -37,8 +37,11 @@ def attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if packing is not None:
-        rows = torch.stack([one[0].transpose(0, 1) for one in (query, key, value)], 1)  # [N, 3, H, D]
-        return _packed(rows, packing, scale, dropout)[None], None
+        query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # [N, H, D] each
+        if packing.groups:
+            rows = torch.stack((query, key, value), 1)
+            return Grouped.apply(rows, packing.groups, scale, dropout)[None], None
+        return _by_kernel(query, key, value, packing, scale)[None], None
     if dropout == 0.0 or query.device.type != "cpu":
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale
@@ -51,14 +54,10 @@ def attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def _packed(parts: Tensor, packing: Packing, scale: float, p: float) -> Tensor:
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
     """Return attention within each text, ``[N, H, D]``. The CUDA kernel has no dropout, so nothing is dropped there."""
-    if packing.groups:
-        mixed: Tensor = Grouped.apply(parts, packing.groups, scale, p)
-        return mixed
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = parts.unbind(1)
     if scale != (usual := query.shape[-1] ** -0.5):  # not every version of the kernel takes another
         query = query * (scale / usual)
     where, longest = packing.offsets, packing.longest

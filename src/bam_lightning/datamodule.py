@@ -37,9 +37,11 @@ class StepsFrom(Sampler[int]):
 class StepLoader(DataLoader):
     """Yields optimizer steps from a given one on. Its place is the trainer's own step count, so it has no state."""
 
-    def __init__(self, steps: Dataset, done: int, workers: int) -> None:
+    def __init__(self, steps: Dataset, done: int, workers: int, pin: bool = False) -> None:
         order = StepsFrom(done, len(steps))  # type: ignore[arg-type]
-        super().__init__(steps, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=spare_worker)
+        super().__init__(
+            steps, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=spare_worker, pin_memory=pin
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing; the method tells Lightning that the loader can go on in mid-epoch."""
@@ -123,7 +125,9 @@ class MultiTaskData(pl.LightningDataModule):
         rank, processes = parallel.rank(), parallel.processes()
         steps = Steps(self.train, self.stream, self.pad_id, self.call_tokens, rank, processes)
         done = self.trainer.global_step if self.trainer else 0
-        return StepLoader(steps, done, self.workers)
+        # a copy from ordinary memory would wait for the GPU to have done all that it was asked before
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return StepLoader(steps, done, self.workers, pin)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return one loader per task, in the order of ``predict``."""

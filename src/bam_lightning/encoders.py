@@ -78,6 +78,21 @@ class Encoder(nn.Module):
             first = self.body(**inputs).last_hidden_state[:, 0]  # [B, D]
         return first if self.pooler is None else torch.tanh(self.pooler(first))
 
+    def stack(self) -> list[nn.Module]:
+        """Return the transformer layers, the lowest first."""
+        return [part for name, part in self.body.named_modules() if LAYER.fullmatch(f"{name}.")]
+
+    def compile_layers(self, **options: Any) -> None:
+        """Have torch compile the layers, in place: one graph serves all of them, and texts of any number and length.
+
+        Only for rows without padding on a GPU: groups of texts on a CPU (see ``packing``) would need many graphs.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        for layer in self.stack():
+            layer.compile(dynamic=True, **options)
+
     def depth(self, name: str) -> int:
         """Return how far a parameter of this module lies above the input: embeddings 0, layer i: i + 1, pooler on top.
 

@@ -118,6 +118,8 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
     check_length(encoder, config.data.max_length, "data.max_length")
+    if config.trainer.compile:
+        encoder.compile_layers()
     tokenised = _tokenised(context, tokenizer)
     train = {}
     for task in run.tasks:

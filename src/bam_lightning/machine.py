@@ -58,8 +58,13 @@ def on_gpu(settings: TrainerConfig) -> bool:
 
 
 def check_devices(settings: TrainerConfig) -> None:
-    """Raise ``ValueError`` unless there is a device for every process of this machine."""
+    """Raise ``ValueError`` unless there is a device for every process of this machine, fit for what is asked of it."""
     if not on_gpu(settings):
+        if settings.compile:
+            raise ValueError(
+                "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are written out already; "
+                "leave it out"
+            )
         return
     there = torch.cuda.device_count()
     if settings.devices > there > 1 or (settings.devices > there and place.here().processes == 1):

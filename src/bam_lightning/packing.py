@@ -45,10 +45,10 @@ class Packing(NamedTuple):
     groups: tuple[Group, ...]
 
     def to(self, device: torch.device) -> Packing:
-        """Return it with its tensors on a device; the host does not wait for them."""
+        """Return it with its tensors on a device; to a GPU by way of pinned memory, so that the host waits for none."""
         if device.type == "cpu":
             return self
-        take, positions, firsts, offsets = (one.to(device, non_blocking=True) for one in self[:4])
+        take, positions, firsts, offsets = (one.pin_memory().to(device, non_blocking=True) for one in self[:4])
         return Packing(take, positions, firsts, offsets, self.longest, self.groups)
 
 

@@ -6,7 +6,6 @@ whole: a process may have no row of a task. Arithmetic is that of one process. P
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from bam_lightning import parallel
 from bam_lightning.encoders import Encoder
 from bam_lightning.parallel import shared
-
-LAYERS = re.compile(r"body\.(?:encoder|transformer)\.layer\.\d+")
 
 
 def shard(encoder: Encoder) -> Encoder:
@@ -32,8 +29,7 @@ def shard(encoder: Encoder) -> Encoder:
     empty = {id(one): nn.Parameter(one.to("meta"), one.requires_grad) for one in encoder.parameters()}
     blank = copy.deepcopy(encoder, dict(empty))
     mesh = init_device_mesh(next(encoder.parameters()).device.type, (parallel.processes(),))
-    layers = [part for name, part in encoder.named_modules() if LAYERS.fullmatch(name)]
-    for part in (*layers, encoder):
+    for part in (*encoder.stack(), encoder):
         one: Any = fully_shard(part, mesh=mesh)
         one.set_gradient_divide_factor(1.0)  # a sum, as one process has it
         one.set_force_sum_reduction_for_comms(True)

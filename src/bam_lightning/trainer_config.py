@@ -43,6 +43,7 @@ class TrainerConfig:
     nodes: int = 1
     strategy: Strategy = Strategy.auto
     precision: Precision = Precision.auto
+    compile: bool = False
     max_steps: int | None = None
     log_every: int = 10
     checkpoint_minutes: float = 5.0
@@ -58,6 +59,8 @@ class TrainerConfig:
         for name in ("max_steps", "checkpoint_steps"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
+        if self.compile and self.strategy is Strategy.fsdp:
+            raise ValueError("trainer.compile=true and trainer.strategy=fsdp do not go together; leave one of them out")
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         at_least("trainer.call_tokens", self.call_tokens, 0)
 
