@@ -148,6 +148,20 @@ def test_a_run_goes_on_whether_its_encoder_was_shared_or_not(first, second, word
 
 
 @pytest.mark.slow
+def test_processes_with_unlike_numbers_of_calls_wait_for_each_other(words, tiny_data, tmp_path):
+    """1,366 rows of 12 tokens are more than a call takes, 1,365 are not."""
+    for split in ("train", "validation"):
+        rows = "\n".join(f"{'cat ' * (12 + row)},dog,{row % 6},{row}" for row in range(12))
+        (tiny_data / "stsb" / f"{split}.csv").write_text(f"sentence1,sentence2,label,idx\n{rows}")
+    more = [word for word in words if not word.startswith(("suite.only", "optimization.multi.batch_size"))]
+    more += ["suite.only=[stsb]", "optimization.multi.batch_size=2731", "data.max_length=12", "trainer.max_steps=2"]
+    more += ["recipe=multi", "trainer.precision=float64"]
+    run_recipe(compose([*more, f"paths.store={tmp_path}/one"]), tmp_path / "one-out")
+    run_recipe(compose([*more, *SHARED]), tmp_path / "two")
+    assert close(tmp_path / "one", tmp_path / "store") == 1
+
+
+@pytest.mark.slow
 def test_a_shared_encoder_is_put_together_where_no_step_is_left(words, tmp_path, monkeypatch):
     """A signal in the last step leaves a checkpoint of it."""
     more = [*words, "recipe=multi", "trainer.precision=float64", "trainer.max_steps=2"]

@@ -128,7 +128,7 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
     heads = _heads(run.tasks, encoder, kept, config)
     stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
     sharded = config.trainer.strategy is Strategy.fsdp and parallel.processes() > 1
-    # processes that put layers together for each other have as many calls as each other
+    # with layers that are put together for each call, few calls are better than little padding
     call_tokens = ONE_CALL if encoder.packs or sharded else config.trainer.call_tokens
     data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, call_tokens, config.data.workers)
     assert run.hyper.learning_rate is not None

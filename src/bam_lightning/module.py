@@ -19,7 +19,7 @@ from bam_lightning.distillation import average, mix_targets
 from bam_lightning.encoders import Encoder
 from bam_lightning.heads import Head
 from bam_lightning.optim import build_optimizer, clip_gradients, local_gradients, parameter_groups, set_rates
-from bam_lightning.parallel import Losses, processes, sum_step
+from bam_lightning.parallel import Losses, most, processes, sum_step
 from bam_lightning.record import Record
 from bam_lightning.schedules import RATES
 from bam_lightning.word_rows import WordRows
@@ -110,13 +110,13 @@ class BamModule(pl.LightningModule):
         set_rates(optimizer.optimizer, rate)
         clock.seed_step(self.trainer, self.seed)
         own: Losses = []
-        if self.sharded and not step:
-            self._take_part()
+        calls = most(len(step), self) if self.sharded else len(step)
         with local_gradients(self):
             for batch in step:
                 losses = self.task_losses(batch, lam)
                 own += [(task, loss.detach(), len(batch.rows[task])) for task, loss in losses.items()]
                 self.manual_backward(torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
+        self._take_part(calls - len(step))
         for task, loss, count in sum_step(self, list(self.heads), own):
             self.record.add(task, loss, count)
         norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
@@ -131,11 +131,12 @@ class BamModule(pl.LightningModule):
         }
         self.record.write(self.trainer, logged)
 
-    def _take_part(self) -> None:
-        """Put the encoder's layers together and apart with the processes that have rows."""
-        token = torch.ones((1, 1), dtype=torch.long, device=self.device)
-        vector = self.encoder({"input_ids": token, "attention_mask": token})
-        self.manual_backward((vector * 0.0).sum())
+    def _take_part(self, calls: int) -> None:
+        """Put the encoder's layers together and apart with the processes that have more rows, or longer ones."""
+        for _ in range(calls):
+            token = torch.ones((1, 1), dtype=torch.long, device=self.device)
+            vector = self.encoder({"input_ids": token, "attention_mask": token})
+            self.manual_backward((vector * 0.0).sum())
 
     def on_train_start(self) -> None:
         """Share out what a checkpoint brought; spare whole gradients of words, on a CPU what small steps wait for."""

@@ -74,6 +74,13 @@ def sum_numbers(numbers: Sequence[int], module: nn.Module) -> list[int]:
     return [int(total) for total in own.tolist()]
 
 
+def most(number: int, module: nn.Module) -> int:
+    """Return the largest of all processes' whole numbers."""
+    own = torch.tensor(number, device=_device(module))
+    distributed.all_reduce(own, op=distributed.ReduceOp.MAX)
+    return int(own)
+
+
 def _device(module: nn.Module) -> torch.device:
     """Return where small sums are made: on the CPU, unless the group is of GPUs only."""
     on_cpu = "cpu" in distributed.get_backend_config()
