@@ -176,9 +176,8 @@ def _provenance() -> dict[str, Any]:
     from bam_lightning import machine
     from bam_lightning.trainer_config import TrainerConfig
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    changed = _git("status", "--porcelain", "--", "..", ":!results")
+    commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     real = all(os.environ.get(name) for name in ("BAM_GLUE_DIR", "BAM_ENCODER_DIR"))
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -188,6 +187,10 @@ def _provenance() -> dict[str, Any]:
         "data": "GLUE texts (MNLI, QNLI and QQP in part) and MiniLM" if real else "generated rows of GLUE's lengths",
         "versions": machine.versions(),
     }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _table() -> str:
