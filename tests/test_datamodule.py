@@ -100,6 +100,10 @@ def test_all_processes_together_hold_the_rows_of_one(processes):
     for step, expected in enumerate(alone):
         assert sorted(number for rank in ranks for number in numbers(rank[step])) == expected
     assert all(sum(len(b.inputs["input_ids"]) for b in rank[0]) <= 12 // processes for rank in ranks)
+    for step in range(len(alone)):
+        tokens = [sum(sum(block.lengths) for block in rank[step]) for rank in ranks]
+        longest = max(max(block.lengths) for rank in ranks for block in rank[step])
+        assert max(tokens) - min(tokens) <= longest  # but for a row's
 
 
 def test_loader_goes_on_at_the_trainers_step():

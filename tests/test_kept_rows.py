@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -13,7 +14,7 @@ from bam_lightning import kept_rows, sources
 from bam_lightning.data_config import DataConfig, HeadConfig, Metric, TaskConfig
 from bam_lightning.kept_rows import load
 from bam_lightning.late_texts import LateTexts
-from bam_lightning.sources import load_task
+from bam_lightning.sources import load_rows, load_task
 
 PAIR = {"a": ["one", "two", "three"], "b": ["x", "y", "z"], "label": [0, 1, 1]}
 KINDS = {
@@ -162,6 +163,65 @@ def test_texts_of_a_file_that_has_changed_since_are_refused(tmp_path):
     with pytest.raises(ValueError) as caught:
         list(found.train.texts[0])
     assert str(caught.value) == (f"{tmp_path}/train.parquet has changed since this job began; start the job again")
+
+
+def test_a_file_that_is_gone_is_refused_in_the_same_words(tmp_path):
+    config = task(tmp_path)
+    look(tmp_path, config)
+    found = look(tmp_path, config)
+    (tmp_path / "train.parquet").unlink()
+    with pytest.raises(ValueError, match=r"train\.parquet has changed since this job began; start the job again$"):
+        list(found.train.texts[0])
+
+
+def test_both_columns_of_a_split_are_one_look_at_its_file(tmp_path, monkeypatch):
+    config, looks = task(tmp_path), []
+    look(tmp_path, config)
+    found = look(tmp_path, config)
+    monkeypatch.setattr(kept_rows, "load_rows", lambda *words: looks.append(words) or load_rows(*words))
+    assert [list(column) for column in found.train.texts] == [list(column) for column in found.train.texts]
+    assert len(looks) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_looked_at_is_not_kept(tmp_path, monkeypatch):
+    config = task(tmp_path)
+    old = (tmp_path / "train.parquet").read_bytes()
+
+    def replaced(*words):
+        parquet.write_table(pa.table({**PAIR, "label": [1, 0, 0]}), tmp_path / "train.parquet")
+        return load_rows(*words)
+
+    monkeypatch.setattr(kept_rows, "load_rows", replaced)
+    look(tmp_path, config)
+    monkeypatch.undo()
+    monkeypatch.setattr(kept_rows, "WORTH", 0)
+    (tmp_path / "train.parquet").write_bytes(old)
+    assert same(look(tmp_path, config), load_task("mine", config, DataConfig()))
+
+
+def test_two_tasks_on_one_file_have_their_own_rows(tmp_path):
+    config = task(tmp_path)
+    both = [load(name, config, DataConfig(), tmp_path / "cache") for name in ("mine", "yours")]
+    again = [load(name, config, DataConfig(), tmp_path / "cache") for name in ("mine", "yours")]
+    assert [rows.fingerprint for rows in again] == [rows.fingerprint for rows in both]
+    assert both[0].train.keys != both[1].train.keys
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    config = task(tmp_path)
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    for _ in range(2):
+        assert same(look(tmp_path, config), load_task("mine", config, DataConfig()))
+
+
+def test_others_may_read_what_is_kept(tmp_path):
+    before = os.umask(0o022)
+    try:
+        look(tmp_path, task(tmp_path))
+    finally:
+        os.umask(before)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o644
 
 
 def test_rows_that_cannot_be_learned_from_are_not_kept(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bam_lightning.data_config import DataConfig, HeadConfig, TaskConfig
+from bam_lightning.data_config import DataConfig, HeadConfig, Metric, TaskConfig
 from bam_lightning.sources import load_rows, load_task, load_texts
 from conftest import sentences
 
@@ -191,6 +191,23 @@ def test_order_of_the_file_changes_nothing(tmp_path, columns, seed):
     assert after.train.texts == before.train.texts
     assert after.train.labels.tolist() == before.train.labels.tolist()
     assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("labels", "fields"), [(["no", "yes"], {}), (["no", "yes", "yes|no", ""], {"metric": Metric.micro_f1})]
+)
+def test_order_of_rows_that_differ_by_their_label_alone_changes_nothing(tmp_path, labels, fields, seed):
+    rows = [("one", "x", label) for label in labels] + [("two", "y", label) for label in labels]
+    found = []
+    for order in (range(len(rows)), np.random.default_rng(seed).permutation(len(rows))):
+        turned = [rows[place] for place in order]
+        columns = dict(zip(("a", "b", "label"), map(list, zip(*turned, strict=True)), strict=True))
+        write(write(tmp_path, {**columns, "idx": list(range(len(rows)))}), {**GOOD, "label": ["no"] * 3}, "validation")
+        found.append(load_task("mine", task(tmp_path, **fields), DataConfig()).train)
+    assert found[0].labels.tolist() == found[1].labels.tolist()
+    assert found[0].fingerprint == found[1].fingerprint
+    assert len({str(label) for label in found[0].labels.tolist()}) == len(labels)
 
 
 def test_every_row_keeps_its_label_when_rows_are_put_in_order(tmp_path, columns):

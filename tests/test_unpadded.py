@@ -78,9 +78,8 @@ def test_layers_that_are_not_written_out_are_left_to_transformers(fields):
     torch.manual_seed(0)
     encoder, batch = Encoder(transformers.BertModel(config), pooler=True).eval(), inputs(LENGTHS)
     assert bert_layers.written_out(transformers.BertModel(transformers.BertConfig(**SIZES)))
-    assert not bert_layers.written_out(encoder.body)
-    if config.is_decoder:
-        return
+    assert encoder.packs is not config.is_decoder
+    assert not (encoder.packs and bert_layers.written_out(encoder.body))
     (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
     torch.testing.assert_close(packed, padded, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -139,6 +138,19 @@ def doubled(body):
     body.encoder.layer[0].intermediate.register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
 
 
+def doubled_above(body):
+    body.encoder.register_forward_hook(lambda module, inputs, outputs: _twice(outputs))
+
+
+def doubled_at_last(body):
+    body.register_forward_hook(lambda module, inputs, outputs: _twice(outputs))
+
+
+def _twice(outputs):
+    outputs.last_hidden_state = 2 * outputs.last_hidden_state
+    return outputs
+
+
 def checkpointed(body):
     body.train()
     for layer in body.encoder.layer:
@@ -146,7 +158,7 @@ def checkpointed(body):
         layer._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 
 
-@pytest.mark.parametrize("change", [adapted, doubled, checkpointed])
+@pytest.mark.parametrize("change", [adapted, doubled, doubled_above, doubled_at_last, checkpointed])
 def test_what_is_put_into_a_layer_is_computed(change):
     encoder, batch = encoder_of("bert"), inputs(LENGTHS)
     for part in encoder.modules():

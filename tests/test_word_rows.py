@@ -88,9 +88,28 @@ def test_a_closed_one_leaves_whole_gradients():
     assert not words_of(encoder).weight.grad.is_sparse
 
 
-def test_what_torch_does_not_do_with_rows_stays_whole():
+class Longer(nn.Embedding):
+    """Whose gradient nobody knows."""
+
+
+def scaled(words):
+    words.scale_grad_by_freq = True
+    return words
+
+
+def bounded(words):
+    words.max_norm = 1e6
+    return words
+
+
+def longer(words):
+    return Longer(words.num_embeddings, words.embedding_dim)
+
+
+@pytest.mark.parametrize("change", [scaled, bounded, longer])
+def test_what_torch_does_not_do_with_rows_stays_whole(change):
     model = transformers.BertModel(transformers.BertConfig(**FAMILIES["bert"][1]))
-    model.embeddings.word_embeddings.scale_grad_by_freq = True
+    model.embeddings.word_embeddings = change(model.embeddings.word_embeddings)
     encoder = Encoder(model, pooler=True).eval()
     rows = WordRows(encoder)
     gradient(encoder, 0)

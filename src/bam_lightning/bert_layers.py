@@ -41,11 +41,11 @@ def written_out(body: Any) -> bool:
     A hook (FSDP has some), an adapter in a linear layer's place, and gradient checkpointing need the model's own code.
     """
     config = body.config
-    if config.model_type not in FAMILIES or config.hidden_act != "gelu" or config.is_decoder:
+    if config.model_type not in FAMILIES or config.hidden_act != "gelu":
         return False
     layers = body.encoder.layer
     plain = all(type(part) in PARTS for layer in layers for part in _parts(layer))
-    return plain and not any(map(_altered, layers.modules()))
+    return plain and not any(map(_altered, (body, body.encoder, *layers.modules())))
 
 
 def _parts(layer: Any) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: naming ``path``, the reason and what to do, if it cannot be written.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")  # in containers all processes have one number
     try:
         with writing(path):
             yield beside

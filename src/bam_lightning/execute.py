@@ -128,8 +128,9 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
     heads = _heads(run.tasks, encoder, kept, config)
     stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
     sharded = config.trainer.strategy is Strategy.fsdp and parallel.processes() > 1
-    # with layers that are put together for each call, few calls are better than little padding
-    call_tokens = ONE_CALL if encoder.packs or sharded else config.trainer.call_tokens
+    # without padding one call is best; so it is with layers that are put together for each call
+    whole = sharded or (encoder.packs and machine.packs(config.trainer))
+    call_tokens = ONE_CALL if whole else config.trainer.call_tokens
     data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, call_tokens, config.data.workers)
     assert run.hyper.learning_rate is not None
     assert run.hyper.layerwise_decay is not None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -57,7 +58,9 @@ def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskRows
         return TaskRows(*(_rows(kept, part, split) for part, split in zip(TaskRows._fields, splits, strict=True)))
     train, dev = (load_rows(*split[:5]) for split in splits)
     order, rows = arranged(train, dev)
-    _write(path, rows, {"train": order, "dev": np.arange(len(dev.keys))})
+    if all(_unchanged(split) for split in splits):  # else what was read may be other rows than what was hashed
+        with suppress(OSError):  # a job needs no cache: it may be somebody else's, or full
+            _write(path, rows, {"train": order, "dev": np.arange(len(dev.keys))})
     return rows
 
 
@@ -88,28 +91,48 @@ def _splits(name: str, task: TaskConfig, data: DataConfig) -> tuple[Split, Split
 def _rows(kept: Tensors, part: str, split: Split) -> Rows:
     joined = kept[f"{part}_keys"].tobytes()
     keys = [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)]
+    reader = Reader(split)
     texts = tuple(
-        LateTexts(partial(_column, split, number), kept[f"{part}_order"])
+        LateTexts(partial(reader.column, number), kept[f"{part}_order"])
         for number in range(len(split.task.text_columns))
     )
     return Rows(texts, kept[f"{part}_labels"], keys)
 
 
-def _column(split: Split, number: int) -> list[str]:
-    """Return a column of texts of a file that was looked at before.
+class Reader:
+    """Reads the texts of a file that was looked at before, once."""
 
-    Raises:
-        ValueError: if it has changed since.
-    """
-    if file_hash(split.path) != split.digest:
-        raise ValueError(f"{split.path} has changed since this job began; start the job again")
-    column = load_rows(*split[:5]).texts[number]
-    assert isinstance(column, list)
-    return column
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self._texts: tuple[Sequence[str], ...] | None = None
+
+    def column(self, number: int) -> Sequence[str]:
+        """Return a column of texts.
+
+        Raises:
+            ValueError: if the file has changed since.
+        """
+        if self._texts is None:
+            with suppress(FileNotFoundError):
+                self._texts = load_rows(*self.split[:5]).texts
+            if self._texts is None or not _unchanged(self.split):
+                raise ValueError(f"{self.split.path} has changed since this job began; start the job again")
+        return self._texts[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the texts out, as ``LateTexts`` does."""
+        return {"split": self.split, "_texts": None}
+
+
+def _unchanged(split: Split) -> bool:
+    try:
+        return file_hash(split.path) == split.digest
+    except OSError:
+        return False
 
 
 def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: Tensors = {}
     for part, one in zip(TaskRows._fields, rows, strict=True):
@@ -118,7 +141,7 @@ def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
         tensors[f"{part}_order"] = orders[part].astype(np.int32)
     with replacing(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, metadata={"digest": _digest(tensors)})
+        beside.write_bytes(save(tensors, metadata={"digest": _digest(tensors)}))  # a file that others may read
 
 
 def _read(path: Path) -> Tensors | None:

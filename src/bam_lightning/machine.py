@@ -92,6 +92,11 @@ def precision(settings: TrainerConfig) -> Arithmetic:
     return WORDS[settings.precision]
 
 
+def packs(settings: TrainerConfig) -> bool:
+    """Return whether this device computes attention of rows without padding: a GPU in bfloat16 alone."""
+    return not on_gpu(settings) or precision(settings) == "bf16-mixed"
+
+
 def trainer(
     settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[pl.Callback] = ()
 ) -> pl.Trainer:

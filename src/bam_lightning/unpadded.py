@@ -16,7 +16,9 @@ FAMILIES = (*bert_layers.FAMILIES, "distilbert")
 
 def possible(body: Any) -> bool:
     """Return whether the model can be computed so: its family, with this library's attention."""
-    return body.config.model_type in FAMILIES and body.config._attn_implementation == attention.NAME
+    config = body.config
+    known = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)  # whose tokens look back alone
+    return bool(known and config._attn_implementation == attention.NAME)
 
 
 def first_tokens(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]) -> Tensor:
