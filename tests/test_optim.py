@@ -191,6 +191,38 @@ def test_without_bias_correction_the_optimizer_is_berts_with_the_epsilon_of_the_
     assert not torch.equal(same[0], trained(BertAdam(other, epsilon=1e-6), theirs)[0])
 
 
+@pytest.mark.parametrize("limit", [0.5, 1e3])
+@pytest.mark.parametrize("corrected", [True, False])
+def test_an_optimizer_that_scales_gradients_takes_the_step_of_scaled_ones(corrected, limit):
+    ends = []
+    for spared in (True, False):
+        groups, parameters = two_groups()
+        optimizer = build_optimizer(groups, OptimizationConfig(bias_correction=corrected, epsilon=1e-2))
+        set_rates(optimizer, 0.1)
+        for step in range(5):
+            torch.manual_seed(step)
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            before = parameters[0].grad.clone()
+            norm = clip_gradients(parameters, limit, optimizer if spared else None)
+            assert norm > 0.5
+            assert torch.equal(before, parameters[0].grad) is (spared or limit == 1e3)
+            optimizer.step()
+        ends.append(parameters)
+    for one, two in zip(*ends, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["float64", "another optimizer"])
+def test_an_optimizer_that_cannot_scale_gradients_gets_scaled_ones(kind):
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64 if kind == "float64" else torch.float32))
+    parameter.grad = torch.full_like(parameter, 3.0)
+    optimizer = BertAdam([parameter]) if kind == "float64" else torch.optim.SGD([parameter])
+    clip_gradients([parameter], 1.0, optimizer)
+    assert parameter.grad.tolist() == pytest.approx([0.5**0.5] * 2, abs=1e-6)
+    assert not hasattr(optimizer, "grad_scale")
+
+
 def test_set_rates_gives_every_group_its_share():
     groups, _ = two_groups()
     optimizer = build_optimizer(groups, OptimizationConfig())

@@ -20,4 +20,8 @@ def seed_step(trainer: pl.Trainer, seed: int) -> None:
     """Make all randomness of the next step a function of (seed, process, optimizer step), resumed or not."""
     place = [seed, parallel.rank(), trainer.global_step]
     # torch's CPU generator keeps 32 bits of a seed, so the three are hashed rather than packed into one number
-    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+    number = int(np.random.SeedSequence(place).generate_state(1)[0])
+    if trainer.strategy.root_device.type == "cpu":
+        torch.default_generator.manual_seed(number)  # to look for other devices takes longer than to seed them
+    else:
+        torch.manual_seed(number)

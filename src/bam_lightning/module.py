@@ -119,7 +119,7 @@ class BamModule(pl.LightningModule):
         self._take_part(calls - len(step))
         for task, loss, count in sum_step(self, list(self.heads), own):
             self.record.add(task, loss, count)
-        norm = clip_gradients(self.parameters(), self.optimization.clip_norm)
+        norm = clip_gradients(self.parameters(), self.optimization.clip_norm, optimizer.optimizer)
         with self.words.whole() if self.words else nullcontext():
             optimizer.step()
         optimizer.zero_grad()

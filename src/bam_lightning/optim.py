@@ -66,10 +66,15 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["share"]
 
 
-def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:
+def clip_gradients(parameters: Iterable[Tensor], norm: float, optimizer: Any = None) -> Tensor:
     """Scale all gradients so that their joint norm is at most ``norm``; return the norm before.
 
     Not in the paper: reference code, which clips the gradient of the minibatch's summed loss at 1.0.
+
+    Args:
+        parameters: whose gradients.
+        norm: the limit.
+        optimizer: to scale them in its next step, as it reads them, which is sooner done, if it can.
     """
     every = [one for one in parameters if one.grad is not None]
     rows = []  # of gradients that are rows of many zeros, see ``word_rows``
@@ -82,10 +87,15 @@ def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:
         total = nn.utils.get_total_norm([*(one.grad for one in whole if one.grad is not None), *rows], foreach=True)
     else:
         total = joint_norm(whole)
+    share = torch.clamp(norm / (total + 1e-6), max=1.0)
+    fused = isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["fused"]
+    if fused and all(one.dtype == torch.float32 and not shared(one) for one in every):
+        optimizer.grad_scale = 1.0 / share  # by which torch's fused kernel divides, for gradients scaled up in float16
+        return total
     for kind in (True, False):
         nn.utils.clip_grads_with_norm_([one for one in whole if shared(one) is kind], norm, total, foreach=True)
     for values in rows:
-        values.mul_(torch.clamp(norm / (total + 1e-6), max=1.0))
+        values.mul_(share)
     return total
 
 
