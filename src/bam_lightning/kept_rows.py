@@ -23,10 +23,10 @@ from bam_lightning.folder import file_hash
 from bam_lightning.late_texts import LateTexts
 from bam_lightning.run import plain
 from bam_lightning.sources import Rows, TaskRows, arranged, load_rows, load_task
+from bam_lightning.store import KEY_BYTES, digest
 
 FORMAT = 1  # of what is kept and of how rows are checked: what is of another one is not found
 WORTH = 1 << 22  # bytes of a training file; a smaller one is read in no time
-KEY_BYTES = 16
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -141,7 +141,7 @@ def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
         tensors[f"{part}_order"] = orders[part].astype(np.int32)
     with replacing(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(save(tensors, metadata={"digest": _digest(tensors)}))  # a file that others may read
+        beside.write_bytes(save(tensors, metadata={"digest": digest(tensors)}))  # a file that others may read
 
 
 def _read(path: Path) -> Tensors | None:
@@ -152,13 +152,6 @@ def _read(path: Path) -> Tensors | None:
         return None
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
-        if opened.metadata() == {"digest": _digest(tensors)}:
+        if opened.metadata() == {"digest": digest(tensors)}:
             return tensors
     return None
-
-
-def _digest(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + np.ascontiguousarray(tensor).data)
-    return digest.hexdigest()

@@ -142,7 +142,7 @@ class Store:
         }
         with replacing(path) as beside:
             path.parent.mkdir(exist_ok=True)
-            save_file(tensors, beside, metadata={"digest": _digest(tensors), "run": run_id, "task": task})
+            save_file(tensors, beside, metadata={"digest": digest(tensors), "run": run_id, "task": task})
 
     def read_outputs(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
         """Return row key -> logits ``[K]``.
@@ -161,7 +161,7 @@ class Store:
                 kept, tensors = (opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")})
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
-        if kept != {"digest": _digest(tensors), "run": run_id, "task": task}:
+        if kept != {"digest": digest(tensors), "run": run_id, "task": task}:
             raise ValueError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
         keys = tensors["keys"].tobytes()
         return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
@@ -186,8 +186,9 @@ def outputs_column(
     return np.stack([known[key] for key in keys])
 
 
-def _digest(tensors: Mapping[str, NDArray]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, NDArray]) -> str:
+    """Return a hash of named arrays: of their names, types, shapes and bytes."""
+    whole = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
-    return digest.hexdigest()
+        whole.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
+    return whole.hexdigest()
