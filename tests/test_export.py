@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from scipy import special
 
 import bam_lightning as bam
@@ -305,6 +306,16 @@ def test_what_an_earlier_export_has_not_written_is_never_deleted(model, tmp_path
         f"output: no export has written {tmp_path}/out/rte/notes.txt; move it away, or give a new folder"
     )
     assert (tmp_path / "out" / "rte" / "notes.txt").read_text() == "mine"
+
+
+def test_others_may_read_an_export(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with staged(tmp_path / "out") as folder:
+            save_file({"weight": np.zeros(2)}, folder / "model.safetensors")  # with rights for its owner alone
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_what_comes_into_the_folder_meanwhile_is_left_alone(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from filelock import Timeout
+from safetensors.numpy import save_file
 
 from bam_lightning.store import Store, outputs_column
 
@@ -126,6 +128,19 @@ def test_outputs_come_back_bit_for_bit_under_their_keys(store):
     assert not store.predicted(RUN, "rte", "train", [*KEYS, b"x" * 16])
     assert not store.predicted(RUN, "rte", "dev", KEYS)
     assert len(list(store.outputs_path(RUN, "rte", "train").parent.iterdir())) == 1
+
+
+def test_others_may_read_a_run_and_its_outputs(store):
+    building = store.building("a")
+    save_file({"weight": np.zeros(2)}, building / "model.safetensors")  # with rights for its owner alone
+    before = os.umask(0o022)
+    try:
+        store.publish("a", {"stage": "single"})
+        store.write_outputs("a", "rte", "dev", KEYS, LOGITS)
+    finally:
+        os.umask(before)
+    there = [store.folder("a") / "model.safetensors", store.outputs_path("a", "rte", "dev")]
+    assert [path.stat().st_mode & 0o777 for path in there] == [0o644, 0o644]
 
 
 def test_missing_outputs_are_named(store):

@@ -35,10 +35,20 @@ def replacing(path: Path) -> Iterator[Path]:
             yield beside
             with beside.open("rb") as whole:
                 os.fsync(whole.fileno())  # else a power cut may leave the new name and no bytes
+            open_to_others(beside)
             beside.replace(path)
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def open_to_others(*files: Path) -> None:
+    """Give files the rights that this process gives to any new one; safetensors' own are for their owner alone."""
+    mask = os.umask(0o077)  # there is no other way to ask for it
+    os.umask(mask)
+    for path in files:
+        with suppress(OSError):
+            path.chmod(0o666 & ~mask)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bam_lightning import machine
+from bam_lightning.disk import open_to_others
 from bam_lightning.heads import Head
 from bam_lightning.model import Model
 from bam_lightning.saved import Task
@@ -84,6 +85,7 @@ def staged(output: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
+        open_to_others(*(beside / name for name in files(beside)))
         _check_free(output)  # something may have come into it meanwhile
         if output.exists():
             shutil.rmtree(output)

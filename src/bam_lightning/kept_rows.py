@@ -132,7 +132,7 @@ def _unchanged(split: Split) -> bool:
 
 
 def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
-    from safetensors.numpy import save
+    from safetensors.numpy import save_file
 
     tensors: Tensors = {}
     for part, one in zip(TaskRows._fields, rows, strict=True):
@@ -141,7 +141,7 @@ def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
         tensors[f"{part}_order"] = orders[part].astype(np.int32)
     with replacing(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(save(tensors, metadata={"digest": digest(tensors)}))  # a file that others may read
+        save_file(tensors, beside, metadata={"digest": digest(tensors)})
 
 
 def _read(path: Path) -> Tensors | None:

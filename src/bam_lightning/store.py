@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bam_lightning.disk import Unwritable, replacing, why, write_text, writing
+from bam_lightning.disk import Unwritable, open_to_others, replacing, why, write_text, writing
 from bam_lightning.folder import MANIFEST, RunFolder, file_hash
 from bam_lightning.lease import Lease
 
@@ -99,6 +99,7 @@ class Store:
         """Turn what lies in ``building/ID`` into the finished Run."""
         building = self.building(run_id)
         with writing(building):
+            open_to_others(*(path for path in building.rglob("*") if path.is_file()))
             left = [*building.glob("*.ckpt"), *building.glob("*.part")]
             files = {
                 str(path.relative_to(building)): file_hash(path)
