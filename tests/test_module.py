@@ -9,15 +9,16 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector as flat
 
-from bam_lightning.batching import Examples, make_batch
+from bam_lightning.batching import ONE_CALL, Examples, make_batch
 from bam_lightning.config import OptimizationConfig, RateShape
-from bam_lightning.datamodule import MultiTaskData
-from bam_lightning.encoders import from_path
+from bam_lightning.datamodule import MultiTaskData, Steps
+from bam_lightning.encoders import Encoder, from_path
 from bam_lightning.heads import Classification, Regression
 from bam_lightning.module import BamModule
 from bam_lightning.schedules import Constant, Linear, bert_rate, linear_rate
 from bam_lightning.stream import SizePower
 from bam_lightning.tokens import Tokens
+from families import FAMILIES, body
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 TASKS = ("rte", "mnli", "stsb")
@@ -40,11 +41,13 @@ def pool(seed, teachers=TASKS):
     return {task: examples(seed, task, task in teachers) for task in TASKS}
 
 
-def build(folder, schedule=None, **options):
+def build(encoder, schedule=None, **options):
     torch.manual_seed(7)
-    encoder = from_path(str(folder), None, pooler=True)
-    heads = {"rte": Classification(32, ["yes", "no"]), "mnli": Classification(32, ["a", "b", "c"])}
-    heads["stsb"] = Regression(32, [0.0, 5.0])
+    if not isinstance(encoder, Encoder):
+        encoder = from_path(str(encoder), None, pooler=True)
+    width = encoder.width
+    heads = {"rte": Classification(width, ["yes", "no"]), "mnli": Classification(width, ["a", "b", "c"])}
+    heads["stsb"] = Regression(width, [0.0, 5.0])
     settings = OptimizationConfig(**options.pop("optimization", {}))
     return BamModule(encoder, heads, schedule or Linear(), settings, 1e-2, 0.9, **options)
 
@@ -104,6 +107,29 @@ def test_gradient_of_the_micro_batches_is_that_of_the_whole(resting, seed):
     whole = gradient(resting, [batch_of(tasks, minibatch)], lam)
     parts = gradient(resting, [batch_of(tasks, minibatch, part) for part in random_split(seed)], lam)
     assert float((whole - parts).norm() / whole.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_of_a_step_is_that_of_the_minibatch_padded_to_its_longest(family):
+    """Heads and losses included: a row without padding where the encoder packs, else micro-batches of like length."""
+    torch.manual_seed(3)
+    module = build(Encoder(body(family), pooler=True)).eval()
+    tasks = {name: one._replace(tokens=one.tokens._replace(types=None)) for name, one in pool(0).items()}
+    stream = SizePower(0.75).stream(dict.fromkeys(TASKS, ROWS), 1, 40, seed=0)
+    step = Steps(tasks, stream, 0, ONE_CALL if module.encoder.packs else 20, rank=0, processes=1)[0]
+    assert (len(step) == 1) is module.encoder.packs
+    padded = batch_of(tasks, places_of(stream.rows[0]))._replace(lengths=())
+    assert padded.inputs["attention_mask"].float().mean() < 0.7
+    wanted, found = gradient(module, [padded], 0.5), gradient(module, step, 0.5)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-6
+    module.double()  # in which each tensor is compared by itself: attention's gradients are small beside others
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    gradient(module, [padded], 0.5)
+    each = {name: one.grad.clone() for name, one in module.named_parameters()}
+    gradient(module, step, 0.5)
+    for name, one in module.named_parameters():
+        torch.testing.assert_close(one.grad, each[name], rtol=1e-6, atol=1e-12, msg=name)
 
 
 @torch.no_grad()
