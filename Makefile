@@ -26,7 +26,7 @@ chaos: install  ## kill jobs 100 times at random moments; they must end bit-equa
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm_cluster.py
 
-bench: install  ## the benchmarks of benchmarks/, half an hour; BENCH="NAME ..." for some
+bench: install  ## the benchmarks of benchmarks/, an hour, half of it the sweep; BENCH="NAME ..." for some
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lint: install  ## style; known vulnerabilities of the locked packages, where their index answers

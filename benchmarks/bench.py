@@ -16,109 +16,12 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from benches import BENCHES, GLUE, Claim
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-ALL = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte"
-
-
-class Claim(NamedTuple):
-    """A ratio that is claimed: ``side``'s ``field`` over ``other``'s; without ``other`` the side's own number.
-
-    ``prediction`` was written before the first run of this table; ``wanted`` is the bound, upper where ``below``.
-    """
-
-    what: str
-    side: str
-    other: str
-    prediction: float
-    wanted: float
-    below: bool = False
-    field: str = "rate"
-
-
-class Bench(NamedTuple):
-    """Sides to run in turn, with words for ``run_side``; ``rounds`` unless the command line says otherwise."""
-
-    sides: dict[str, list[str]]
-    claims: list[Claim]
-    rounds: int = 2
-
-
-def mix(tasks: str, batch: int, steps: int, sides: str) -> dict[str, list[str]]:
-    """Return the sides that train on one ``Work``."""
-    return {side: [side, tasks, str(batch), str(steps)] for side in sides.split()}
-
-
-BENCHES = {
-    "mixed_128": Bench(
-        mix(ALL, 128, 24, "ours group_by_length random"),
-        [
-            Claim("mixed GLUE stream, 128 rows: against Trainer, random order", "ours", "random", 9, 5),
-            Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2.6, 2.5),
-        ],
-        rounds=3,
-    ),
-    "limit": Bench(
-        mix(ALL, 128, 108, "ours limit"),
-        [Claim("mixed GLUE stream, 128 rows: against its matrix products alone", "ours", "limit", 0.62, 0.6)],
-        rounds=3,
-    ),
-    "mixed_32": Bench(
-        mix(ALL, 32, 60, "ours group_by_length random"),
-        [
-            Claim("mixed GLUE stream, 32 rows: against Trainer, random order", "ours", "random", 4, 1.8),
-            Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2, 1),
-        ],
-    ),
-    "cola": Bench(
-        mix("cola", 32, 100, "ours group_by_length"),
-        [Claim("CoLA alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.35, 1.3)],
-        rounds=5,
-    ),
-    "rte": Bench(
-        mix("rte", 32, 40, "ours group_by_length"),
-        [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],
-        rounds=3,
-    ),
-    "distilled": Bench(
-        mix(ALL, 128, 24, "distilled") | {"small": ["distilled", ALL, "32", "60"]},
-        [
-            Claim("a distilled step's time over a plain one's, 128 rows", "distilled", "", 1.01, 1.02, True, "ratio"),
-            Claim("the same, 32 rows", "small", "", 1.01, 1.02, True, "ratio"),
-            Claim("collation's share of a step, 128 rows", "distilled", "", 0.01, 0.05, True, "collation_share"),
-            Claim("the same, 32 rows", "small", "", 0.02, 0.05, True, "collation_share"),
-        ],
-    ),
-    "recipe": Bench(
-        {"recipe": ["recipe"]},
-        [Claim("embedded default: what is not training, over training", "recipe", "", 0.13, 0.15, True, "overhead")],
-    ),
-    "sweep": Bench(
-        {"sweep": ["sweep", "20"], "pipelines": ["pipelines", "20"]},
-        [Claim("20 seeds in one sweep: time over 20 pipelines'", "sweep", "pipelines", 0.35, 0.4, True, "seconds")],
-        rounds=1,
-    ),
-    "start": Bench(
-        {"first_step": ["first_step"], "full_glue": ["full_glue"]},
-        [
-            Claim("cached embedded default: seconds to the first step", "first_step", "", 6, 8, True, "seconds"),
-            Claim("1,077,000 rows: seconds to the first step", "full_glue", "", 10, 10, True, "seconds"),
-            Claim("the same: peak memory, MiB", "full_glue", "", 1700, 2048, True, "peak_mib"),
-        ],
-    ),
-    "gpu": Bench(
-        {side: ["gpu", side] for side in ("packed", "compiled", "padded")},
-        [
-            Claim("BERT-Large on a GPU, 128 rows: share of the peak (MFU)", "packed", "", 0.45, 0.45, False, "mfu"),
-            Claim("the same: against padded to the longest", "packed", "padded", 3, 3),
-            Claim("the same: with its layers compiled, against packed alone", "compiled", "packed", 1.3, 1),
-            Claim("the same, compiled: share of the peak (MFU)", "compiled", "", 0.5, 0.45, False, "mfu"),
-            Claim("the same: hours of one student on GLUE", "packed", "", 0.1, 0.25, True, "student_hours"),
-        ],
-    ),
-}
 
 
 def main() -> None:
@@ -137,7 +40,7 @@ def main() -> None:
             continue
         found = _rounds(name, asked.rounds or BENCHES[name].rounds)
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps({**_provenance(), "rounds": found}, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps({**_provenance(name), "rounds": found}, indent=1) + "\n")
     table = _table()
     (RESULTS / "README.md").write_text(table)
     print(table)
@@ -172,7 +75,7 @@ def _side(words: list[str]) -> dict[str, float]:
     return found
 
 
-def _provenance() -> dict[str, Any]:
+def _provenance(name: str) -> dict[str, Any]:
     from bam_lightning import machine
     from bam_lightning.trainer_config import TrainerConfig
 
@@ -184,7 +87,7 @@ def _provenance() -> dict[str, Any]:
         "commit": commit,
         "machine": machine.device_name(TrainerConfig()),
         "precision": machine.precision(TrainerConfig()),
-        "data": "GLUE texts (MNLI, QNLI and QQP in part) and MiniLM" if real else "generated rows of GLUE's lengths",
+        "data": BENCHES[name].data or (GLUE if real else BENCHES["gpu"].data),
         "versions": machine.versions(),
     }
 
@@ -208,7 +111,9 @@ def _table() -> str:
     for name, bench in BENCHES.items():
         path = RESULTS / f"{name}.json"
         kept = json.loads(path.read_text()) if path.exists() else None
-        lines += [_line(claim, name, kept["rounds"]) if kept else _not_run(claim) for claim in bench.claims]
+        for claim in bench.claims:
+            there = kept and {claim.side, claim.other} <= {"", *kept["rounds"][0]}  # sides may be younger than results
+            lines.append(_line(claim, name, kept["rounds"]) if kept and there else _not_run(claim))
         if kept:
             what = f"{kept['machine']}, {kept['precision']} where not said; {kept['data']}"
             places.append(f"| {name} | {kept['commit']} | {kept['finished'][:10]} | {what} | {_versions(kept)} |")

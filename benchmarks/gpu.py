@@ -71,5 +71,5 @@ def peak() -> float:
 
 def _student_hours(work: Work, seconds: float) -> float:
     rows = sum(shape.rows for shape in SHAPES.values())
-    steps = rows * 3 / 128  # three epochs
+    steps = rows * work.config.optimization.multi.epochs / 128
     return seconds / (STEPS - WARM) * steps / 3600

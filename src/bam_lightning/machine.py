@@ -41,7 +41,8 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # a login node may train, too
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # all that older versions take
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

@@ -1,0 +1,121 @@
+"""What is measured: the sides of each benchmark, and what is claimed of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GLUE = "GLUE texts (MNLI, QNLI and QQP in part) and MiniLM"
+ALL = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte"
+
+
+class Claim(NamedTuple):
+    """A ratio that is claimed: ``side``'s ``field`` over ``other``'s; without ``other`` the side's own number.
+
+    ``prediction`` was written before the first run of its line; ``wanted`` is the bound, upper where ``below``.
+    """
+
+    what: str
+    side: str
+    other: str
+    prediction: float
+    wanted: float
+    below: bool = False
+    field: str = "rate"
+
+
+class Bench(NamedTuple):
+    """Sides to run in turn, with words for ``run_side``; ``rounds`` unless the command line says otherwise.
+
+    ``data``: what the sides work on, where they bring it themselves.
+    """
+
+    sides: dict[str, list[str]]
+    claims: list[Claim]
+    rounds: int = 2
+    data: str = ""
+
+
+def mix(tasks: str, batch: int, steps: int, sides: str) -> dict[str, list[str]]:
+    """Return the sides that train on one ``Work``."""
+    return {side: [side, tasks, str(batch), str(steps)] for side in sides.split()}
+
+
+BENCHES = {
+    "mixed_128": Bench(
+        mix(ALL, 128, 24, "ours group_by_length random"),
+        [
+            Claim("mixed GLUE stream, 128 rows: against Trainer, random order", "ours", "random", 9, 5),
+            Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2.6, 2.5),
+        ],
+        rounds=3,
+    ),
+    "limit": Bench(
+        mix(ALL, 128, 108, "ours limit"),
+        [Claim("mixed GLUE stream, 128 rows: against its matrix products alone", "ours", "limit", 0.62, 0.6)],
+        rounds=3,
+    ),
+    "mixed_32": Bench(
+        mix(ALL, 32, 60, "ours group_by_length random"),
+        [
+            Claim("mixed GLUE stream, 32 rows: against Trainer, random order", "ours", "random", 4, 1.8),
+            Claim("the same against Trainer, group_by_length", "ours", "group_by_length", 2, 1),
+        ],
+    ),
+    "cola": Bench(
+        mix("cola", 32, 100, "ours group_by_length handed_back"),
+        [
+            Claim("CoLA alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.35, 1.3),
+            Claim("the same against ours, with freed memory handed back", "ours", "handed_back", 1.2, 1),
+        ],
+        rounds=5,
+    ),
+    "update": Bench(
+        mix("cola", 32, 108, "update"),
+        [Claim("CoLA: words' gradient, clipping and AdamW: torch's time over ours", "update", "", 2, 1, field="ratio")],
+    ),
+    "rte": Bench(
+        mix("rte", 32, 40, "ours group_by_length"),
+        [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],
+        rounds=3,
+    ),
+    "distilled": Bench(
+        mix(ALL, 128, 24, "distilled") | {"small": ["distilled", ALL, "32", "60"]},
+        [
+            Claim("a distilled step's time over a plain one's, 128 rows", "distilled", "", 1.01, 1.02, True, "ratio"),
+            Claim("the same, 32 rows", "small", "", 1.01, 1.02, True, "ratio"),
+            Claim("collation's share of a step, 128 rows", "distilled", "", 0.01, 0.05, True, "collation_share"),
+            Claim("the same, 32 rows", "small", "", 0.02, 0.05, True, "collation_share"),
+        ],
+    ),
+    "recipe": Bench(
+        {"recipe": ["recipe"]},
+        [Claim("embedded default: what is not training, over training", "recipe", "", 0.13, 0.15, True, "overhead")],
+        data="the embedded default",
+    ),
+    "sweep": Bench(
+        {"sweep": ["sweep", "20"], "pipelines": ["pipelines", "20"]},
+        [Claim("20 seeds in one sweep: time over 20 pipelines'", "sweep", "pipelines", 0.35, 0.4, True, "seconds")],
+        rounds=1,
+        data="the embedded default",
+    ),
+    "start": Bench(
+        {"first_step": ["first_step"], "full_glue": ["full_glue"]},
+        [
+            Claim("cached embedded default: seconds to the first step", "first_step", "", 6, 8, True, "seconds"),
+            Claim("1,077,000 rows: seconds to the first step", "full_glue", "", 10, 10, True, "seconds"),
+            Claim("the same: peak memory, MiB", "full_glue", "", 1700, 2048, True, "peak_mib"),
+        ],
+        data="the embedded default; 1,077,000 generated rows",
+    ),
+    "gpu": Bench(
+        {side: ["gpu", side] for side in ("packed", "compiled", "padded")},
+        [
+            Claim("BERT-Large on a GPU, 128 rows: share of the peak (MFU)", "packed", "", 0.45, 0.45, False, "mfu"),
+            Claim("the same: against padded to the longest", "packed", "padded", 3, 3),
+            Claim("the same: with its layers compiled, against packed alone", "compiled", "packed", 1.3, 1),
+            Claim("the same, compiled: share of the peak (MFU)", "compiled", "", 0.5, 0.45, False, "mfu"),
+            Claim("the same: hours of one student on GLUE, six epochs", "packed", "", 0.2, 0.5, True, "student_hours"),
+        ],
+        data="generated rows of GLUE's lengths and random weights",
+    ),
+}

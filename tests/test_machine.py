@@ -1,0 +1,75 @@
+"""What is chosen by what the machine has: arithmetic, and how the C library frees memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bam_lightning import machine
+from bam_lightning.trainer_config import Precision, TrainerConfig
+
+FAULTS = """
+import resource, sys, torch
+from bam_lightning import machine
+if sys.argv[1] == "prepared":
+    machine.prepare()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(12):
+    if turn == 2:
+        before = faults()
+    blocks = [torch.ones(1 << 20) for _ in range(12)]
+    del blocks
+print(faults() - before)
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+
+
+@pytest.mark.parametrize(("bf16", "amx", "word"), [(0, 0, "32-true"), (1, 0, "bf16-mixed"), (0, 1, "bf16-mixed")])
+def test_bfloat16_is_chosen_where_the_cpu_has_it(bf16, amx, word, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(bf16))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    assert machine.precision(TrainerConfig()) == word
+    assert machine.precision(TrainerConfig(precision=Precision.float32)) == "32-true"
+    assert machine.precision(TrainerConfig(precision=Precision.bfloat16)) == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("generation", "word"), [(7, "32-true"), (8, "bf16-mixed"), (9, "bf16-mixed")])
+def test_bfloat16_is_chosen_where_the_gpu_has_it(generation, word, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
+    assert machine.precision(TrainerConfig()) == word
+    assert machine.packs(TrainerConfig()) is (word == "bf16-mixed")
+
+
+@glibc
+def test_freed_memory_is_kept_for_the_next_step():
+    """12 blocks of 4 MiB have 12,288 pages, of which each turn maps none anew."""
+    found = {}
+    for way in ("prepared", "as it is"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True)
+        found[way] = int(done.stdout)
+    assert found["prepared"] < 100 < found["as it is"] / 100
+
+
+@glibc
+def test_an_older_c_library_is_asked_for_what_it_takes(monkeypatch):
+    asked = []
+
+    class Old:
+        def mallopt(self, name, value):
+            asked.append((name, value))
+            return int(name != machine.M_MMAP_THRESHOLD or value <= 1 << 25)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: Old())
+    machine.prepare()
+    assert asked == [
+        (machine.M_MMAP_THRESHOLD, 1 << 30),
+        (machine.M_MMAP_THRESHOLD, 1 << 25),
+        (machine.M_TRIM_THRESHOLD, (1 << 31) - 1),
+    ]
