@@ -21,7 +21,7 @@ def module(monkeypatch):
     """Return a function that imports a file of benchmarks/."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("bench", "benches", "workload", "sides", "run_side"):
+    for name in ("bench", "benches", "workload", "sides", "run_side", "gpu"):
         sys.modules.pop(name, None)
 
 
@@ -66,3 +66,25 @@ def test_generated_rows_have_glues_lengths_and_the_stream_its_proportions(module
     for name, shape in workload.SHAPES.items():
         if name in work.examples:
             assert np.log(work.examples[name].tokens.lengths).mean() == pytest.approx(shape.mean, abs=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.parametrize("side", ["packed", "padded"])
+def test_what_is_measured_on_a_gpu_runs(side, module, monkeypatch):
+    """On a CPU, a tiny encoder and few rows; what is CUDA's own is stood in for."""
+    gpu, workload = module("gpu"), module("workload")
+    for name, shape in workload.SHAPES.items():
+        monkeypatch.setitem(workload.SHAPES, name, shape._replace(rows=200))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    monkeypatch.setattr(gpu, "LARGE", {**gpu.LARGE, **sizes})
+    monkeypatch.setattr(gpu, "STEPS", 11)
+    cuda = {"synchronize": None, "reset_peak_memory_stats": None, "max_memory_allocated": 2 << 20,
+            "get_device_name": "NVIDIA H200"}  # fmt: skip
+    for name, answer in cuda.items():
+        monkeypatch.setattr(gpu.torch.cuda, name, lambda answer=answer: answer)
+    found = gpu.run(side)
+    assert found["steps"] == 3
+    assert found["peak_mib"] == 2
+    lengths = workload.make(list(workload.SHAPES), 128, 11, "", "", "").lengths[8:].astype(float)
+    assert found["mfu"] == pytest.approx(gpu.operations(lengths) / found["seconds"] / 989e12)
+    assert found["student_hours"] == pytest.approx(found["seconds"] / 3 * (8 * 200 * 6 / 128) / 3600)

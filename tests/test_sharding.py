@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from bam_lightning import sharding
+from bam_lightning.compose import compose
+from bam_lightning.encoders import from_sizes
+from bam_lightning.trainer_config import Strategy
 from families import FAMILIES
 
 CODE = """
@@ -131,3 +134,16 @@ def test_one_process_shares_nothing():
     found = sharding.whole(tree)
     assert found["one"][0] is tree["one"][0]
     assert (found["one"][1], found["two"]) == (3, "words")
+
+
+def test_the_billion_of_the_documentation_composes_and_is_one():
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    (command,) = [part for part in page.split("```") if "encoder.sizes.hidden_size" in part]
+    words = command.replace("\\\n", " ").split("bam_lightning.train")[1].split()
+    config = compose(words)
+    assert (config.trainer.strategy, config.trainer.devices) == (Strategy.fsdp, 4)
+    assert config.optimization.multi.epochs == 6  # of the page's times
+    with torch.device("meta"):
+        encoder = from_sizes(config.encoder.sizes, config.encoder.pretraining.vocabulary, config.encoder.pooler)
+    assert encoder.layers == 20
+    assert sum(one.numel() for one in encoder.parameters()) == pytest.approx(1.07e9, rel=0.01)

@@ -141,7 +141,7 @@ def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
         "max_length": config.data.max_length,
         "pooler": config.encoder.pooler,
         "precision": config.trainer.precision,
-        "call_tokens": config.trainer.call_tokens,  # decides which texts share a dropout draw
+        "call_tokens": config.trainer.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
         "encoder": None if run.start else facts.encoder,
         "start": run.start,
     }

@@ -36,7 +36,10 @@ class Precision(Enum):
 
 @dataclass
 class TrainerConfig:
-    """Machine and bookkeeping. ``precision``, ``max_steps`` and ``call_tokens`` change a Run's weights, and its id."""
+    """Machine and bookkeeping. ``precision``, ``max_steps`` and ``call_tokens`` change a Run's weights, and its id.
+
+    ``call_tokens`` changes weights where an encoder has to pad, and the id always: that is known before the encoder is.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
