@@ -42,8 +42,7 @@ def pipelines(cache: Path, seeds: str) -> dict[str, float]:
 def first_step(cache: Path) -> dict[str, float]:
     """Return the seconds from a process's start to the first step of the default's Multi; its encoder is there."""
     folder = cache / "first_step"
-    if not folder.exists():
-        _job(str(folder), "+experiment=multi")
+    _job(str(folder), "+experiment=multi")
     return _until_first_step("+experiment=multi", "seed=1", "logger=none", *_places(str(folder)))
 
 

@@ -73,7 +73,7 @@ def test_transformers_ask_for_packed_attention_in_their_own_shape():
     torch.testing.assert_close(mixed[0], Grouped.apply(parts, packing.groups, SCALE, 0.0))
 
 
-@pytest.mark.parametrize("scale", [WIDTH**-0.5, 0.3])
+@pytest.mark.parametrize("scale", [WIDTH**-0.5, 8**-0.5, 0.3])
 def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(scale, monkeypatch):
     """The kernel is for GPUs alone; this one computes what torch's documents of it."""
     grouped, parts = row(torch.float32)
@@ -84,7 +84,8 @@ def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(scale, mo
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
         assert (max_q, max_k, cu_seq_q.dtype) == (20, 20, torch.int32)
         assert cu_seq_q.equal(cu_seq_k)
-        return one_by_one(torch.stack([query, key, value], 1), packing, WIDTH**-0.5)
+        assert query.shape[-1] == 8  # it takes multiples of 8 alone
+        return one_by_one(torch.stack([query, key, value], 1), packing, 8**-0.5)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     query, key, value = (part.transpose(0, 1)[None] for part in parts.unbind(1))  # [1, H, N, D]

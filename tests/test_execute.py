@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -163,6 +164,14 @@ def test_a_flipped_bit_of_a_checkpoint_is_refused(tiny_job, tmp_path):
         ValueError, match=r"last\.ckpt is damaged \(.*\); delete it, and the Run starts from its beginning"
     ):
         train(words, tmp_path / "store")
+
+
+def test_a_run_begun_on_a_gpu_goes_on_where_there_is_none(tiny_job, tmp_path):
+    words, path = begun(tiny_job, tmp_path)
+    whole = torch.load(path, weights_only=True)
+    with mock.patch("torch.serialization.location_tag", return_value="cuda:7"):  # so a GPU's says of each tensor
+        torch.save(whole, path)
+    assert train(words, tmp_path / "store")["steps"] > 4
 
 
 def test_a_checkpoint_of_another_run_is_refused(tiny_job, tmp_path):

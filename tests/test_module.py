@@ -182,11 +182,12 @@ def test_a_task_without_teacher_learns_from_gold_beside_one_that_has(resting):
     torch.testing.assert_close(found, {**gold, "rte": teacher["rte"]}, atol=0, rtol=1e-6)
 
 
-def fit(module, tasks, steps=6, callbacks=()):
+def fit(module, tasks, steps=6, callbacks=(), **more):
     stream = SizePower(0.75).stream(dict.fromkeys(tasks, ROWS), steps, 8, seed=0)
     data = MultiTaskData(tasks, {}, stream, pad_id=0, call_tokens=20)
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=list(callbacks), **off).fit(module, data)
+    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=list(callbacks), **off, **more)
+    trainer.fit(module, data)
     return stream
 
 
@@ -221,6 +222,15 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_whole_minibatch(tiny_ber
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(flat(ours.parameters()), flat(theirs.parameters()), atol=1e-6, rtol=0)
+
+
+def test_in_bfloat16_heads_have_gradients_of_float32(tiny_bert, monkeypatch):
+    module, seen = build(tiny_bert), []
+    watch = pl.callbacks.LambdaCallback(on_before_optimizer_step=lambda *_: seen.append(
+        [one.grad.clone() for one in module.heads.parameters() if one.grad is not None]))  # fmt: skip
+    fit(module, pool(0), steps=2, callbacks=[watch], precision="bf16-mixed")
+    assert len(seen) == 2
+    assert not any(torch.equal(one, one.bfloat16().float()) for one in seen[1])
 
 
 def test_dropout_is_a_function_of_the_seed(tiny_bert):

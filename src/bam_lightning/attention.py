@@ -16,6 +16,7 @@ from bam_lightning.dropout import dropout as drop
 from bam_lightning.packing import Group, Packing
 
 NAME = "bam_attention"
+KERNEL_LANES = 8  # the CUDA kernel takes heads whose width is a multiple of it
 Groups = tuple[Group, ...]
 
 
@@ -58,10 +59,14 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scal
     """Return attention within each text, ``[N, H, D]``. The CUDA kernel has no dropout, so nothing is dropped there."""
     from torch.nn.attention.varlen import varlen_attn
 
+    width = query.shape[-1]
+    if fill := -width % KERNEL_LANES:
+        query, key, value = (F.pad(one, (0, fill)) for one in (query, key, value))
     if scale != (usual := query.shape[-1] ** -0.5):  # not every version of the kernel takes another
         query = query * (scale / usual)
     where, longest = packing.offsets, packing.longest
-    return cast("Tensor", varlen_attn(query, key, value, where, where, longest, longest))
+    mixed = cast("Tensor", varlen_attn(query, key, value, where, where, longest, longest))
+    return mixed[..., :width] if fill else mixed
 
 
 class Grouped(torch.autograd.Function):

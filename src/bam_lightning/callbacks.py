@@ -107,7 +107,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         return None
     check_zip(path, remedy)
     try:
-        kept = torch.load(path, weights_only=True, mmap=True)
+        kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # be it of a GPU that is not here
         run = kept["callbacks"]["Checkpoints"]["run"]
     except (RuntimeError, UnpicklingError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no checkpoint of ours ({str(error).splitlines()[0][:200]}); {remedy}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bam_lightning import attention, unpadded
+from bam_lightning import attention, machine, unpadded
 from bam_lightning.checks import known_name
 from bam_lightning.files import ENCODER_HINT, no_hub_id
 from bam_lightning.strangers import Shapes, body_shapes, check_config, check_shapes
@@ -69,10 +69,11 @@ class Encoder(nn.Module):
         """Return one vector per text, ``[B, D]``, of padded inputs ``[B, T]``.
 
         With the ``lengths`` of the B texts, an encoder that ``packs`` leaves the padding out. On a GPU it does so in
-        bfloat16, for which there is a kernel.
+        bfloat16, for which there is a kernel from Ampere on.
         """
-        on_cpu = inputs["input_ids"].device.type == "cpu"
-        if len(lengths) and self.packs and (on_cpu or torch.is_autocast_enabled("cuda")):
+        device = inputs["input_ids"].device
+        kernel = device.type == "cpu" or (torch.is_autocast_enabled("cuda") and machine.ampere(device))
+        if len(lengths) and self.packs and kernel:
             first = unpadded.first_tokens(self.body, inputs, lengths)
         else:
             first = self.body(**inputs).last_hidden_state[:, 0]  # [B, D]

@@ -86,7 +86,7 @@ def precision(settings: TrainerConfig) -> Arithmetic:
     """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
     if settings.precision is Precision.auto:
         if on_gpu(settings):
-            fast = torch.cuda.get_device_capability()[0] >= 8
+            fast = ampere()
         else:
             fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
         return "bf16-mixed" if fast else "32-true"
@@ -95,7 +95,12 @@ def precision(settings: TrainerConfig) -> Arithmetic:
 
 def packs(settings: TrainerConfig) -> bool:
     """Return whether this device computes attention of rows without padding: a GPU in bfloat16 alone."""
-    return not on_gpu(settings) or precision(settings) == "bf16-mixed"
+    return not on_gpu(settings) or (precision(settings) == "bf16-mixed" and ampere())
+
+
+def ampere(device: torch.device | None = None) -> bool:
+    """Return whether a GPU is of that generation or a later one: fast at bfloat16, and fit for the kernel of rows."""
+    return bool(torch.cuda.get_device_capability(device)[0] >= 8)
 
 
 def trainer(

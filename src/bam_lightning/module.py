@@ -18,7 +18,7 @@ from bam_lightning.config import OptimizationConfig
 from bam_lightning.distillation import average, mix_targets
 from bam_lightning.encoders import Encoder
 from bam_lightning.heads import Head
-from bam_lightning.optim import build_optimizer, clip_gradients, local_gradients, parameter_groups, set_rates
+from bam_lightning.optim import build_optimizer, clip_gradients, go_back, local_gradients, parameter_groups, set_rates
 from bam_lightning.parallel import Losses, most, processes, sum_step
 from bam_lightning.record import Record
 from bam_lightning.schedules import RATES
@@ -115,7 +115,7 @@ class BamModule(pl.LightningModule):
             for batch in step:
                 losses = self.task_losses(batch, lam)
                 own += [(task, loss.detach(), len(batch.rows[task])) for task, loss in losses.items()]
-                self.manual_backward(torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
+                go_back(self, torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
         self._take_part(calls - len(step))
         for task, loss, count in sum_step(self, list(self.heads), own):
             self.record.add(task, loss, count)
@@ -136,7 +136,7 @@ class BamModule(pl.LightningModule):
         for _ in range(calls):
             token = torch.ones((1, 1), dtype=torch.long, device=self.device)
             vector = self.encoder({"input_ids": token, "attention_mask": token})
-            self.manual_backward((vector * 0.0).sum())
+            go_back(self, (vector * 0.0).sum())
 
     def on_train_start(self) -> None:
         """Share out what a checkpoint brought; spare whole gradients of words, on a CPU what small steps wait for."""

@@ -105,6 +105,12 @@ def local_gradients(module: pl.LightningModule) -> AbstractContextManager[None]:
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
+def go_back(module: pl.LightningModule, loss: Tensor) -> None:
+    """Add the loss's gradients. What was computed in float32, as heads are, has its gradient in float32, too."""
+    with torch.autocast(module.device.type, enabled=False):
+        module.manual_backward(loss)
+
+
 class BertAdam(torch.optim.AdamW):
     """Adam without bias correction and with decoupled weight decay, as BERT and the reference code have it.
 

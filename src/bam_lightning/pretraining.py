@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from bam_lightning import clock, parallel
 from bam_lightning.datamodule import StepLoader
 from bam_lightning.encoders import Encoder
-from bam_lightning.optim import clip_gradients, local_gradients
+from bam_lightning.optim import clip_gradients, go_back, local_gradients
 from bam_lightning.record import Record
 from bam_lightning.schedules import linear_rate
 from bam_lightning.tokens import Tokens
@@ -143,7 +143,7 @@ class MaskedModule(pl.LightningModule):
         (whole,) = parallel.sum_numbers([count], self)
         if some:
             with local_gradients(self):
-                self.manual_backward(loss / max(1, whole))
+                go_back(self, loss / max(1, whole))
         own = [(TASK, loss.detach(), count)]
         for task, total, number in parallel.sum_step(self, [TASK], own):
             self.record.add(task, total, number)

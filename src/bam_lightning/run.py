@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bam_lightning.config import Config, Hyperparameters, StageKind
 
-ALGORITHM = 2  # raised when the same Run would come out with other weights; old Runs are then not found again
+ALGORITHM = 3  # raised when the same Run would come out with other weights; old Runs are then not found again
 # Fields of a task that cannot change a Run's weights or scores: where rows come from is covered by their fingerprint.
 PLACES = (
     "path",
