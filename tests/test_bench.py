@@ -80,6 +80,7 @@ def test_what_is_measured_on_a_gpu_runs(side, module, monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", 11)
     cuda = {"synchronize": None, "reset_peak_memory_stats": None, "max_memory_allocated": 2 << 20,
             "get_device_name": "NVIDIA H200"}  # fmt: skip
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     for name, answer in cuda.items():
         monkeypatch.setattr(gpu.torch.cuda, name, lambda answer=answer: answer)
     found = gpu.run(side)
@@ -88,3 +89,10 @@ def test_what_is_measured_on_a_gpu_runs(side, module, monkeypatch):
     lengths = workload.make(list(workload.SHAPES), 128, 11, "", "", "").lengths[8:].astype(float)
     assert found["mfu"] == pytest.approx(gpu.operations(lengths) / found["seconds"] / 989e12)
     assert found["student_hours"] == pytest.approx(found["seconds"] / 3 * (8 * 200 * 6 / 128) / 3600)
+
+
+def test_operations_are_six_a_weight_and_token_and_twelve_a_pair_of_tokens_and_unit(module, monkeypatch):
+    """One layer of width 2 and 4: 4 * 4 + 2 * 8 = 32 weights. Texts of 3 and 1 tokens: 4 tokens, 10 pairs."""
+    gpu = module("gpu")
+    monkeypatch.setattr(gpu, "LARGE", {"hidden_size": 2, "intermediate_size": 4, "num_hidden_layers": 1})
+    assert gpu.operations(np.asarray([[3.0, 1.0]])) == 6 * 32 * 4 + 12 * 2 * 10

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bam_lightning.disk import Unwritable, check_zip, replacing, why, write_text, writing
+from bam_lightning.disk import Unwritable, check_zip, open_to_others, replacing, why, write_text, writing
 
 END = ". What was finished is kept, and the same command goes on"
 LIMITED = """
@@ -147,3 +147,18 @@ def test_a_zip_of_something_else_passes_here_and_is_left_to_its_reader(tmp_path)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
         opened.writestr("a", "b")
     check_zip(tmp_path / "x.zip", "delete it")
+
+
+def test_files_for_their_owner_alone_get_the_rights_of_new_ones_and_no_others_are_touched(tmp_path):
+    ours, known, outside, link = (tmp_path / name for name in ("ours", "known", "outside", "link"))
+    for path, mode in ((ours, 0o600), (known, 0o640), (outside, 0o600)):
+        path.touch()
+        path.chmod(mode)
+    link.symlink_to(outside)
+    before = os.umask(0o002)
+    try:
+        open_to_others(ours, known, link)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (ours, known, outside)] == [0o664, 0o640, 0o600]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["known", "link", "ours", "outside"]

@@ -138,12 +138,12 @@ def test_one_process_shares_nothing():
 
 def test_the_billion_of_the_documentation_composes_and_is_one():
     page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
-    (command,) = [part for part in page.split("```") if "encoder.sizes.hidden_size" in part]
-    words = command.replace("\\\n", " ").split("bam_lightning.train")[1].split()
-    config = compose(words)
+    (command,) = [part for part in page.split("```") if "scale=paper encoder.path=DIR" in part]
+    config = compose(command.split("bam_lightning.train")[1].split())
     assert (config.trainer.strategy, config.trainer.devices) == (Strategy.fsdp, 4)
     assert config.optimization.multi.epochs == 6  # of the page's times
+    sizes = {"model_type": "bert", "num_hidden_layers": 20, "hidden_size": 2048, "num_attention_heads": 32,
+             "intermediate_size": 8192}  # fmt: skip
     with torch.device("meta"):
-        encoder = from_sizes(config.encoder.sizes, config.encoder.pretraining.vocabulary, config.encoder.pooler)
-    assert encoder.layers == 20
+        encoder = from_sizes(sizes, 30_522, pooler=True)
     assert sum(one.numel() for one in encoder.parameters()) == pytest.approx(1.07e9, rel=0.01)

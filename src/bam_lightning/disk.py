@@ -43,12 +43,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def open_to_others(*files: Path) -> None:
-    """Give files the rights that this process gives to any new one; safetensors' own are for their owner alone."""
-    mask = os.umask(0o077)  # there is no other way to ask for it
-    os.umask(mask)
+    """Give files that are for their owner alone, as safetensors makes them, the rights of any new file beside them."""
     for path in files:
+        if path.is_symlink() or path.stat().st_mode & 0o077:
+            continue
+        probe = path.with_name(
+            f"{path.name}.{secrets.token_hex(6)}.part"
+        )  # umask does not tell: a folder may have an ACL
         with suppress(OSError):
-            path.chmod(0o666 & ~mask)
+            probe.touch()
+            path.chmod(probe.stat().st_mode & 0o777)
+        with suppress(OSError):
+            probe.unlink()
 
 
 @contextmanager
