@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benches import BENCHES, GLUE, Claim
+from benches import BENCHES, GENERATED, GLUE, Claim
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -87,7 +87,7 @@ def _provenance(name: str) -> dict[str, Any]:
         "commit": commit,
         "machine": machine.device_name(TrainerConfig()),
         "precision": machine.precision(TrainerConfig()),
-        "data": BENCHES[name].data or (GLUE if real else BENCHES["gpu"].data),
+        "data": BENCHES[name].data or (GLUE if real else GENERATED),
         "versions": machine.versions(),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 GLUE = "GLUE texts (MNLI, QNLI and QQP in part) and MiniLM"
+GENERATED = "generated rows of GLUE's lengths and random weights"
 ALL = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte"
 
 
@@ -116,6 +117,6 @@ BENCHES = {
             Claim("the same, compiled: share of the peak (MFU)", "compiled", "", 0.5, 0.45, False, "mfu"),
             Claim("the same: hours of one student on GLUE, six epochs", "packed", "", 0.23, 0.5, True, "student_hours"),
         ],
-        data="generated rows of GLUE's lengths and random weights",
+        data=GENERATED,
     ),
 }

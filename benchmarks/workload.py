@@ -48,14 +48,13 @@ VOCABULARY, LONGEST = 30_522, 128
 
 @dataclass(frozen=True)
 class Work:
-    """``encoder``: a folder, or none for random weights; ``source``: what a table says of the data."""
+    """``encoder``: a folder, or none for random weights."""
 
     examples: dict[str, Examples]
     stream: Stream
     pad_id: int
     encoder: str | None
     config: Config
-    source: str
 
     @property
     def lengths(self) -> np.ndarray:
@@ -68,14 +67,14 @@ def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cach
     words = ["scale=small", f"suite.only=[{','.join(tasks)}]", "logger=none"]
     if data and encoder:
         config = compose([*words, f"data.root={data}", f"encoder.path={encoder}"])
-        examples, source = _real(config, data, encoder, Path(cache)), "GLUE texts (of some tasks a part) and MiniLM"
+        examples = _real(config, data, encoder, Path(cache))
         pad = int(load_tokenizer(encoder).pad_token_id)
     else:
         config = compose(words)
-        examples, source, pad = _generated(tasks), "generated rows of GLUE's lengths and random weights", 0
+        examples, pad = _generated(tasks), 0
     sampler = SizePower(0.75 if len(tasks) > 1 else 1.0)
     sizes = {name: len(one.labels) for name, one in examples.items()}
-    return Work(examples, sampler.stream(sizes, steps, batch, seed=0), pad, encoder or None, config, source)
+    return Work(examples, sampler.stream(sizes, steps, batch, seed=0), pad, encoder or None, config)
 
 
 def _real(config: Config, data: str, encoder: str, cache: Path) -> dict[str, Examples]:

@@ -156,6 +156,16 @@ class Served(NamedTuple):
 
 
 @contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Have new files made with these rights taken away."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
 def serving(model, answers=None, limits=None, batch=64, queue=1024) -> Iterator[Served]:
     """Serve a model in a thread; ``answers`` takes the place of its own."""
     from bam_lightning import serve

@@ -21,6 +21,7 @@ FAMILIES = {
     "deberta-v3": ("deberta-v2", V3),
     "minilm": ("bert", {**SIZES, "hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 12}),
 }
+PACKED = ("bert", "roberta", "electra", "distilbert", "minilm")  # computed without padding
 
 
 def body(family):

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from bam_lightning import unpadded
 from bam_lightning.encoders import Encoder
 from bam_lightning.packing import pack
-from families import body, inputs
+from families import PACKED, body, inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")  # torch's own
-PACKED = ("bert", "roberta", "electra", "distilbert", "minilm")
 SHAPES = [(9, 5, 3), (12, 4), (7, 7, 7, 7, 2), (20, 1, 3), (2, 3), (31, 5)]
 
 

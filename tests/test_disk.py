@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bam_lightning.disk import Unwritable, check_zip, open_to_others, replacing, why, write_text, writing
+from conftest import umask
 
 END = ". What was finished is kept, and the same command goes on"
 LIMITED = """
@@ -155,10 +156,7 @@ def test_files_for_their_owner_alone_get_the_rights_of_new_ones_and_no_others_ar
         path.touch()
         path.chmod(mode)
     link.symlink_to(outside)
-    before = os.umask(0o002)
-    try:
+    with umask(0o002):
         open_to_others(ours, known, link)
-    finally:
-        os.umask(before)
     assert [path.stat().st_mode & 0o777 for path in (ours, known, outside)] == [0o664, 0o640, 0o600]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["known", "link", "ours", "outside"]

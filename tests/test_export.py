@@ -25,7 +25,7 @@ from bam_lightning.hf_export import export_hf
 from bam_lightning.model import Model
 from bam_lightning.onnx_export import export_onnx
 from bam_lightning.options import parse
-from conftest import sentences
+from conftest import sentences, umask
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
          "max_position_embeddings": 64}  # fmt: skip
@@ -309,12 +309,8 @@ def test_what_an_earlier_export_has_not_written_is_never_deleted(model, tmp_path
 
 
 def test_others_may_read_an_export(tmp_path):
-    before = os.umask(0o022)
-    try:
-        with staged(tmp_path / "out") as folder:
-            save_file({"weight": np.zeros(2)}, folder / "model.safetensors")  # with rights for its owner alone
-    finally:
-        os.umask(before)
+    with umask(0o022), staged(tmp_path / "out") as folder:
+        save_file({"weight": np.zeros(2)}, folder / "model.safetensors")  # with rights for its owner alone
     assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 

@@ -83,8 +83,8 @@ def close(one: Path, two: Path) -> int:
         near = 1e-9 if whole else 1e-6
         scores, others = manifest["metrics"], other["metrics"]
         assert others.get("rte") == scores.get("rte")
-        for name, value in scores.get("stsb", {}).items():  # predictions spread over 0.003, so 1e-7 of one is 3e-5 here
-            assert others["stsb"][name] == pytest.approx(value, abs=near if whole or name == "spearman" else 5e-5)
+        for name, value in scores.get("stsb", {}).items():  # predictions spread over 0.003, so 1e-7 of one is 1e-5 here
+            assert others["stsb"][name] == pytest.approx(value, abs=near if whole or name == "spearman" else 2e-5)
         for row, other in zip(*(json.loads((folder / "history.json").read_text()) for folder in folders), strict=True):
             norm = other.pop("gradient_norm")
             assert norm == pytest.approx(row.pop("gradient_norm"), rel=10 * near)  # a sum over all weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 
 import numpy as np
@@ -15,6 +14,7 @@ from bam_lightning.data_config import DataConfig, HeadConfig, Metric, TaskConfig
 from bam_lightning.kept_rows import load
 from bam_lightning.late_texts import LateTexts
 from bam_lightning.sources import load_rows, load_task
+from conftest import umask
 
 PAIR = {"a": ["one", "two", "three"], "b": ["x", "y", "z"], "label": [0, 1, 1]}
 KINDS = {
@@ -215,11 +215,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
 
 
 def test_others_may_read_what_is_kept(tmp_path):
-    before = os.umask(0o022)
-    try:
+    with umask(0o022):
         look(tmp_path, task(tmp_path))
-    finally:
-        os.umask(before)
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.stat().st_mode & 0o777 == 0o644
 

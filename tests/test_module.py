@@ -224,7 +224,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_whole_minibatch(tiny_ber
     torch.testing.assert_close(flat(ours.parameters()), flat(theirs.parameters()), atol=1e-6, rtol=0)
 
 
-def test_in_bfloat16_heads_have_gradients_of_float32(tiny_bert, monkeypatch):
+def test_in_bfloat16_heads_have_gradients_of_float32(tiny_bert):
     module, seen = build(tiny_bert), []
     watch = pl.callbacks.LambdaCallback(on_before_optimizer_step=lambda *_: seen.append(
         [one.grad.clone() for one in module.heads.parameters() if one.grad is not None]))  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from filelock import Timeout
 from safetensors.numpy import save_file
 
 from bam_lightning.store import Store, outputs_column
+from conftest import umask
 
 RUN, OTHER = "0123456789ab", "ba9876543210"
 KEYS = [bytes([number]) * 16 for number in (3, 1, 2)]
@@ -133,12 +133,9 @@ def test_outputs_come_back_bit_for_bit_under_their_keys(store):
 def test_others_may_read_a_run_and_its_outputs(store):
     building = store.building("a")
     save_file({"weight": np.zeros(2)}, building / "model.safetensors")  # with rights for its owner alone
-    before = os.umask(0o022)
-    try:
+    with umask(0o022):
         store.publish("a", {"stage": "single"})
         store.write_outputs("a", "rte", "dev", KEYS, LOGITS)
-    finally:
-        os.umask(before)
     there = [store.folder("a") / "model.safetensors", store.outputs_path("a", "rte", "dev")]
     assert [path.stat().st_mode & 0o777 for path in there] == [0o644, 0o644]
 

@@ -12,9 +12,8 @@ import transformers
 
 from bam_lightning import bert_layers
 from bam_lightning.encoders import Encoder
-from families import FAMILIES, SIZES, body, inputs
+from families import FAMILIES, PACKED, SIZES, body, inputs
 
-PACKS = ("bert", "roberta", "electra", "distilbert", "minilm")
 LENGTHS = (9, 5, 3, 17, 9, 2)
 
 
@@ -43,7 +42,7 @@ def both(encoder, batch, lengths):
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("types", [True, False])
-@pytest.mark.parametrize("family", PACKS)
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_vectors_and_gradients_are_the_padded_ones(family, types, dtype, close):
     encoder, batch = encoder_of(family, dtype), inputs(LENGTHS)
     if types and family in ("bert", "electra", "minilm"):
@@ -55,7 +54,7 @@ def test_packed_vectors_and_gradients_are_the_padded_ones(family, types, dtype, 
         torch.testing.assert_close(ours[name], gradient, atol=close, rtol=close, msg=name)
 
 
-@pytest.mark.parametrize("family", PACKS)
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_bfloat16_is_as_near_to_float32_as_padded_bfloat16(family):
     encoder, batch = encoder_of(family), inputs(LENGTHS)
     with torch.no_grad():
@@ -65,7 +64,7 @@ def test_packed_bfloat16_is_as_near_to_float32_as_padded_bfloat16(family):
     assert (packed - exact).abs().mean() < 1.5 * (padded - exact).abs().mean()
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in PACKS])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in PACKED])
 def test_families_without_position_ids_stay_padded(family):
     encoder, batch = encoder_of(family), inputs(LENGTHS)
     assert not encoder.packs

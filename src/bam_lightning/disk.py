@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: naming ``path``, the reason and what to do, if it cannot be written.
     """
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")  # in containers all processes have one number
+    beside = _beside(path)
     try:
         with writing(path):
             yield beside
@@ -47,14 +47,17 @@ def open_to_others(*files: Path) -> None:
     for path in files:
         if path.is_symlink() or path.stat().st_mode & 0o077:
             continue
-        probe = path.with_name(
-            f"{path.name}.{secrets.token_hex(6)}.part"
-        )  # umask does not tell: a folder may have an ACL
+        probe = _beside(path)  # umask does not tell: a folder may have an ACL
         with suppress(OSError):
             probe.touch()
             path.chmod(probe.stat().st_mode & 0o777)
         with suppress(OSError):
             probe.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """Return a name beside ``path`` that nobody else has: in containers all processes have one number."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
 
 
 @contextmanager

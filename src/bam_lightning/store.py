@@ -99,12 +99,13 @@ class Store:
         """Turn what lies in ``building/ID`` into the finished Run."""
         building = self.building(run_id)
         with writing(building):
-            open_to_others(*(path for path in building.rglob("*") if path.is_file()))
+            there = sorted(path for path in building.rglob("*") if path.is_file())
+            open_to_others(*there)
             left = [*building.glob("*.ckpt"), *building.glob("*.part")]
             files = {
                 str(path.relative_to(building)): file_hash(path)
-                for path in sorted(building.rglob("*"))
-                if path.is_file() and path not in left and path.name != MANIFEST
+                for path in there
+                if path not in left and path.name != MANIFEST
             }
             write_text(
                 building / MANIFEST, json.dumps({**manifest, "id": run_id, "files": files}, indent=1, sort_keys=True)
