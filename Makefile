@@ -24,7 +24,7 @@ chaos: install  ## kill jobs 100 times at random moments; they must end bit-equa
 	PYTHONPATH=src $(BIN)/python tests/chaos.py
 
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
-	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm_cluster.py
+	$(BIN)/python -m pytest -m slurm -rs tests/integration/test_slurm_cluster.py
 
 bench: install  ## the benchmarks of benchmarks/, an hour, half of it the sweep; BENCH="NAME ..." for some
 	$(BIN)/python benchmarks/bench.py $(BENCH)
@@ -44,7 +44,7 @@ imports: install  ## the layers of setup.cfg
 	$(BIN)/lint-imports
 
 golden: install  ## rewrite tests/golden; explain a difference in the commit
-	$(BIN)/python -m pytest tests/test_golden.py --golden
+	$(BIN)/python -m pytest tests/integration/test_golden.py --golden
 
 clean:  ## remove what was built (not the store)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

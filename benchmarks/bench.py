@@ -76,8 +76,8 @@ def _side(words: list[str]) -> dict[str, float]:
 
 
 def _provenance(name: str) -> dict[str, Any]:
-    from bam_lightning import machine
-    from bam_lightning.trainer_config import TrainerConfig
+    from bam_lightning.config.trainer_config import TrainerConfig
+    from bam_lightning.training import hardware
 
     changed = _git("status", "--porcelain", "--", "..", ":!results")
     commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
@@ -85,10 +85,10 @@ def _provenance(name: str) -> dict[str, Any]:
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit,
-        "machine": machine.device_name(TrainerConfig()),
-        "precision": machine.precision(TrainerConfig()),
+        "machine": hardware.device_name(TrainerConfig()),
+        "precision": hardware.precision(TrainerConfig()),
         "data": BENCHES[name].data or (GLUE if real else GENERATED),
-        "versions": machine.versions(),
+        "versions": hardware.versions(),
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from sides import WARM, found, train
 from workload import SHAPES, Work, make
 
-from bam_lightning.encoders import Encoder
+from bam_lightning.models.encoder import Encoder
 
 LARGE = {"model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
          "intermediate_size": 4096}  # fmt: skip

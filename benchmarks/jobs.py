@@ -95,7 +95,7 @@ def _until_first_step(*words: str) -> dict[str, float]:
 def _main() -> None:
     """Take the words of a job, and end it when its first step is done."""
     from bam_lightning import train
-    from bam_lightning.module import BamModule
+    from bam_lightning.training.module import BamModule
 
     step = BamModule.training_step
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from workload import LONGEST, SHAPES, SIZES, VOCABULARY, Work
 
-from bam_lightning import machine
-from bam_lightning.trainer_config import TrainerConfig
+from bam_lightning.config.trainer_config import TrainerConfig
+from bam_lightning.training import hardware
 
 
 class Peer(nn.Module):
@@ -108,7 +108,7 @@ def train(work: Work, order: str) -> dict[str, float]:
             per_device_train_batch_size=batch,
             learning_rate=5e-5,
             max_steps=len(work.stream.rows),
-            bf16=machine.precision(TrainerConfig()) == "bf16-mixed",
+            bf16=hardware.precision(TrainerConfig()) == "bf16-mixed",
             use_cpu=not torch.cuda.is_available(),
             train_sampling_strategy=order,
             save_strategy="no",

@@ -19,14 +19,14 @@ import pytorch_lightning as pl
 import torch
 from workload import Work, build_encoder, with_teachers
 
-from bam_lightning import machine
-from bam_lightning.batching import ONE_CALL
-from bam_lightning.config import OptimizationConfig
-from bam_lightning.datamodule import MultiTaskData, Steps
-from bam_lightning.module import BamModule
-from bam_lightning.schedules import Linear
-from bam_lightning.targets import build
-from bam_lightning.trainer_config import TrainerConfig
+from bam_lightning.config.instantiate import build
+from bam_lightning.config.job_config import OptimizationConfig
+from bam_lightning.config.trainer_config import TrainerConfig
+from bam_lightning.data.collate import ONE_CALL
+from bam_lightning.training import hardware
+from bam_lightning.training.datamodule import MultiTaskData, Steps
+from bam_lightning.training.module import BamModule
+from bam_lightning.training.schedules import Linear
 
 WARM = 8
 
@@ -62,7 +62,7 @@ def train(
     work: Work, clock: pl.Callback, teachers: bool, sizes: dict[str, Any] | None = None, compiled: bool = False
 ) -> None:
     """Train with this library's stream, module and Lightning's trainer, as a Run does."""
-    machine.prepare()
+    hardware.prepare()
     encoder = build_encoder(work, sizes)
     if compiled:
         encoder.compile_layers()
@@ -74,7 +74,7 @@ def train(
     data = MultiTaskData(examples, {}, work.stream, work.pad_id, ONE_CALL)
     module = BamModule(encoder, heads, Linear(), OptimizationConfig(), 5e-5, 0.9)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = machine.trainer(TrainerConfig(), Path(folder), len(work.stream.rows), callbacks=[clock])
+        trainer = hardware.trainer(TrainerConfig(), Path(folder), len(work.stream.rows), callbacks=[clock])
         trainer.fit(module, datamodule=data)
 
 
@@ -88,7 +88,7 @@ def ours(work: Work) -> dict[str, float]:
 
 def handed_back(work: Work) -> dict[str, float]:
     """Train as ``ours``, with the C library's own way of freeing memory."""
-    with mock.patch.object(machine, "prepare"):
+    with mock.patch.object(hardware, "prepare"):
         return ours(work)
 
 
@@ -135,7 +135,7 @@ def limit(work: Work) -> dict[str, float]:
     """
     config = build_encoder(work).body.config
     width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    half = torch.bfloat16 if machine.precision(TrainerConfig()) == "bf16-mixed" else torch.float32
+    half = torch.bfloat16 if hardware.precision(TrainerConfig()) == "bf16-mixed" else torch.float32
     options: dict[str, Any] = {"dtype": half, "device": "cuda" if torch.cuda.is_available() else "cpu"}
     lengths = work.lengths[WARM:].astype(np.float64)
     count = round(float(lengths.sum(1).mean()))

@@ -13,11 +13,11 @@ from sides import WARM, found
 from torch import Tensor, nn
 from workload import Work, build_encoder
 
-from bam_lightning import machine
-from bam_lightning.config import OptimizationConfig
-from bam_lightning.encoders import Encoder
-from bam_lightning.optim import build_optimizer, clip_gradients, parameter_groups, set_rates
-from bam_lightning.word_rows import WordRows
+from bam_lightning.config.job_config import OptimizationConfig
+from bam_lightning.models.encoder import Encoder
+from bam_lightning.models.kernels.sparse_embedding_grad import WordRows
+from bam_lightning.training import hardware
+from bam_lightning.training.optimizer import build_optimizer, clip_gradients, parameter_groups, set_rates
 
 RATE, DECAY, LIMIT = 5e-5, 0.01, 1.0
 
@@ -51,7 +51,7 @@ def ours(encoder: Encoder) -> Callable[[], None]:
 
 def run(work: Work) -> dict[str, float]:
     """Return the median seconds of both, and ``ratio``: plain torch's time over ours, of each turn."""
-    machine.prepare()
+    hardware.prepare()
     encoder = build_encoder(work)
     sides = [(one, make(one)) for one, make in ((copy.deepcopy(encoder), plain), (encoder, ours))]
     flat = np.concatenate([one.tokens.ids for one in work.examples.values()])

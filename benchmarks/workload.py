@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bam_lightning.batching import Examples
-from bam_lightning.compose import compose
-from bam_lightning.config import Config
-from bam_lightning.encoders import Encoder, from_path, from_sizes, load_tokenizer
-from bam_lightning.sources import load_task
-from bam_lightning.stream import SizePower, Stream
-from bam_lightning.tokens import Tokens, encode
+from bam_lightning.config.compose import compose
+from bam_lightning.config.job_config import Config
+from bam_lightning.data.collate import Examples
+from bam_lightning.data.examples import load_task
+from bam_lightning.data.sampling import SizePower, Stream
+from bam_lightning.data.tokenization import Tokens, encode
+from bam_lightning.models.encoder import Encoder, from_path, from_sizes, load_tokenizer
 
 
 class Shape(NamedTuple):

@@ -189,7 +189,7 @@ CASES = {
         "submit",
         ["run=abc", "paths.store={store}"],
         None,
-        "no Run 'abc' in {store}; `python -m bam_lightning.runs` lists them",
+        "no Run 'abc' in {store}; `bam runs` lists them",
     ),
     "submit: no store": (
         "submit",
@@ -204,16 +204,16 @@ CASES = {
         None,
         "the suite has no test set 'cola'; a submission needs scale=small, base or paper",
     ),
-    "choose: values above 1": (
-        "choose",
+    "tune: values above 1": (
+        "tune",
         ["values=[2]", "paths.store={tmp}/store"],
         None,
         "values must be at least two different numbers to choose from, got [2.0]",
     ),
-    "choose: no seeds": ("choose", ["seeds=0", "paths.store={tmp}/store"], None, "seeds must be at least 1, got 0"),
-    "choose: an unknown word": ("choose", ["seeed=1"], None, "no option 'seeed'; did you mean 'seed'?"),
-    "choose: no values": (
-        "choose",
+    "tune: no seeds": ("tune", ["seeds=0", "paths.store={tmp}/store"], None, "seeds must be at least 1, got 0"),
+    "tune: an unknown word": ("tune", ["seeed=1"], None, "no option 'seeed'; did you mean 'seed'?"),
+    "tune: no values": (
+        "tune",
         ["values=[]"],
         None,
         "values must be at least two different numbers to choose from, got []",

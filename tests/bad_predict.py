@@ -26,10 +26,7 @@ CASES = {
         "predict",
         ["run=abc", "store={store}", *INTO],
         pairs,
-        (
-            "no Run 'abc' in {store}; `python -m bam_lightning.runs` lists them; else give a folder, or a hub id "
-            "such as me/my-model"
-        ),
+        ("no Run 'abc' in {store}; `bam runs` lists them; else give a folder, or a hub id such as me/my-model"),
     ),
     "predict: no store": (
         "predict",

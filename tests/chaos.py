@@ -39,8 +39,8 @@ NURSERY = """
 import json, os, sys
 from pathlib import Path
 from bam_lightning import execute, loggers, metrics, report, synthetic
-from bam_lightning.compose import compose
-from bam_lightning.job import run_recipe
+from bam_lightning.config.compose import compose
+from bam_lightning.recipes.runner import run_recipe
 import matplotlib.backends.backend_agg, pytorch_lightning, sklearn, transformers
 for line in sys.stdin:
     words, output, log = json.loads(line)

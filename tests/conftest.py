@@ -42,7 +42,7 @@ def tiny_bert(tmp_path_factory) -> Path:
     """A folder with a random two-layer BERT, its tokenizer and nothing from outside."""
     from transformers import BertConfig, BertModel
 
-    from bam_lightning.pretraining import make_tokenizer
+    from bam_lightning.training.masked_lm import make_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_bert")
     tokenizer = make_tokenizer([" ".join(WORDS)], 200)
@@ -134,8 +134,8 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="session")
 def trained(tiny_bert, tmp_path_factory) -> Trained:
     """For tests that only read it; they give ``store=`` its path."""
-    from bam_lightning.compose import compose
-    from bam_lightning.job import run_recipe
+    from bam_lightning.config.compose import compose
+    from bam_lightning.recipes.runner import run_recipe
 
     folder = tmp_path_factory.mktemp("trained")
     words = job_words(tiny_bert, write_data(folder / "data"), folder / "store")
@@ -168,9 +168,9 @@ def umask(mask: int) -> Iterator[None]:
 @contextmanager
 def serving(model, answers=None, limits=None, batch=64, queue=1024) -> Iterator[Served]:
     """Serve a model in a thread; ``answers`` takes the place of its own."""
-    from bam_lightning import serve
-    from bam_lightning.batcher import Batcher, answer
-    from bam_lightning.questions import Limits
+    from bam_lightning.inference.serving import server as serve
+    from bam_lightning.inference.serving.batcher import Batcher, answer
+    from bam_lightning.inference.serving.requests import Limits
 
     with serve.listen("127.0.0.1", 0) as listener, Batcher(answers or partial(answer, model), batch, queue) as batcher:
         server = serve.server(model, batcher, limits or Limits())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-from bam_lightning.compose import deliberate, message
+from bam_lightning.config.compose import deliberate, message
 
 TRIES = int(os.environ.get("BAM_FUZZ_TRIES", "300"))
 FIRST = int(os.environ.get("BAM_FUZZ_SEED", "0"))

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from bam_lightning import schedules
+from bam_lightning.training import schedules
 
 STEP_SECONDS = 3.0
 

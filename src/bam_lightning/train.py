@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-from bam_lightning.compose import run
-from bam_lightning.config import Config
+from bam_lightning.config.compose import conf_dir, console, register, to_config
+from bam_lightning.config.exceptions import deliberate, message
+from bam_lightning.config.job_config import Config
 
 
 def job(config: Config) -> None:
@@ -16,7 +20,7 @@ def job(config: Config) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bam_lightning.job import run_recipe
+    from bam_lightning.recipes.runner import run_recipe
 
     hydra = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN and config.logger.group is None:
@@ -24,15 +28,47 @@ def job(config: Config) -> None:
     run_recipe(config, Path(hydra.runtime.output_dir))
 
 
+def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: False) -> int:
+    """Run ``job`` on the command line's config under Hydra; return the exit status.
+
+    ``attended`` is asked in the process that is to do a job: where it returns true, another process has done it.
+    """
+    import hydra
+    from hydra.core.plugins import Plugins
+
+    from bam_lightning.recipes.multirun import Failures, guarded
+    from hydra_plugins.bam_slurm.launcher import SlurmLauncher
+
+    register()
+    Plugins.instance().register(SlurmLauncher)  # Hydra's own search does not see into an editable installation
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
+
+    def main() -> int:
+        lead = guarded(lambda tree: job(to_config(tree)), deliberate, message)
+
+        @wraps(lead)
+        def task(tree: Any) -> Any:
+            return None if attended() else lead(tree)
+
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        return 1 if Failures.count else 0
+
+    try:
+        return console(main, full)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1" if full else "0"
+
+
 def attended() -> bool:
     """Take part as one of the processes that srun or torchrun started; return whether it was not as the first."""
-    from bam_lightning.place import here
+    from bam_lightning.training.place import here
 
     place = here()
     if not place.external:
         return False
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection is pages of C++ frames
-    from bam_lightning.follow import attend
+    from bam_lightning.recipes.follow import attend
 
     return attend(place)
 

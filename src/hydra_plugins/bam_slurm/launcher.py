@@ -1,4 +1,4 @@
-"""Hydra's side of ``hydra/launcher=slurm``; what it does is in ``bam_lightning.slurm_sweep``."""
+"""Hydra's side of ``hydra/launcher=slurm``; what it does is in ``bam_lightning.recipes.slurm.sweep``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them."""
-        from bam_lightning.slurm_sweep import launch
+        from bam_lightning.recipes.slurm.sweep import launch
 
         return launch(self.options, self.context, self.function, self.config, job_overrides, initial_job_idx)

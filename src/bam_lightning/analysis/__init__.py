@@ -1,0 +1,1 @@
+"""From stored scores to medians, tests and tables in every format."""

@@ -1,0 +1,126 @@
+"""Build a W&B workspace with the panels one wants: ``bam dashboard entity=ME``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bam_lightning.config.options import command, option
+
+USAGE = """
+Build a W&B workspace over the Runs of a project: scores by method and seed, lam and learning rate, losses per task,
+throughput. Needs `wandb login`, except with show=true, which prints what would be sent.
+
+  bam dashboard entity=ME project=bam_lightning
+  bam dashboard entity=ME 'tasks=[rte,mrpc,cola,stsb]' sweep=2026-01-31_12-00-00-000000
+"""
+STEP = "trainer/global_step"
+
+
+@dataclass
+class DashboardOptions:
+    """Options of the command."""
+
+    entity: str = option("???", "W&B user or team")
+    project: str = option("bam_lightning", "W&B project, logger.project of the jobs")
+    name: str = option("bam_lightning", "name of the workspace")
+    sweep: str | None = option(None, "only the Runs of one sweep: its group, the name of its folder")
+    tasks: list[str] = field(
+        default_factory=lambda: "cola sst2 mrpc stsb qqp mnli qnli rte".split(),
+        metadata={"help": "tasks to show; metrics=[...] in the same order where they are not GLUE's"},
+    )
+    metrics: list[str] = field(
+        default_factory=list, metadata={"help": "headline metric of each task; empty: GLUE's, else accuracy"}
+    )
+    show: bool = option(False, "print the workspace as JSON instead of saving it")
+
+
+GLUE_METRICS = {"cola": "matthews", "stsb": "spearman"}
+
+
+def sections(tasks: Sequence[str], metrics: Sequence[str]) -> dict[str, list[Any]]:
+    """Return title -> panels; scores and throughput by method, curves over optimizer steps."""
+    import wandb_workspaces.reports.v2 as panels
+
+    method, scored = panels.Config("method"), list(zip(tasks, metrics, strict=True))
+    spread: dict[str, Any] = {"groupby": method, "groupby_aggfunc": "median", "groupby_rangefunc": "minmax"}
+
+    def line(title: str, names: Sequence[str], **more: Any) -> Any:
+        return panels.LinePlot(title=title, x=STEP, y=list(names), title_x="optimizer step", **more)
+
+    def seeds(task: str, name: str) -> Any:
+        return panels.ScatterPlot(
+            title=f"{task}, by seed", x=panels.Config("run_seed"), y=panels.SummaryMetric(f"dev/{task}/{name}")
+        )
+
+    return {
+        "Dev scores": [
+            panels.BarPlot(title=f"{t} ({m}), by method", metrics=[f"dev/{t}/{m}"], **spread) for t, m in scored
+        ],
+        "Seeds": [seeds(task, metric) for task, metric in scored],
+        "Schedule": [
+            line("lam, the weight of gold", ["train/lam"], range_y=(0, 1)),
+            line("learning rate of the heads", ["train/learning_rate"]),
+            line("gradient norm", ["train/gradient_norm"], log_y=True),
+        ],
+        "Loss per task": [line(f"loss, {task}", [f"train/loss/{task}"]) for task in tasks],
+        "Stream": [line("examples seen", [f"train/examples/{task}" for task in tasks])],
+        "Throughput": [
+            panels.BarPlot(title=name.replace("_", " "), metrics=[f"speed/{name}"], **spread)
+            for name in ("examples_per_second", "tokens_per_second", "train_seconds")
+        ],
+    }
+
+
+def workspace(options: DashboardOptions) -> Any:
+    """Return the workspace, which nothing has been sent of.
+
+    Raises:
+        ValueError: if there are not as many metrics as tasks.
+    """
+    import wandb_workspaces.workspaces as workspaces
+
+    metrics = options.metrics or [GLUE_METRICS.get(task, "accuracy") for task in options.tasks]
+    if len(metrics) != len(options.tasks):
+        raise ValueError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
+    # teachers log under the same names; a filter is an expression of theirs, so `== True` has to stand
+    filters = [workspaces.Config("last_stage") == True]  # noqa: E712
+    if options.sweep:
+        filters.append(workspaces.Metric("Group") == options.sweep)
+    return workspaces.Workspace(
+        entity=options.entity,
+        project=options.project,
+        name=options.name,
+        sections=[
+            workspaces.Section(name=name, panels=own, is_open=True)
+            for name, own in sections(options.tasks, metrics).items()
+        ],
+        runset_settings=workspaces.RunsetSettings(filters=filters),
+    )
+
+
+def job(options: DashboardOptions) -> None:
+    """Save the workspace and print its address."""
+    made = workspace(options)
+    if options.show:
+        print(made._to_model().model_dump_json(indent=1))
+        return
+    from wandb.errors import Error
+
+    try:
+        print(made.save().url)
+    except (Error, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with show=true"
+        ) from error
+
+
+def main() -> None:
+    """Entry point."""
+    command(DashboardOptions, USAGE, job)
+
+
+if __name__ == "__main__":
+    main()

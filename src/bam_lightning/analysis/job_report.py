@@ -1,0 +1,147 @@
+"""What a recipe leaves behind: ``results.json``, a plot, and the rows of the final table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bam_lightning.config.job_config import Config
+from bam_lightning.store.atomic_io import replacing, write_text
+from bam_lightning.store.run_spec import Run
+from bam_lightning.store.run_store import Store
+
+RUN_FIELDS = (
+    "id",
+    "stage",
+    "tasks",
+    "seed",
+    "steps",
+    "train_seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "metrics",
+)
+
+
+def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]:
+    """Return the recipe's results: averages per stage and one entry per Run, scores as fractions."""
+    entries = []
+    for run in runs:
+        manifest = store.manifest(run.id)
+        entries.append({name: manifest[name] for name in RUN_FIELDS} | {"stage": run.stage})
+    averages = {}
+    for stage in dict.fromkeys(run.stage for run in runs):
+        scores = stage_scores(config, entries, stage)
+        counted = [value for task, value in scores.items() if config.suite.tasks[task].in_average]
+        if counted:
+            averages[stage] = sum(counted) / len(counted)
+    return {
+        "recipe": config.recipe.name,
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "teacher_seed": config.teacher_seed,
+        "scale": config.scale,
+        "fidelity": config.fidelity,
+        "average": averages,
+        "runs": entries,
+    }
+
+
+def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
+    """Return task -> headline score of a stage; the mean, where it has several seeds."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        if entry["stage"] == stage:
+            for task, values in entry["metrics"].items():
+                found.setdefault(task, []).append(values[config.suite.tasks[task].metric.value])
+    return {task: sum(scores) / len(scores) for task, scores in found.items()}
+
+
+def table(config: Config, found: Mapping[str, Any], majority: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Return title row and rows of the final table, scores times 100.
+
+    One column per stage that has scores; for a taught last stage also its difference from its teacher.
+    """
+    stages = list(found["average"])
+    taught = config.recipe.stages[stages[-1]].teacher if stages else None
+    titles = [_title(config, stage, taught) for stage in stages]
+    head = ["task", "metric", "majority", *titles, *(["difference"] if taught else [])]
+    columns = {stage: stage_scores(config, found["runs"], stage) for stage in stages}
+    rows = []
+    for task in dict.fromkeys(task for scores in columns.values() for task in scores):
+        values = [columns[stage].get(task) for stage in stages]
+        name = task if config.suite.tasks[task].in_average else f"{task} (not in average)"
+        row = [name, config.suite.tasks[task].metric.value, f"{100 * majority[task]:.1f}"]
+        rows.append(row + _cells(values, columns[stages[-1]].get(task), columns[taught].get(task) if taught else None))
+    averages = found["average"]
+    last = _cells([averages[stage] for stage in stages], averages[stages[-1]], averages[taught] if taught else None)
+    return head, [*rows, ["average", "", "", *last]]
+
+
+def _title(config: Config, stage: str, taught: str | None) -> str:
+    if stage == taught:
+        return f"teacher ({stage})" if stage != "teacher" else stage
+    return stage
+
+
+def _cells(values: Sequence[float | None], student: float | None, teacher: float | None) -> list[str]:
+    cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
+    if teacher is not None:
+        cells.append("" if student is None else f"{100 * (student - teacher):+.1f}")
+    return cells
+
+
+def save(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write ``results.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "results.json", json.dumps(found, indent=1))
+
+
+def plot(folder: Path, config: Config, found: Mapping[str, Any], store: Store) -> None:
+    """Write ``results.png``: scores of each stage, and lam and the losses over the last Run's optimizer steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    stages = list(found["average"])
+    if stages:
+        _plot_scores(left, config, found, stages)
+    last = found["runs"][-1]
+    history = json.loads(store.run(last["id"]).file("history.json").read_text())
+    _plot_curves(right, last, history)
+    figure.suptitle(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}")
+    with replacing(folder / "results.png") as beside:
+        figure.savefig(beside, dpi=110, format="png")
+
+
+def _plot_scores(axes: Any, config: Config, found: Mapping[str, Any], stages: Sequence[str]) -> None:
+    columns = {stage: stage_scores(config, found["runs"], stage) for stage in stages}
+    tasks = list(dict.fromkeys(task for scores in columns.values() for task in scores))
+    width = 0.8 / len(stages)
+    for number, stage in enumerate(stages):
+        values = [100 * columns[stage].get(task, float("nan")) for task in tasks] + [100 * found["average"][stage]]
+        places = [place + (number - (len(stages) - 1) / 2) * width for place in range(len(values))]
+        bars = axes.bar(places, values, width, label=stage)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    axes.set_xticks(range(len(tasks) + 1), [*tasks, "average"], rotation=35, ha="right")
+    axes.set_ylabel("dev score x 100")
+    axes.legend(loc="lower right")
+
+
+def _plot_curves(axes: Any, last: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    steps = [row["step"] for row in history]
+    for name in dict.fromkeys(name for row in history for name in row if name.startswith("loss/")):
+        there = [(row["step"], row[name]) for row in history if name in row]
+        axes.plot(*zip(*there, strict=True), label=name.removeprefix("loss/"), linewidth=1)
+    axes.set_xlabel(f"optimizer step ({last['stage']})")
+    axes.set_ylabel("training loss per example")
+    if history and "lam" in history[0]:
+        other = axes.twinx()
+        other.plot(steps, [row["lam"] for row in history], "k--", linewidth=1, label="lam (weight of gold)")
+        other.set_ylim(-0.02, 1.02)
+        other.set_ylabel("lam")
+    axes.legend(fontsize=7, loc="upper right")

@@ -1,0 +1,94 @@
+"""Make the paper's tables from what a store holds: ``bam tables table1``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bam_lightning.analysis import formats
+from bam_lightning.analysis.collect import Choice, collect
+from bam_lightning.analysis.compare import Compared, compare
+from bam_lightning.analysis.html_report import page
+from bam_lightning.analysis.table_config import load_table
+from bam_lightning.analysis.terminal import show
+from bam_lightning.config.compose import conf_dir
+from bam_lightning.config.options import StoreOptions, command, option
+from bam_lightning.config.validation import at_least
+from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.job_records import read_all
+from bam_lightning.store.run_store import Store
+
+USAGE = """
+Make a table from the finished jobs of a store: medians over seeds, significance tests, plots.
+
+  bam tables table1                 the paper's tables: table1 table3 table4 table5
+  bam tables my_table.yaml          rows and comparisons of one's own, in the form of conf/table/
+  bam tables table1 scale=small seeds=20
+"""
+
+
+@dataclass
+class TableOptions(StoreOptions):
+    """Options of the command."""
+
+    table: str = option("???", "name of a table, or a YAML file")
+    scale: str = option("embedded", "scale of the jobs")
+    fidelity: str = option("paper", "fidelity of the jobs")
+    seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
+    settings: str | None = option(None, "of several variants of a row, the one with this hash (notes name it)")
+    mix: bool = option(False, "put jobs of other data, settings, code or teachers into one row")
+    wandb: str | None = option(None, "also send the table, and its page, to this W&B project (offline: kept to sync)")
+    output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
+
+
+def make(options: TableOptions) -> Compared:
+    """Return the table and write its files.
+
+    Raises:
+        ValueError: for an unknown table, or a store without its jobs.
+    """
+    if options.seeds is not None:
+        at_least("seeds", options.seeds, 1)
+    config = load_table(options.table, conf_dir() / "table")
+    store = Store(options.store, create=False)
+    choice = Choice(options.scale, options.fidelity, options.seeds, options.settings, options.mix)
+    table = compare(config, collect(config, read_all(store), store, choice))
+    paper = options.scale == "paper"
+    name, folder = Path(options.table).stem, Path(options.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output: cannot write into {folder} ({error.strerror}); give another folder") from error
+    for ending, text in {
+        "html": page(table, store, paper),
+        "md": formats.markdown(table, paper),
+        "tex": formats.latex(table, paper),
+        "csv": formats.cells_csv(table),
+        "tests.csv": formats.tests_csv(table),
+        "seeds.csv": formats.seeds_csv(table),
+    }.items():
+        write_text(folder / f"{name}.{ending}", text)
+    return table
+
+
+def job(options: TableOptions) -> None:
+    """Make the table and show it."""
+    table = make(options)
+    show(table.config.title, formats.heading(table), formats.body(table, short=True, paper=options.scale == "paper"))
+    for line in formats.legend(table, short=True):
+        print(line)
+    if options.wandb:
+        from bam_lightning.training.loggers import send_table
+
+        lines = formats.numbers(table)
+        send_table(options.wandb, Path(options.output), Path(options.table).stem, lines[0], lines[1:])
+    print(Path(options.output).resolve() / f"{Path(options.table).stem}.html")
+
+
+def main() -> None:
+    """Entry point."""
+    command(TableOptions, USAGE, job, word="table")
+
+
+if __name__ == "__main__":
+    main()

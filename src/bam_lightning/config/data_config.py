@@ -1,0 +1,248 @@
+"""Typed configuration of what is trained on: tasks, suites, data and encoders.
+
+Imports neither torch nor Hydra. Each check names the key, the value that came and what was expected."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from bam_lightning.config.validation import at_least, in_range, known_name, positive
+
+MISSING: Any = "???"
+LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
+MOST_EPOCHS = 1_000_000
+
+
+class Metric(Enum):
+    """Headline metric of a task (section 4: Matthews for CoLA, Spearman for STS-B, accuracy otherwise)."""
+
+    accuracy = "accuracy"
+    matthews = "matthews"
+    spearman = "spearman"
+    f1 = "f1"
+    micro_f1 = "micro_f1"
+    macro_f1 = "macro_f1"
+    exact_match = "exact_match"
+    quadratic_kappa = "quadratic_kappa"
+
+
+CLASSES = (Metric.accuracy, Metric.matthews, Metric.f1)
+SETS = (Metric.micro_f1, Metric.macro_f1, Metric.exact_match)
+# What the package's heads are scored by. A head from elsewhere takes what fits its labels: spearman for a label_range,
+# anything for label_names.
+HEADS = {
+    "bam_lightning.models.heads.Classification": CLASSES,
+    "bam_lightning.models.heads.Regression": (Metric.spearman,),
+    "bam_lightning.models.heads.MultiLabel": SETS,
+    "bam_lightning.models.heads.Ordinal": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
+}
+
+
+@dataclass
+class HeadConfig:
+    """A task's classifier: ``label_names`` in the order of the class ids, or a ``label_range`` to regress in."""
+
+    _target_: str = ""
+    label_names: list[str] = field(default_factory=list)
+    label_range: list[float] = field(default_factory=list)
+    dropout: float = 0.1
+    sigmoid: bool = True
+
+
+@dataclass
+class TaskConfig:
+    """One task: where its rows come from, which columns are text, how it is scored.
+
+    ``label_separator`` stands between the labels of a multi-label row where their column is text, not lists.
+    """
+
+    path: str = MISSING
+    subset: str | None = None
+    text_columns: list[str] = field(default_factory=list)
+    label_column: str = "label"
+    label_separator: str = "|"
+    id_column: str | None = None
+    train_split: str | None = "train"
+    dev_split: str | None = "validation"
+    test_split: str | None = "test"
+    train_rows: int | None = None
+    dev_rows: int | None = None
+    head: HeadConfig = field(default_factory=HeadConfig)
+    metric: Metric = Metric.accuracy
+    scored_by: str | None = None
+    in_average: bool = True
+    teacher: bool = True
+    symmetric: bool = False
+    allow_empty_text: bool = False
+    layerwise_decay: float | None = None
+
+    @property
+    def regression(self) -> bool:
+        """Whether the task's labels are numbers in a range."""
+        return bool(self.head.label_range)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have any number of labels: the metric says so, since it compares sets of them."""
+        return self.metric in SETS
+
+    def check(self, key: str) -> None:
+        """Raise ``ValueError`` unless the task is complete and its parts fit together."""
+        if len(self.text_columns) not in (1, 2):
+            raise ValueError(f"{key}.text_columns must name 1 or 2 columns, got {self.text_columns}")
+        if self.scored_by is None:
+            self._check_head(f"{key}.head")
+            for name in ("train_split", "dev_split"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{key}.{name} is null; a task needs one, unless scored_by names another task")
+        for name in ("train_rows", "dev_rows"):
+            rows = getattr(self, name)
+            if rows is not None:
+                at_least(f"{key}.{name}", rows, 1, LARGEST)
+        if not self.label_separator:
+            raise ValueError(f"{key}.label_separator must be at least one character, got ''")
+        if self.symmetric and len(self.text_columns) != 2:
+            raise ValueError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
+        if self.layerwise_decay is not None:
+            in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
+
+    def _check_head(self, key: str) -> None:
+        names, span = self.head.label_names, self.head.label_range
+        if not self.head._target_:
+            raise ValueError(f"{key} is missing; start the task's file with: defaults: [schema, /head: classification]")
+        if bool(names) == bool(span):
+            raise ValueError(f"{key} needs either label_names or label_range, got {names} and {span}")
+        if span and (len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf):
+            raise ValueError(f"{key}.label_range must be [lowest, highest], got {span}")
+        if names and (len(names) < 2 or len(set(names)) != len(names) or not all(names)):
+            raise ValueError(f"{key}.label_names must be at least 2 different names, got {names}")
+        fitting = HEADS.get(self.head._target_, (Metric.spearman,) if span else tuple(Metric))
+        if self.metric not in fitting:
+            *others, last = [metric.value for metric in fitting]
+            raise ValueError(
+                f"{key[:-5]}.metric {self.metric.value!r} does not fit {self.head._target_}: "
+                f"use {', '.join(others)}{' or ' if others else ''}{last}"
+            )
+        if self.metric is Metric.f1 and len(names) != 2:
+            raise ValueError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
+        in_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
+
+
+@dataclass
+class SuiteConfig:
+    """The tasks trained together; ``only`` keeps some of them (empty: all); ``sigmoid`` is what regression heads do.
+
+    ``sets`` names groups of tasks that experiments speak of, as in ``suite.only=${suite.sets.related}``.
+    """
+
+    name: str = MISSING
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    sigmoid: bool = True
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""
+        for name in self.only:
+            known_name("suite.only", name, self.tasks)
+        chosen = self.chosen()
+        if not any(task.scored_by is None for task in chosen.values()):
+            raise ValueError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")
+        for name, task in chosen.items():
+            task.check(f"suite.tasks.{name}")
+            if task.scored_by is not None:
+                known_name(f"suite.tasks.{name}.scored_by", task.scored_by, chosen)
+
+    def trained(self) -> dict[str, TaskConfig]:
+        """Return the chosen tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
+        return {name: task for name, task in self.chosen().items() if task.scored_by is None}
+
+    def chosen(self) -> dict[str, TaskConfig]:
+        """Return the tasks that ``only`` leaves, in the order of the suite."""
+        if self.only:
+            return {name: task for name, task in self.tasks.items() if name in self.only}
+        return dict(self.tasks)
+
+
+@dataclass
+class DataConfig:
+    """Where rows are read and how texts become tokens."""
+
+    root: str | None = None
+    seed: int = 0
+    max_length: int = 128
+    double_symmetric: bool = False
+    workers: int = 0
+    test: bool = False
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for lengths and counts out of range."""
+        at_least("data.seed", self.seed, 0)
+        at_least("data.max_length", self.max_length, 8, LARGEST)
+        at_least("data.workers", self.workers, 0, 1024)
+
+
+@dataclass
+class PretrainingConfig:
+    """Masked-language-model training of the encoder, before any task (Devlin et al. 2019, section 3.1).
+
+    There is none unless ``text`` names files, or ``sentences`` of the generated language are asked for.
+    """
+
+    text: list[str] = field(default_factory=list)
+    sentences: int = 0
+    vocabulary: int = 30000
+    masked: float = 0.15
+    batch_size: int = 64
+    epochs: float = 1.0
+    learning_rate: float = 1e-4
+    seed: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to read."""
+        return bool(self.text or self.sentences)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for two kinds of text at once, or a number out of range."""
+        if self.text and self.sentences:
+            raise ValueError(
+                "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
+                f"got text={self.text} and sentences={self.sentences}"
+            )
+        at_least("encoder.pretraining.sentences", self.sentences, 0, LARGEST)
+        at_least("encoder.pretraining.vocabulary", self.vocabulary, 1)
+        at_least("encoder.pretraining.seed", self.seed, 0)
+        in_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
+        at_least("encoder.pretraining.batch_size", self.batch_size, 1)
+        positive("encoder.pretraining.epochs", self.epochs, MOST_EPOCHS)
+        positive("encoder.pretraining.learning_rate", self.learning_rate)
+
+
+@dataclass
+class EncoderConfig:
+    """A pretrained encoder (``path``: hub id or local folder) or the sizes of one to train from scratch."""
+
+    name: str = MISSING
+    path: str | None = None
+    revision: str | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
+    pooler: bool = True
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless the encoder comes from exactly one place."""
+        if bool(self.path) == bool(self.sizes):
+            raise ValueError(
+                f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or sizes, "
+                f"got path={self.path} and sizes={self.sizes or None}"
+            )
+        self.pretraining.check()
+        if self.sizes and not self.pretraining.wanted:
+            raise ValueError(
+                f"encoder {self.name!r} is given by sizes, so it must be pretrained first; "
+                "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N"
+            )

@@ -1,0 +1,87 @@
+"""The Hugging Face hub: its ids, whether it answers, and what identifies an encoder there or in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from functools import cache
+from pathlib import Path
+
+from bam_lightning.config.validation import place
+
+HUB_SECONDS = 4.0
+ENCODER_HINT = (
+    "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files, "
+    "or a hub id such as google-bert/bert-base-uncased"
+)
+
+
+@cache
+def hub_or_offline() -> bool:
+    """Return whether the hub answers; if not, tell its client so, which would else retry for 23 s per call.
+
+    Works only before the client is first imported, which is why every caller comes here first.
+    """
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    answers: list[bool] = []
+    probe = threading.Thread(target=lambda: answers.append(_hub_answers()), daemon=True)
+    probe.start()
+    probe.join(HUB_SECONDS)  # a name look-up can hang for longer than any socket time-out
+    if answers == [True]:
+        return True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return False
+
+
+def _hub_answers() -> bool:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS - 1).close()
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to refuse
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def encoder_fingerprint(path: str, revision: str | None) -> str:
+    """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and revision.
+
+    Raises:
+        OSError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
+    """
+    local = place("encoder.path", path)
+    if _there(local) and local.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(local.iterdir()):
+            if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
+                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()[:16]
+    if no_hub_id(path):
+        raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
+    if not hub_or_offline():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+            raise OSError(
+                f"encoder {path!r} is no folder here, was not downloaded before, and the hub cannot be reached; "
+                f"{ENCODER_HINT}"
+            )
+    return f"{path}@{revision or 'main'}"
+
+
+def no_hub_id(path: str) -> bool:
+    """Return whether an encoder's path can only be a folder's: ids of the hub are ``NAME`` or ``OWNER/NAME``."""
+    return not re.fullmatch(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", path)
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file's, say
+        return False

@@ -1,0 +1,57 @@
+"""Extension points: a config section whose ``_target_`` names a class or function, and its keyword arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from bam_lightning.config.validation import suggest
+
+
+def build(key: str, section: Mapping[str, Any]) -> Any:
+    """Return ``_target_(**the rest of section)``.
+
+    Raises:
+        ValueError: naming ``key``, if ``_target_`` is missing or not importable, if an argument is unknown
+            or missing, or if the target refuses a value.
+
+    >>> build("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Constant", "lam": 0.5})
+    Constant(lam=0.5)
+    """
+    arguments = {name: value for name, value in section.items() if name != "_target_"}
+    target = _locate(key, section.get("_target_"))
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in arguments:
+        if name not in parameters and not open_ended:
+            raise ValueError(
+                f"{key}.{name} is not an option of {section['_target_']}; "
+                f"options: {', '.join(parameters) or 'none'}{suggest(name, parameters)}"
+            )
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and name not in arguments:
+            raise ValueError(f"{key}.{name} is missing; {section['_target_']} needs it")
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} = {dict(arguments)} is refused by {section['_target_']}: {error}") from error
+
+
+def _locate(key: str, path: Any) -> Any:
+    if not isinstance(path, str) or "." not in path or not all(path.split(".")):
+        raise ValueError(f"{key}._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}")
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{key}._target_ names {path!r}, whose module cannot be imported: {error}") from error
+    target = getattr(module, name, None)
+    if not callable(target):
+        raise ValueError(
+            f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
+            f"{suggest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
+        )
+    return target

@@ -1,0 +1,216 @@
+"""Typed configuration of a job: the schema of ``conf/`` and every check that needs nothing but the values.
+
+Values live in YAML, types and checks here. Imports neither torch nor Hydra, so that bad input is refused
+before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
+from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, TrainerConfig
+from bam_lightning.config.validation import at_least, in_range, known_name, positive
+
+
+class StageKind(Enum):
+    """What a stage does: train on labels (``finetune``) or on masked text (``pretrain``)."""
+
+    finetune = "finetune"
+    pretrain = "pretrain"
+
+
+class RateShape(Enum):
+    """Learning rate over progress; see ``bam_lightning.training.schedules``."""
+
+    linear = "linear"
+    bert = "bert"
+    constant = "constant"
+
+
+@dataclass
+class Hyperparameters:
+    """What differs between single-task and multi-task training (section 4); ``null`` leaves it to the profile."""
+
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    epochs: float | None = None
+    layerwise_decay: float | None = None
+    min_steps: int | None = None
+
+    def check(self, key: str) -> None:
+        """Raise ``ValueError`` for a value out of range, naming it by ``key``."""
+        if self.learning_rate is not None:
+            positive(f"{key}.learning_rate", self.learning_rate)
+        if self.batch_size is not None:
+            at_least(f"{key}.batch_size", self.batch_size, 1)
+        if self.epochs is not None:
+            positive(f"{key}.epochs", self.epochs, MOST_EPOCHS)
+        if self.layerwise_decay is not None:
+            in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
+        if self.min_steps is not None:
+            at_least(f"{key}.min_steps", self.min_steps, 0)
+
+
+@dataclass
+class OptimizationConfig(Hyperparameters):
+    """Optimizer and rates. The five values at the top, where set, win over both profiles.
+
+    ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
+    ``chosen`` has single tasks take the layer-wise decay that ``bam_lightning.recipes.tuning`` found on their dev set.
+    """
+
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    epsilon: float = 1e-6
+    bias_correction: bool = True
+    shape: RateShape = RateShape.linear
+    finetuning_rate: float = 1e-5
+    chosen: bool = True
+    single: Hyperparameters = field(default_factory=Hyperparameters)
+    multi: Hyperparameters = field(default_factory=Hyperparameters)
+
+    def check(self, key: str = "optimization") -> None:
+        """Raise ``ValueError`` for a value out of range or a profile left incomplete."""
+        super().check(key)
+        in_range(f"{key}.warmup", self.warmup, 0, 1, open_high=True)
+        in_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
+        positive(f"{key}.clip_norm", self.clip_norm)
+        positive(f"{key}.epsilon", self.epsilon)
+        positive(f"{key}.finetuning_rate", self.finetuning_rate)
+        for name, profile in (("single", self.single), ("multi", self.multi)):
+            profile.check(f"{key}.{name}")
+            for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
+                if getattr(profile, value) is None:
+                    raise ValueError(f"{key}.{name}.{value} is missing; give a number")
+
+
+@dataclass
+class StageConfig:
+    """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts.
+
+    ``seeds`` above 1 trains each Run that often, from successive seeds: an ensemble, to teach a later stage.
+    """
+
+    kind: StageKind = StageKind.finetune
+    per_task: bool = False
+    teacher: str | None = None
+    start: str | None = None
+    seeds: int = 1
+    tasks: list[str] = field(default_factory=list)
+    optimization: Hyperparameters = field(default_factory=Hyperparameters)
+
+
+@dataclass
+class RecipeConfig:
+    """Stages in the order they are trained."""
+
+    name: str = MISSING
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+
+    def check(self, suite: SuiteConfig) -> None:
+        """Raise ``ValueError`` for a stage that names a later or unknown stage, or an unknown task."""
+        if not self.stages:
+            raise ValueError(f"recipe {self.name!r} has no stages; give at least one under recipe.stages")
+        done: list[str] = []
+        for name, stage in self.stages.items():
+            key = f"recipe.stages.{name}"
+            for field_name in ("teacher", "start"):
+                other = getattr(stage, field_name)
+                if other is not None and other not in done:
+                    raise ValueError(
+                        f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
+                    )
+            if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
+                raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
+            for task in stage.tasks:
+                known_name(f"{key}.tasks", task, suite.trained())
+            at_least(f"{key}.seeds", stage.seeds, 1, 1000)
+            if stage.start is not None and self.stages[stage.start].seeds > 1:
+                raise ValueError(
+                    f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "
+                    "but weights start from one Run; set its seeds to 1"
+                )
+            stage.optimization.check(f"{key}.optimization")
+            done.append(name)
+
+
+def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
+    """Return the stages that students of all seeds share: those that teach, and what those start from.
+
+    A stage that is only started from has the student's own seed, as in Table 3: each multi-task model is
+    fine-tuned, not one of them 20 times.
+    """
+    found: set[str] = set()
+    for name, stage in reversed(list(stages.items())):
+        found |= {stage.teacher} if stage.teacher else set()
+        found |= {stage.start} if stage.start and name in found else set()
+    return found
+
+
+@dataclass
+class DistillationConfig:
+    """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress.
+
+    ``teachers`` names finished Runs that teach tasks of the last stage, whatever encoder they have. A Run whose dev
+    score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
+    """
+
+    schedule: dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, str] = field(default_factory=dict)
+    teacher_margin: float | None = 0.0
+    other_seeds: int = 0
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a margin or a count out of range."""
+        if self.teacher_margin is not None and not -1 <= self.teacher_margin <= 1:
+            raise ValueError(
+                f"distillation.teacher_margin is {self.teacher_margin}, but scores lie between -1 and 1; "
+                "give the least distance from the commonest answer's score, or null for none"
+            )
+        at_least("distillation.other_seeds", self.other_seeds, 0)
+
+
+@dataclass
+class Config:
+    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of every stage another stage builds on."""
+
+    experiment: str | None = None
+    scale: str = MISSING
+    fidelity: str = MISSING
+    seed: int = 0
+    teacher_seed: int = 0
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        """Check everything once; see the parts' ``check``."""
+        for name in ("seed", "teacher_seed"):
+            at_least(name, getattr(self, name), 0)
+        for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer):
+            part.check()
+        self.recipe.check(self.suite)
+        for task in self.distillation.teachers:
+            known_name("distillation.teachers", task, self.suite.trained())
+        if self.data.root is not None and all(task.path == "generated" for task in self.suite.trained().values()):
+            raise ValueError(
+                f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "
+                "file; add scale=small (or base, paper), or leave data.root out"
+            )
+        pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
+        if pretrains and not self.encoder.pretraining.wanted:
+            raise ValueError(
+                f"recipe.stages.{pretrains[0]} is of kind pretrain, so it needs text to read; "
+                "give encoder.pretraining.text=[FILE, ...]"
+            )

@@ -1,0 +1,157 @@
+"""What was found in a task's large files, kept: a million rows are read, checked and hashed once, not at every start.
+
+It is found again under a hash of the files' bytes and of all that was asked of them. N rows, C label names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bam_lightning.config.data_config import DataConfig, TaskConfig
+from bam_lightning.data.examples import Rows, TaskRows, arranged, load_rows, load_task
+from bam_lightning.data.lazy_texts import LateTexts
+from bam_lightning.data.readers import local_path, split_file
+from bam_lightning.store.atomic_io import replacing
+from bam_lightning.store.run_dir import file_hash
+from bam_lightning.store.run_spec import plain
+from bam_lightning.store.run_store import KEY_BYTES, digest
+
+FORMAT = 1  # of what is kept and of how rows are checked: what is of another one is not found
+WORTH = 1 << 22  # bytes of a training file; a smaller one is read in no time
+Tensors = dict[str, NDArray[Any]]
+
+
+class Split(NamedTuple):
+    """A file of rows as it was when it was looked at."""
+
+    name: str
+    task: TaskConfig
+    data: DataConfig
+    split: str
+    limit: int | None
+    path: Path
+    digest: str
+
+
+def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskRows:
+    """Return what ``sources.load_task`` does, from ``cache`` where the same files were looked at before.
+
+    Raises:
+        What ``load_task`` does: nothing is kept of rows that cannot be learned from.
+    """
+    splits = _splits(name, task, data)
+    if splits is None:
+        return load_task(name, task, data)
+    asked = [FORMAT, name, plain(asdict(task)), *(split.digest for split in splits)]
+    path = cache / f"rows-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]}.safetensors"
+    kept = _read(path)
+    if kept is not None:
+        return TaskRows(*(_rows(kept, part, split) for part, split in zip(TaskRows._fields, splits, strict=True)))
+    train, dev = (load_rows(*split[:5]) for split in splits)
+    order, rows = arranged(train, dev)
+    if all(_unchanged(split) for split in splits):  # else what was read may be other rows than what was hashed
+        with suppress(OSError):  # a job needs no cache: it may be somebody else's, or full
+            _write(path, rows, {"train": order, "dev": np.arange(len(dev.keys))})
+    return rows
+
+
+def _splits(name: str, task: TaskConfig, data: DataConfig) -> tuple[Split, Split] | None:
+    """Return a task's training and dev split, or ``None`` where nothing is to be kept of them."""
+    if task.path == "generated" or (data.double_symmetric and task.symmetric):
+        return None
+    folder = local_path(name, task, data)
+    if folder is None:
+        return None
+    assert task.train_split is not None
+    assert task.dev_split is not None
+    asked = ((task.train_split, task.train_rows), (task.dev_split, task.dev_rows))
+    paths = [split_file(name, folder, split) for split, _ in asked]
+    try:
+        if paths[0].stat().st_size < WORTH:
+            return None
+        hashes = [file_hash(path) for path in paths]
+    except OSError:  # whoever reads the rows says it better
+        return None
+    train, dev = (
+        Split(name, task, data, split, limit, path, digest)
+        for (split, limit), path, digest in zip(asked, paths, hashes, strict=True)
+    )
+    return train, dev
+
+
+def _rows(kept: Tensors, part: str, split: Split) -> Rows:
+    joined = kept[f"{part}_keys"].tobytes()
+    keys = [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)]
+    reader = Reader(split)
+    texts = tuple(
+        LateTexts(partial(reader.column, number), kept[f"{part}_order"])
+        for number in range(len(split.task.text_columns))
+    )
+    return Rows(texts, kept[f"{part}_labels"], keys)
+
+
+class Reader:
+    """Reads the texts of a file that was looked at before, once."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self._texts: tuple[Sequence[str], ...] | None = None
+
+    def column(self, number: int) -> Sequence[str]:
+        """Return a column of texts.
+
+        Raises:
+            ValueError: if the file has changed since.
+        """
+        if self._texts is None:
+            with suppress(FileNotFoundError):
+                self._texts = load_rows(*self.split[:5]).texts
+            if self._texts is None or not _unchanged(self.split):
+                raise ValueError(f"{self.split.path} has changed since this job began; start the job again")
+        return self._texts[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the texts out, as ``LateTexts`` does."""
+        return {"split": self.split, "_texts": None}
+
+
+def _unchanged(split: Split) -> bool:
+    try:
+        return file_hash(split.path) == split.digest
+    except OSError:
+        return False
+
+
+def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
+    from safetensors.numpy import save_file
+
+    tensors: Tensors = {}
+    for part, one in zip(TaskRows._fields, rows, strict=True):
+        tensors[f"{part}_keys"] = np.frombuffer(b"".join(one.keys), dtype=np.uint8).copy()
+        tensors[f"{part}_labels"] = np.ascontiguousarray(one.labels)
+        tensors[f"{part}_order"] = orders[part].astype(np.int32)
+    with replacing(path) as beside:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, beside, metadata={"digest": digest(tensors)})
+
+
+def _read(path: Path) -> Tensors | None:
+    """Return what is kept; what is damaged is not: it is looked at anew."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
+        if opened.metadata() == {"digest": digest(tensors)}:
+            return tensors
+    return None

@@ -1,0 +1,1 @@
+"""Batch, encoder, heads and the model that they make; loading and saving."""

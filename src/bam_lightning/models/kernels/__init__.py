@@ -1,0 +1,1 @@
+"""Kernels written for speed on a CPU, each optional."""

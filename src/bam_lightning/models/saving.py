@@ -1,0 +1,74 @@
+"""A trained model as files: ``model.safetensors`` and ``encoder/`` (configuration and tokenizer)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bam_lightning.models.encoder import Encoder, check_vocabulary, from_folder, load_tokenizer
+from bam_lightning.models.safe_loading import check_config, shapes
+from bam_lightning.store.run_dir import MANIFEST, RunFolder
+
+WEIGHTS = "model.safetensors"
+ENCODER = "encoder"
+
+
+def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, tokenizer: Any) -> None:
+    """Write weights, configuration and tokenizer; nothing in them can run code when read."""
+    from safetensors.torch import save_file
+
+    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    if heads is not None:
+        state |= {f"heads.{name}": value for name, value in heads.state_dict().items()}
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
+    encoder.body.config.save_pretrained(folder / ENCODER)
+    tokenizer.save_pretrained(folder / ENCODER)
+
+
+def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
+    """Return a Run's encoder, its tokenizer and the weights of its heads (task -> name -> tensor).
+
+    A pooler that the Run does not have keeps its new weights.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    weights, folder = run.file(WEIGHTS), run.path / ENCODER
+    for name in run.files():
+        if name.startswith(f"{ENCODER}/"):
+            run.file(name)
+    if unknown := sorted(files_below(folder, run.path) - run.files().keys()):
+        raise ValueError(f"{run.path / unknown[0]} is none of the files that {MANIFEST} names; {run.remedy}")
+    there = {
+        name.removeprefix("encoder."): size for name, size in shapes(weights).items() if name.startswith("encoder.")
+    }
+    try:
+        check_config(folder, weights.stat().st_size)
+        encoder = from_folder(folder, pooler, there)
+    except ValueError as error:
+        raise ValueError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
+    state = load_file(weights)
+    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    missing, unexpected = encoder.load_state_dict(own, strict=False)
+    odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
+    if odd:
+        raise ValueError(f"{run.path}: the weights do not fit the configuration, for example {odd[0]!r}; {run.remedy}")
+    heads: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith("heads."):
+            _, task, inner = name.split(".", 2)
+            heads.setdefault(task, {})[inner] = value
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(encoder, tokenizer, str(run.path))
+    return encoder, tokenizer, heads
+
+
+def files_below(folder: Path, root: Path) -> set[str]:
+    """Return the files in a folder as a manifest names them; hidden ones, which nothing reads, left out."""
+    return {path.relative_to(root).as_posix() for path in folder.rglob("*")
+            if not path.is_dir() and not path.name.startswith(".")}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Plan a recipe into Runs and run them in order; sweeps and the SLURM launcher."""

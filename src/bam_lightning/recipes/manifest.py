@@ -1,0 +1,45 @@
+"""What is recorded of a finished Run: what it is, what it scored, and what made the numbers."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from typing import Any
+
+from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.job_config import Config
+from bam_lightning.store.run_spec import Run
+from bam_lightning.training import distributed, hardware
+
+
+def make_manifest(
+    run: Run, config: Config, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Return what is to be known of a finished Run: what it is, what it scored, and what made the numbers."""
+    return {
+        "id": run.id,
+        "stage": run.stage,
+        "kind": run.kind.value,
+        "tasks": list(run.tasks),
+        "seed": run.seed,
+        "steps": run.steps,
+        "examples": run.examples,
+        "train_seconds": seconds,
+        "examples_per_second": run.examples / seconds,
+        "tokens_per_second": tokens / seconds,
+        "metrics": scores,
+        "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
+        "teachers": run.taught_by,
+        "start": run.start,
+        "spec": dict(run.spec),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "device": hardware.device_name(config.trainer),
+        "processes": distributed.processes(),
+        "versions": hardware.versions(),
+    }
+
+
+def _reads(task: TaskConfig) -> dict[str, Any]:
+    """What the Run's id does not cover, and who gives it new rows must know."""
+    return {"text_columns": task.text_columns, "allow_empty_text": task.allow_empty_text}

@@ -1,0 +1,180 @@
+"""From a config to the Runs to train: pure, and without torch.
+
+A recipe is an ordered mapping of stages; a stage has one Run per task, or one Run of all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from bam_lightning.config.instantiate import build
+from bam_lightning.config.job_config import Config, Hyperparameters, StageConfig, StageKind, shared_stages
+from bam_lightning.data.sampling import Sampler, epoch_steps
+from bam_lightning.store.run_spec import ALGORITHM, DEV, TEST, TRAIN, Facts, Run, Wanted, plain, run_spec
+
+PRETRAIN = "pretrain"
+LARGEST = 2**31 - 1  # examples of a Run: its stream is computed whole, 4 bytes each
+OTHER_SEED = 1000  # between a Run that is refused as a teacher and the next one tried: apart from an ensemble's seeds
+
+
+def plan(config: Config, facts: Facts) -> list[Run]:
+    """Return the recipe's Runs, each after those it needs (section 3.2: teachers first, then the student)."""
+    sampler: Sampler = build("sampler", config.sampler)
+    if config.distillation.schedule:
+        build("distillation.schedule", config.distillation.schedule)
+    stages = dict(config.recipe.stages)
+    if config.encoder.pretraining.wanted and not any(s.kind is StageKind.pretrain for s in stages.values()):
+        stages = {PRETRAIN: StageConfig(kind=StageKind.pretrain), **stages}
+    shared, taught_by = shared_stages(stages), {s.teacher for s in stages.values()}
+    done: dict[str, list[Run]] = {}
+    pretrained: str | None = None
+    for name, stage in stages.items():
+        if stage.kind is StageKind.pretrain:
+            done[name] = [_pretraining(name, config, facts)]
+            pretrained = done[name][0].id
+            continue
+        first = config.teacher_seed if name in shared else config.seed
+        make = partial(
+            _finetuning, name, stage, config=config, facts=facts, sampler=sampler, done=done, pretrained=pretrained
+        )
+        runs = [
+            _fit(partial(make, tasks), seed, config, facts)
+            for seed in range(first, first + stage.seeds)
+            for tasks in _groups(stage, config)
+        ]
+        last = name == list(stages)[-1]
+        done[name] = [replace(run, teaches=name in taught_by, tests=last and config.data.test) for run in runs]
+    every = [run for runs in done.values() for run in runs]
+    for run in every:
+        if run.examples > LARGEST:
+            raise ValueError(
+                f"{run.label} would train on {run.examples:.3g} examples ({run.steps:.3g} optimizer steps of "
+                f"{run.batch_size:.3g}), more than {LARGEST:.3g}; check epochs, batch_size and min_steps"
+            )
+    return every
+
+
+def wanted(run: Run, config: Config) -> list[Wanted]:
+    """Return what a fine-tuned Run must have predicted in this recipe."""
+    found = [Wanted(task, task, DEV) for task in run.tasks]
+    if run.teaches:
+        found += [Wanted(task, task, TRAIN) for task in run.tasks]
+    if run.tests:
+        for name, task in config.suite.chosen().items():
+            head = task.scored_by or name
+            if head in run.tasks and task.test_split is not None and task.path != "generated":
+                found.append(Wanted(name, head, TEST))
+    return found
+
+
+def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: Facts) -> Run:
+    """Return the Run of ``seed``, or of the first other seed that was not refused as a teacher.
+
+    Raises:
+        ValueError: with the reason of the first, if as many as ``distillation.other_seeds`` others were refused too.
+    """
+    tried = [make(seed + number * OTHER_SEED) for number in range(config.distillation.other_seeds + 1)]
+    for run in tried:
+        if run.id not in facts.refused:
+            return run
+    also = f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
+    raise ValueError(
+        f"{facts.refused[tried[0].id]}{also}; try other seeds with distillation.other_seeds={len(tried) + 2}, "
+        "or let it teach with distillation.teacher_margin=null"
+    )
+
+
+def _groups(stage: StageConfig, config: Config) -> list[tuple[str, ...]]:
+    tasks = tuple(stage.tasks) or tuple(config.suite.trained())
+    return [(task,) for task in tasks] if stage.per_task else [tasks]
+
+
+def _finetuning(
+    name: str,
+    stage: StageConfig,
+    tasks: tuple[str, ...],
+    seed: int,
+    *,
+    config: Config,
+    facts: Facts,
+    sampler: Sampler,
+    done: Mapping[str, list[Run]],
+    pretrained: str | None,
+) -> Run:
+    hyper = resolve(config, stage, tasks, facts.decays)
+    assert hyper.epochs is not None
+    assert hyper.batch_size is not None
+    assert hyper.min_steps is not None
+    sizes = {task: facts.sizes[task] for task in tasks}
+    count = sampler.steps if len(tasks) > 1 else epoch_steps
+    steps = max(count(sizes, hyper.epochs, hyper.batch_size), hyper.min_steps)
+    steps = min(steps, config.trainer.max_steps or steps)
+    teachers: dict[str, tuple[str, ...]] = {}
+    if stage.teacher:
+        teachers = {t: _of_task(done[stage.teacher], t, name) for t in tasks if config.suite.tasks[t].teacher}
+    if name == list(config.recipe.stages)[-1]:
+        teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
+    start = pretrained
+    if stage.start:
+        base = done[stage.start]  # one Run serves all (STILTs, Table 3); of several, the task's own
+        start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
+    run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
+    return replace(run, spec=run_spec(run, config, facts))
+
+
+def _of_task(runs: list[Run], task: str, asker: str) -> tuple[str, ...]:
+    """Return the ids of the Runs that trained ``task``: one for each of the stage's seeds."""
+    found = tuple(run.id for run in runs if task in run.tasks)
+    if not found:
+        raise ValueError(
+            f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
+            f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
+        )
+    return found
+
+
+def _pretraining(name: str, config: Config, facts: Facts) -> Run:
+    settings = config.encoder.pretraining
+    steps = epoch_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
+    hyper = Hyperparameters(settings.learning_rate, settings.batch_size, settings.epochs, 1.0, 0)
+    steps = min(steps, config.trainer.max_steps or steps)
+    spec: dict[str, Any] = {
+        "algorithm": ALGORITHM,
+        "kind": StageKind.pretrain,
+        "pretraining": {k: v for k, v in asdict(settings).items() if k not in ("text", "epochs")},
+        "text": facts.text_fingerprint,
+        "encoder": facts.encoder,
+        "max_length": config.data.max_length,
+        "precision": config.trainer.precision,
+        "pooler": config.encoder.pooler,
+        "steps": steps,
+    }
+    return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
+
+
+def by_choice(run: Run, config: Config, facts: Facts) -> bool:
+    """Return whether a Run's layer-wise decay was chosen on its dev set, and no option or file says otherwise."""
+    stage = config.recipe.stages.get(run.stage)
+    if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.decays:
+        return False
+    given = (stage.optimization.layerwise_decay, config.optimization.layerwise_decay)
+    return not any(one is not None for one in (*given, config.suite.tasks[run.tasks[0]].layerwise_decay))
+
+
+def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...], decays: Mapping[str, float]) -> Hyperparameters:
+    """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's.
+
+    For the layer-wise decay of a single task, ``decays`` (what was chosen on its dev set) comes before the profile.
+    """
+    optimization = config.optimization
+    layers: list[Hyperparameters] = [stage.optimization, optimization]
+    if len(tasks) == 1:
+        layers += [Hyperparameters(layerwise_decay=config.suite.tasks[tasks[0]].layerwise_decay)]
+        layers += [Hyperparameters(layerwise_decay=decays.get(tasks[0]))]
+    layers += [optimization.single if len(tasks) == 1 else optimization.multi]
+    values = {}
+    for name in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
+        values[name] = next(value for layer in layers if (value := getattr(layer, name)) is not None)
+    return Hyperparameters(**values)

@@ -1,0 +1,75 @@
+"""A Run's logits on rows of its tasks: dev for its scores, train for its students, test for a submission.
+
+They are computed once, in eval mode, and kept in the store by row content. N rows, K outputs of a head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+
+from bam_lightning.config.instantiate import build
+from bam_lightning.config.job_config import Config
+from bam_lightning.data.collate import Examples
+from bam_lightning.data.examples import Rows
+from bam_lightning.metrics import scores
+from bam_lightning.models.heads import Head
+from bam_lightning.recipes.context import Context
+from bam_lightning.store.run_spec import DEV, Run, Wanted
+from bam_lightning.store.run_store import outputs_column
+from bam_lightning.training import distributed
+from bam_lightning.training.datamodule import MultiTaskData
+from bam_lightning.training.module import BamModule
+
+
+def predict(
+    module: BamModule, trainer: pl.Trainer, data: MultiTaskData, examples: Examples, head: str
+) -> NDArray[np.float32]:
+    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; processes do a share of them each."""
+    data.predict = {head: examples}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
+        parts: list[Any] = trainer.predict(module, datamodule=data) or []
+    own = [(part[head][0].cpu().numpy(), part[head][1].float().cpu().numpy()) for part in parts]
+    every = [block for blocks in distributed.gather(own) for block in blocks]
+    index = np.concatenate([numbers for numbers, _ in every])
+    order = np.argsort(index, kind="stable")
+    assert np.array_equal(index[order], np.arange(len(examples.labels)))  # each row once
+    return np.concatenate([logits for _, logits in every])[order]
+
+
+def write(
+    run_id: str, every: Sequence[Wanted], context: Context, logits_of: Callable[[Rows, str], NDArray[np.float32]]
+) -> None:
+    """Predict and keep ``every``; ``logits_of(rows, head)`` does the work, with all processes, and one writes."""
+    for one in every:
+        chosen = context.rows_of(one)
+        logits = logits_of(chosen, one.head)
+        if distributed.rank() == 0:
+            context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits)
+
+
+def score(run: Run, context: Context) -> dict[str, dict[str, float]]:
+    """Return task -> dev scores of the logits in the store."""
+    results = {}
+    for task in run.tasks:
+        rows = context.rows[task].dev
+        logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
+        values = label_units(task, logits, context.config)
+        settings = context.config.suite.tasks[task]
+        results[task] = scores.scores(
+            values, rows.labels, settings.metric.value, len(settings.head.label_names) or None
+        )
+    return results
+
+
+def label_units(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
+    """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.predict``."""
+    head: Head = build(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
+    predicted: NDArray[np.generic] = head.predict(torch.from_numpy(logits)).numpy()
+    return predicted

@@ -1,0 +1,251 @@
+"""A whole recipe: look at the data, plan, train what the store does not have, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from bam_lightning.analysis import job_report
+from bam_lightning.analysis.terminal import View, show
+from bam_lightning.config.hub import encoder_fingerprint
+from bam_lightning.config.job_config import Config
+from bam_lightning.data import row_cache
+from bam_lightning.data.examples import Rows, TaskRows, load_texts
+from bam_lightning.data.readers import read_texts
+from bam_lightning.recipes import teachers
+from bam_lightning.recipes.company import led, others
+from bam_lightning.recipes.context import Context
+from bam_lightning.recipes.planner import by_choice, plan, wanted
+from bam_lightning.store import job_records, tuned_decays
+from bam_lightning.store.run_spec import TRAIN, Facts, Run, Wanted
+from bam_lightning.store.run_store import Store
+
+WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
+
+
+def run_recipe(config: Config, output: Path) -> dict[str, Any]:
+    """Train the recipe of ``config`` and return its results, which also lie in ``output``.
+
+    Finished Runs are taken from ``config.paths.store``. Everything that can be known to be wrong is found out
+    before the first Run is trained. ``trainer.devices`` processes train together: the others are started here, or
+    have been by srun or torchrun; then each of them calls this, and gets the first one's results.
+
+    Raises:
+        ValueError, OSError: for bad data, naming task, row and column, or a hub that cannot be reached.
+        RuntimeError: for a loss that is no longer a number; for a process that failed, naming it and its reason.
+    """
+    return led(config, lambda: _lead(config, output))
+
+
+def _lead(config: Config, output: Path) -> dict[str, Any]:
+    view = View(config.trainer.progress)
+    store = Store(config.paths.store)
+    rows, texts, facts = look(config)
+    _check_teachers(config, rows, store)
+    facts, runs = _plan(config, rows, facts, store)
+    context = Context(config, rows, texts, store, output, view.step, test_rows(config))
+    finished = [run.id for run in runs if store.finished(run.id)]
+    view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
+    for run in runs:
+        if by_choice(run, config, facts):
+            view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
+    for line in hurried(runs):
+        view.say(line)
+    output.mkdir(parents=True, exist_ok=True)
+    runs = _carry_out(runs, facts, context, view)
+    return _report(config, runs, rows, store, output)
+
+
+def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> list[Run]:
+    """Train the Runs, and others in the place of those that turn out not fit to teach; return them all.
+
+    The store knows at any time what is asked for and how it ended.
+    """
+    store, config = context.store, context.config
+    record = job_records.describe(config, runs, facts, context.output)
+    job_records.keep(store, record, job_records.RUNNING)
+    view.start([run for run in runs if not store.finished(run.id)])
+    try:
+        with others(context, runs) as context:
+            while not _train(runs, context, view):
+                facts, runs = _plan(config, context.rows, facts, store)
+                for reason in facts.refused.values():
+                    view.say(f"{reason}; another seed teaches in its place")
+                job_records.drop(store, record)
+                record = job_records.describe(config, runs, facts, context.output)
+                job_records.keep(store, record, job_records.RUNNING)
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
+            job_records.keep(
+                store,
+                record,
+                job_records.STOPPED if stopped else job_records.FAILED,
+                str(error) or type(error).__name__,
+            )
+        raise
+    finally:
+        view.close()
+    job_records.keep(store, record, job_records.FINISHED)
+    return runs
+
+
+def hurried(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each student that has fewer optimizer steps than one of its teachers: too few, mostly."""
+    steps = {run.id: run.steps for run in runs}
+    return [
+        f"{run.label} has {run.steps} optimizer steps, a teacher of its {most}; "
+        f"recipe.stages.{run.stage}.optimization.min_steps={most} gives it as many"
+        for run in runs
+        if (most := max((steps.get(one, 0) for ids in run.teachers.values() for one in ids), default=0)) > run.steps
+    ]
+
+
+def test_rows(config: Config) -> dict[str, Rows]:
+    """Return the unlabelled rows of the test splits, and of diagnostics such as AX, if ``data.test`` asks for them."""
+    if not config.data.test:
+        return {}
+    return {
+        name: load_texts(name, task, config.data, task.test_split)
+        for name, task in config.suite.chosen().items()
+        if task.test_split is not None and task.path != "generated"
+    }
+
+
+def _plan(config: Config, rows: Mapping[str, TaskRows], facts: Facts, store: Store) -> tuple[Facts, list[Run]]:
+    """Return the Runs of the recipe, without those that the store knows as not fit to teach, and the facts."""
+    while True:
+        runs = plan(config, facts)
+        more = teachers.refused(runs, config, rows, store)
+        if not more:
+            return facts, runs
+        facts = replace(facts, refused={**facts.refused, **more})
+
+
+def _check_teachers(config: Config, rows: Mapping[str, TaskRows], store: Store) -> None:
+    for task, run_id in config.distillation.teachers.items():
+        if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
+            raise ValueError(
+                f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
+                f"{task!r} in {store.root}; see the Plan of the job that trained it"
+            )
+        store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
+        reason = teachers.unfit(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
+        if reason:
+            raise ValueError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
+
+
+def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
+    """Read and check all rows and texts; return them with what the plan must know of them."""
+    cache = Path(config.paths.cache)
+    rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
+    texts = pretraining_texts(config)
+    encoder = (
+        encoder_fingerprint(config.encoder.path, config.encoder.revision)
+        if config.encoder.path
+        else _hash(json.dumps(config.encoder.sizes, sort_keys=True))
+    )
+    fingerprints = {name: task.fingerprint for name, task in rows.items()}
+    facts = Facts(
+        sizes={name: len(task.train.labels) for name, task in rows.items()},
+        fingerprints=fingerprints,
+        encoder=encoder,
+        text_lines=len(texts),
+        text_fingerprint=_hash("\n".join(texts)) if texts else "",
+        decays=tuned_decays.read(config, fingerprints, encoder),
+    )
+    return rows, texts, facts
+
+
+def pretraining_texts(config: Config) -> list[str]:
+    """Return the texts that ``encoder.pretraining`` asks for: a user's files, or the generated language."""
+    settings = config.encoder.pretraining
+    if not settings.wanted:
+        return []
+    if settings.text:
+        return read_texts(settings.text)
+    from bam_lightning.data.demo_tasks import corpus
+
+    return corpus(settings.sentences, config.data.seed)
+
+
+def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
+    """Train the Runs in order; one that another process is training is left to it, and the next free one taken.
+
+    Return ``False`` as soon as one is finished that is not fit to teach.
+    """
+    open_runs, waits = list(runs), False
+    while open_runs:
+        before = len(open_runs)
+        for run in list(open_runs):
+            if all(context.store.finished(need) for need in run.needs) and _do(run, context, view):
+                open_runs.remove(run)
+                if teachers.refused([run], context.config, context.rows, context.store):
+                    return False
+        if len(open_runs) == before:
+            if not waits:
+                view.say(f"waits for {', '.join(run.label for run in open_runs)}, which another process is training")
+            waits = True
+            time.sleep(WAIT_SECONDS)
+    return True
+
+
+def _do(run: Run, context: Context, view: View) -> bool:
+    """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
+    store = context.store
+    try:
+        with store.lock(run.id).acquire():
+            if not store.finished(run.id):
+                from bam_lightning.recipes.fit import execute
+
+                for task, ids in run.teachers.items():
+                    for teacher in ids:
+                        _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
+                view.begin(run)
+                view.done(run, execute(run, context))
+            else:
+                _complete(run.id, wanted(run, context.config), context, view)
+    except Timeout:
+        return False
+    return True
+
+
+def _complete(run_id: str, every: Sequence[Wanted], context: Context, view: View) -> None:
+    """Predict what a finished Run has not yet: it did not teach when it was trained, or rows have come since."""
+    lacking = [
+        one for one in every if not context.store.predicted(run_id, one.task, one.split, context.rows_of(one).keys)
+    ]
+    if not lacking:
+        return
+    from bam_lightning.recipes.fit import complete
+
+    view.say(f"Run {run_id} predicts {', '.join(f'{one.task} ({one.split})' for one in lacking)}")
+    complete(run_id, lacking, context)
+
+
+def _report(
+    config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path
+) -> dict[str, Any]:
+    found = job_report.results(config, runs, store)
+    job_report.save(output, found)
+    job_report.plot(output, config, found, store)
+    if found["average"]:
+        from bam_lightning.metrics.scores import majority
+
+        base = {name: majority(task.dev.labels, config.suite.tasks[name].metric.value) for name, task in rows.items()}
+        head, lines = job_report.table(config, found, base)
+        show(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines, sums=1)
+    print(output.resolve())
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

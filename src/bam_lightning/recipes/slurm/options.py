@@ -1,0 +1,96 @@
+"""Options of ``hydra/launcher=slurm``, checked, and what they are called by submitit and sbatch."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bam_lightning.config.validation import at_least, positive, suggest
+
+KEY = "hydra.launcher"
+SRUN_CPUS = "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}"  # srun does not inherit it, from SLURM 22.05 on
+SAME_NAME = (
+    "partition account qos constraint nodes cpus_per_task gpus_per_node array_parallelism signal_delay_s".split()
+)
+
+
+@dataclass
+class Options:
+    """``conf/hydra/launcher/slurm.yaml`` says what each one is."""
+
+    name: str = "bam_lightning"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    timeout_min: int = 240
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
+    mem_gb: float | None = None
+    array_parallelism: int = 64
+    max_requeues: int = 20
+    signal_delay_s: int = 120
+    setup: list[str] = field(default_factory=list)
+    additional: dict[str, Any] = field(default_factory=dict)
+    poll_s: float = 10.0
+    patience_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "signal_delay_s"):
+            if (value := getattr(self, name)) is not None:
+                at_least(f"{KEY}.{name}", value, 1)
+        at_least(f"{KEY}.max_requeues", self.max_requeues, 0)
+        for name in ("poll_s", "patience_s", "mem_gb"):
+            if (value := getattr(self, name)) is not None:
+                positive(f"{KEY}.{name}", value)
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Return the words of submitit's executor for an array called ``name``; what is ``None`` is SLURM's to give."""
+        words = {word: getattr(self, word) for word in SAME_NAME}
+        words |= {
+            "job_name": name,
+            "time": self.timeout_min,
+            "ntasks_per_node": self.tasks_per_node,
+            "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
+            "setup": [SRUN_CPUS, *self.setup] if self.cpus_per_task else self.setup,
+            "wckey": None,  # submitit's own is refused where these are kept
+            "srun_args": ["--kill-on-bad-exit=1"],  # a process that fails ends the others
+            "additional_parameters": {"requeue": True, **self.additional},
+        }
+        return words
+
+
+def python() -> str:
+    """Return the shell's words that start this Python deaf to signals, until it has handlers of its own.
+
+    A job that is pre-empted while it imports must not die of SIGTERM, and so end as FAILED: it is killed when the grace
+    is over, and SLURM starts it again.
+    """
+    deaf = 'trap "" TERM USR1 USR2; exec "$0" "$@"'
+    return f"bash -c {shlex.quote(deaf)} {shlex.quote(sys.executable)}"
+
+
+def checked(options: Mapping[str, Any]) -> Options:
+    """Return the options of Hydra's launcher node.
+
+    Raises:
+        ValueError: naming the option, for one that is not known or not of its type.
+    """
+    names = [entry.name for entry in fields(Options)]
+    for name in options:
+        if name not in names:
+            raise ValueError(f"no option '{KEY}.{name}'{suggest(name, names)}")
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), dict(options)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{KEY}.{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(found, Options)
+    return found

@@ -1,0 +1,137 @@
+"""Write a GLUE leaderboard submission: ``bam submit run=RUN_ID``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bam_lightning.config.compose import compose
+from bam_lightning.config.job_config import Config
+from bam_lightning.config.options import command_with_job, option
+from bam_lightning.config.validation import suggest
+from bam_lightning.data.examples import Rows, load_texts
+from bam_lightning.inference import glue_submission
+from bam_lightning.recipes.context import Context
+from bam_lightning.store.run_spec import TEST, Wanted
+from bam_lightning.store.run_store import Store, outputs_column
+
+USAGE = """
+Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TSV files.
+
+  bam submit run=RUN_ID                          one multi-task Run does all tasks
+  bam submit run=[ID,ID,...]                     the first of them that has a task's head
+  bam submit run=RUN_ID data.root=DIR partial=true
+
+All other words are those of `train` (scale=paper unless given) and say where the test sets are. What a Run has not
+predicted yet is predicted now. WNLI is filled with its majority class, as no method beats it. Rows must lie in their
+official order.
+"""
+
+
+@dataclass
+class SubmitOptions:
+    """Options of the command, beside those of ``train``."""
+
+    run: list[str] = field(default_factory=list, metadata={"help": "Runs that predict"})
+    output: str = option("submission.zip", "the file to write")
+    partial: bool = option(False, "leave out test sets that are missing, and name them")
+
+
+class Absent(ValueError):
+    """A test set that is not there, or that no Run has a head for: what ``partial`` leaves out."""
+
+
+def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return task -> words of its file, and task -> why it is missing.
+
+    Raises:
+        ValueError, OSError: for an unknown Run, or a test set that is not the official one; if a test set is missing
+            or no Run has its head, unless ``partial``; if no Run predicts anything.
+    """
+    store = Store(config.paths.store, create=False)
+    for run_id in options.run:
+        if not store.finished(run_id):
+            known = sorted(path.name for path in (store.root / "runs").glob("*/"))
+            raise ValueError(f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `bam runs` lists them")
+    words = {"wnli": [glue_submission.MAJORITY] * glue_submission.FILES["wnli"].rows}
+    missing: dict[str, str] = {}
+    found: dict[str, tuple[Wanted, str, Rows]] = {}
+    for name in glue_submission.FILES:
+        if name == "wnli":
+            continue
+        try:
+            found[name] = _source(name, options.run, config, store)
+        except Absent as error:
+            if not options.partial:
+                raise
+            missing[name] = str(error)
+    if not found:
+        heads = sorted({task for run_id in options.run for task in store.manifest(run_id)["tasks"]})
+        raise ValueError(
+            f"nothing to submit: the Runs have heads of {', '.join(heads)}; the first test set is missing because: "
+            f"{next(iter(missing.values()))}"
+        )
+    context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in found.items()})
+    for name, (wanted, run_id, rows) in found.items():
+        words[name] = _words(wanted, run_id, rows, context)
+    return words, missing
+
+
+def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tuple[Wanted, str, Rows]:
+    """Return what is to be predicted, by which Run, on which rows."""
+    task = config.suite.tasks.get(name)
+    if task is None or task.test_split is None:
+        raise Absent(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
+    head = task.scored_by or name
+    able = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
+    if not able:
+        raise Absent(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
+    store.check_head(able[0], head, config.suite.tasks[head].head, "run")
+    try:
+        rows = load_texts(name, task, config.data, task.test_split, in_order=True)
+    except FileNotFoundError as error:
+        raise Absent(str(error)) from error
+    glue_submission.check_rows(name, len(rows.keys))
+    return Wanted(name, head, TEST), able[0], rows
+
+
+def _words(wanted: Wanted, run_id: str, rows: Rows, context: Context) -> list[str]:
+    if not context.store.predicted(run_id, wanted.task, TEST, rows.keys):
+        from bam_lightning.recipes.fit import complete
+
+        print(f"Run {run_id} predicts {wanted.task}: {len(rows.keys):,} rows", file=sys.stderr)
+        complete(run_id, [wanted], context)
+    from bam_lightning.recipes.predictions import label_units
+
+    logits = outputs_column(context.store, run_id, wanted.task, TEST, rows.keys, rows.texts)
+    task = context.config.suite.tasks[wanted.head]
+    values = label_units(wanted.head, logits, context.config)
+    if task.regression:
+        return glue_submission.score_words([float(value) for value in values])
+    return glue_submission.class_words(wanted.task, [int(value) for value in values], task.head.label_names)
+
+
+def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
+    """Write the submission of a command line."""
+    if not options.run:
+        raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
+    if not any(word.startswith("scale=") for word in words_of_train):
+        words_of_train = ["scale=paper", *words_of_train]  # GLUE from the hub; the Run brings its own encoder
+    config = compose(words_of_train)
+    words, missing = submission(options, config)
+    path = Path(options.output)
+    glue_submission.write_zip(path, words)
+    for name, why in missing.items():
+        print(f"missing: {glue_submission.FILES[name].name} ({why})", file=sys.stderr)
+    print(f"{len(words)} of {len(glue_submission.FILES)} files: {path.resolve()}")
+
+
+def main() -> None:
+    """Entry point."""
+    command_with_job(SubmitOptions, USAGE, job)
+
+
+if __name__ == "__main__":
+    main()

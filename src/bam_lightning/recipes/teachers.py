@@ -1,0 +1,52 @@
+"""Whether a Run is fit to teach: one that answers no better than a constant is refused.
+
+Such a teacher has collapsed, as fine-tuning on a small set now and then does, and its student would learn that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bam_lightning.config.job_config import Config
+from bam_lightning.data.examples import TaskRows
+from bam_lightning.store.run_spec import Run
+from bam_lightning.store.run_store import Store
+
+
+def refused(runs: Sequence[Run], config: Config, rows: Mapping[str, TaskRows], store: Store) -> dict[str, str]:
+    """Return id -> reason of the finished Runs that are to teach and are not fit to."""
+    found = {}
+    for run in runs:
+        if run.teaches and store.finished(run.id):
+            reason = unfit(run.id, run.tasks, f"{run.label}, seed {run.seed}", config, rows, store)
+            if reason:
+                found[run.id] = reason
+    return found
+
+
+def unfit(
+    run_id: str, tasks: Sequence[str], name: str, config: Config, rows: Mapping[str, TaskRows], store: Store
+) -> str | None:
+    """Return why a finished Run may not teach one of ``tasks``, or ``None``.
+
+    Its dev score must be above that of the commonest answer by more than ``distillation.teacher_margin``. Tasks that
+    do not count in the average, as WNLI, are known not to be learned and are let pass.
+    """
+    margin = config.distillation.teacher_margin
+    if margin is None:
+        return None
+    from bam_lightning.metrics.scores import majority
+
+    for task in tasks:
+        settings = config.suite.tasks[task]
+        metric = settings.metric.value
+        score = store.manifest(run_id)["metrics"].get(task, {}).get(metric)
+        if score is None or not settings.in_average:
+            continue
+        base = majority(rows[task].dev.labels, metric)
+        if not score > base + margin:
+            least = f"{base:.3f}" + (f" + {margin:g}" if margin else "")
+            return (
+                f"Run {run_id} ({name}) is not fit to teach {task!r}: its dev {metric} is {score:.3f}, not above "
+                f"{least}, that of giving every row the commonest answer"
+            )
+    return None

@@ -1,0 +1,99 @@
+"""Choose the layer-wise decay of each single task on its dev set: ``bam tune scale=paper``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bam_lightning.analysis.terminal import show
+from bam_lightning.config.compose import compose
+from bam_lightning.config.job_config import Config
+from bam_lightning.config.options import command_with_job, option
+from bam_lightning.config.validation import at_least, in_range
+from bam_lightning.store import tuned_decays
+
+USAGE = """
+Choose alpha, the layer-wise decay of the learning rate, for each single task: train it with each value, keep the one
+with the highest median dev score (section 4: 1.0 or 0.9). The choice is kept in the store, and every later plan of
+`train` with that store reads it, unless optimization.chosen=false or optimization.layerwise_decay=VALUE says otherwise.
+
+  bam tune scale=paper seeds=3
+  bam tune scale=small data.root=DIR 'suite.only=[rte,cola]' 'values=[1.0,0.95,0.9]'
+
+All other words are those of `train`.
+"""
+
+
+@dataclass
+class ChooseOptions:
+    """Options of the command, beside those of ``train``."""
+
+    values: list[float] = field(default_factory=lambda: [1.0, 0.9], metadata={"help": "values to try"})
+    seeds: int = option(1, "seeds of each, from teacher_seed on: the chosen ones are then there as teachers")
+    output: str = option("choose", "folder for the results of each recipe")
+
+
+def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions) -> Config:
+    """Return the config that trains every task alone with one value."""
+    more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
+    config = compose([*words, *more])
+    config.experiment = f"choose {value:g}"
+    return config
+
+
+def job(options: ChooseOptions, words: Sequence[str]) -> None:
+    """Train, choose and write."""
+    from bam_lightning.recipes.runner import look, run_recipe
+
+    at_least("seeds", options.seeds, 1)
+    if len(set(options.values)) < 2:
+        raise ValueError(f"values must be at least two different numbers to choose from, got {options.values}")
+    for word in words:
+        if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
+            raise ValueError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
+    for value in options.values:
+        in_range("values", value, 0, 1, open_low=True)
+    base = compose(words)
+    scores: dict[str, dict[float, list[float]]] = {}
+    for value in options.values:
+        for seed in range(base.teacher_seed, base.teacher_seed + options.seeds):
+            config = trial(value, seed, words, options)
+            found = run_recipe(config, Path(options.output) / f"{value:g}-{seed}")
+            for run in found["runs"]:
+                for task, own_scores in run["metrics"].items():
+                    score = own_scores[config.suite.tasks[task].metric.value]
+                    scores.setdefault(task, {}).setdefault(value, []).append(100 * score)
+    _, _, facts = look(base)
+    chosen = {task: tuned_decays.pick(values) for task, values in scores.items()}
+    path = tuned_decays.write(
+        base,
+        {
+            tuned_decays.key(task, base, facts.fingerprints[task], facts.encoder): {
+                "layerwise_decay": chosen[task],
+                "dev scores x 100": {f"{value:g}": own for value, own in values.items()},
+            }
+            for task, values in scores.items()
+        },
+    )
+    _show(scores, chosen, options)
+    print(path.resolve())
+
+
+def _show(scores: dict[str, dict[float, list[float]]], chosen: dict[str, float], options: ChooseOptions) -> None:
+    head = ["task", *(f"alpha {value:g}" for value in options.values), "chosen"]
+    rows = [
+        [task, *(f"{statistics.median(values[value]):.1f}" for value in options.values), f"{chosen[task]:g}"]
+        for task, values in scores.items()
+    ]
+    show(f"dev scores x 100, median of {options.seeds} seeds", head, rows)
+
+
+def main() -> None:
+    """Entry point."""
+    command_with_job(ChooseOptions, USAGE, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""A Run: one model to train, and everything that can change its weights.
+
+Its id is a hash of all that, so that a Run that is wanted twice (a teacher shared by 20 students, say) is
+trained once. Pure, and without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from bam_lightning.config.job_config import Config, Hyperparameters, StageKind
+
+ALGORITHM = 3  # raised when the same Run would come out with other weights; old Runs are then not found again
+# Fields of a task that cannot change a Run's weights or scores: where rows come from is covered by their fingerprint.
+PLACES = (
+    "path",
+    "subset",
+    "train_split",
+    "dev_split",
+    "test_split",
+    "train_rows",
+    "dev_rows",
+    "text_columns",
+    "label_column",
+    "label_separator",
+    "id_column",
+    "in_average",
+    "teacher",
+    "layerwise_decay",
+    "allow_empty_text",
+    "symmetric",
+)
+
+
+DEV, TRAIN, TEST = "dev", "train", "test"
+
+
+class Wanted(NamedTuple):
+    """Rows that a Run is to predict: the task they belong to, the task whose head does it, the split."""
+
+    task: str
+    head: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
+
+    ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
+    the id of a Run that is not fit to teach to the reason.
+    """
+
+    sizes: Mapping[str, int]
+    fingerprints: Mapping[str, str]
+    encoder: str
+    text_lines: int = 0
+    text_fingerprint: str = ""
+    decays: Mapping[str, float] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train.
+
+    ``steps`` are optimizer steps; ``teachers`` maps a task to the Runs that teach it, more than one of them for an
+    ensemble; ``teaches`` and ``tests`` say whether it is to predict its own training rows, and the test splits.
+    """
+
+    stage: str
+    kind: StageKind
+    tasks: tuple[str, ...]
+    seed: int
+    steps: int
+    hyper: Hyperparameters
+    teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    start: str | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    teaches: bool = False
+    tests: bool = False
+
+    @property
+    def id(self) -> str:
+        """Hash of everything that can change the Run's weights, 12 hexadecimal digits."""
+        text = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in an optimizer step."""
+        assert self.hyper.batch_size is not None
+        return self.hyper.batch_size
+
+    @property
+    def examples(self) -> int:
+        """Training examples the Run sees, repeats counted."""
+        return self.steps * self.batch_size
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the Runs that must be finished first."""
+        teachers = {run_id for ids in self.teachers.values() for run_id in ids}
+        return tuple(sorted(teachers | ({self.start} if self.start else set())))
+
+    @property
+    def taught_by(self) -> dict[str, str | list[str]]:
+        """Task -> the id of its teacher, or the ids of an ensemble, as artifacts have it."""
+        return {task: ids[0] if len(ids) == 1 else list(ids) for task, ids in self.teachers.items()}
+
+    @property
+    def label(self) -> str:
+        """Short name for people: the stage, and the task where there is one."""
+        return f"{self.stage}/{self.tasks[0]}" if len(self.tasks) == 1 else self.stage
+
+
+def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
+    optimization = asdict(config.optimization)
+    for name in ("single", "multi", "finetuning_rate", "chosen", *asdict(run.hyper)):
+        optimization.pop(name)
+    tasks = {
+        task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
+        | {"data": facts.fingerprints[task]}
+        for task in run.tasks
+    }
+    spec: dict[str, Any] = {
+        "algorithm": ALGORITHM,
+        "kind": run.kind,
+        "order": run.tasks,
+        "tasks": tasks,
+        "seed": run.seed,
+        "steps": run.steps,
+        "batch_size": run.batch_size,
+        "learning_rate": run.hyper.learning_rate,
+        "layerwise_decay": run.hyper.layerwise_decay,
+        "optimization": optimization,
+        "max_length": config.data.max_length,
+        "pooler": config.encoder.pooler,
+        "precision": config.trainer.precision,
+        "call_tokens": config.trainer.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
+        "encoder": None if run.start else facts.encoder,
+        "start": run.start,
+    }
+    if len(run.tasks) > 1:
+        spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "steps_of"}
+    if run.teachers:
+        spec |= {"teachers": run.taught_by, "distillation": dict(config.distillation.schedule)}
+    return dict(plain(spec))
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON has it: enums by their value, tuples as lists."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,153 @@
+"""What this machine is and does well: device, precision, allocator, versions."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import logging
+import platform
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from bam_lightning.config.trainer_config import Precision, TrainerConfig
+from bam_lightning.models.attention import ampere
+from bam_lightning.training import distributed, place
+
+if TYPE_CHECKING:  # a model that only predicts needs no Lightning
+    import pytorch_lightning as pl
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+Arithmetic = Literal["bf16-mixed", "32-true", "64-true"]
+WORDS: dict[Precision, Arithmetic] = {
+    Precision.bfloat16: "bf16-mixed",
+    Precision.float32: "32-true",
+    Precision.float64: "64-true",
+}
+PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
+
+
+def prepare() -> None:
+    """Quiet Lightning's greetings, and let the C library keep freed memory.
+
+    glibc hands large blocks back after every step and maps them anew in the next; keeping them is faster.
+    """
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # a login node may train, too
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # all that older versions take
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def on_gpu(settings: TrainerConfig) -> bool:
+    """Return whether training runs on CUDA.
+
+    Raises:
+        ValueError: if a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if settings.accelerator == "gpu" and not there:
+        raise ValueError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
+    return there and settings.accelerator != "cpu"
+
+
+def check_devices(settings: TrainerConfig) -> None:
+    """Raise ``ValueError`` unless there is a device for every process of this machine, fit for what is asked of it."""
+    if not on_gpu(settings):
+        if settings.compile:
+            raise ValueError(
+                "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are written out already; "
+                "leave it out"
+            )
+        return
+    there = torch.cuda.device_count()
+    if settings.devices > there > 1 or (settings.devices > there and place.here().processes == 1):
+        raise ValueError(f"trainer.devices is {settings.devices}, but torch sees {there} CUDA devices on this machine")
+
+
+def device(settings: TrainerConfig) -> tuple[str, int | list[int]]:
+    """Return Lightning's words for the one device of this process: its kind, and its number among the GPUs.
+
+    Under a scheduler that shows each process one GPU of its own, that is number 0 in all of them.
+    """
+    if on_gpu(settings):
+        return "gpu", [place.here().local % torch.cuda.device_count()]
+    return ("cpu" if distributed.processes() > 1 else settings.accelerator), 1
+
+
+def precision(settings: TrainerConfig) -> Arithmetic:
+    """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
+    if settings.precision is Precision.auto:
+        if on_gpu(settings):
+            fast = ampere()
+        else:
+            fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return "bf16-mixed" if fast else "32-true"
+    return WORDS[settings.precision]
+
+
+def packs(settings: TrainerConfig) -> bool:
+    """Return whether this device computes attention of rows without padding: a GPU in bfloat16 alone."""
+    return not on_gpu(settings) or (precision(settings) == "bf16-mixed" and ampere())
+
+
+def trainer(
+    settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
+    """Return Lightning's trainer on this process's device; what has to be kept or shown, our callbacks do."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    accelerator, devices = device(settings)
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision(settings),
+        max_steps=steps,
+        max_epochs=-1,
+        logger=logger or False,
+        callbacks=list(callbacks),
+        log_every_n_steps=settings.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        # to Lightning there is one process, whatever has started it: `parallel` and `stopping` see to the rest
+        plugins=[LightningEnvironment()],
+        default_root_dir=output,
+    )
+
+
+def device_name(settings: TrainerConfig) -> str:
+    """Return the name of the device, with the number of threads on a CPU."""
+    if on_gpu(settings):
+        return str(torch.cuda.get_device_name())
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """Return the processor's model where the system tells, else its kind."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.processor() or platform.machine()} CPU"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[name] = "not installed"
+    return found

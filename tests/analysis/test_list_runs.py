@@ -1,0 +1,184 @@
+"""The inventory of a store: what is listed, what is unused, what is deleted and what is not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bam_lightning.config.compose import compose
+from bam_lightning.recipes.runner import run_recipe
+from bam_lightning.store.cleanup import delete, entries, forget, unused
+from bam_lightning.store.job_records import keep, read_all
+from bam_lightning.store.run_store import Store
+
+pytestmark = pytest.mark.xdist_group("runs")  # one process trains the store
+
+
+def call(*arguments: str, answer: str = "") -> subprocess.CompletedProcess:
+    """Run ``bam runs``."""
+    return subprocess.run(
+        [sys.executable, "-m", "bam_lightning.cli", "runs", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        input=answer,
+    )
+
+
+TRAINED: dict[str, Path] = {}  # the store is trained once, and copied for each test
+
+
+@pytest.fixture
+def store(tiny_job, tmp_path, tmp_path_factory) -> Store:
+    """A store with Single->Multi and Multi of two tasks: two teachers, two students."""
+    if "store" not in TRAINED:
+        for experiment in ("single_multi", "multi"):
+            run_recipe(compose([f"+experiment={experiment}", *tiny_job]), tmp_path / experiment)
+        TRAINED["store"] = tmp_path_factory.mktemp("trained") / "store"
+        shutil.copytree(tmp_path / "store", TRAINED["store"])
+    elif not (tmp_path / "store").exists():
+        shutil.copytree(TRAINED["store"], tmp_path / "store")
+    return Store(tmp_path / "store")
+
+
+def test_runs_are_listed_with_who_needs_them(store):
+    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    assert len(found) == 4
+    teachers = [entry for entry in found.values() if entry.stage == "single"]
+    assert {entry.users for entry in teachers} == {("single_multi",)}
+    manifest = store.manifest(teachers[0].id)
+    (task,) = teachers[0].tasks
+    metric = {"rte": "accuracy", "stsb": "spearman"}[task]
+    assert teachers[0].score == pytest.approx(100 * manifest["metrics"][task][metric])
+    assert teachers[0].size > sum(path.stat().st_size for path in store.folder(teachers[0].id).glob("*.safetensors"))
+    listed = call(f"store={store.root}", "task=rte", "state=finished")
+    assert listed.returncode == 0, listed.stderr
+    assert f"3 of 4 Runs in {store.root}" in listed.stdout
+
+
+def test_nothing_that_a_job_needs_is_unused(store):
+    assert unused(entries(store, read_all(store)), store) == []
+    done = call(f"store={store.root}", "delete=unused")
+    assert done.stdout == "nothing to delete: every Run is needed by a job\n"
+
+
+def test_teachers_of_a_student_somebody_needs_stay(store):
+    """The student is needed by a job of which the file names the student alone."""
+    jobs = read_all(store)
+    found = entries(store, [])
+    assert len(unused(found, store)) == 4
+    student = next(job for job in jobs if job.experiment == "single_multi").last[0]
+    kept = [replace(entry, users=("x",)) if entry.id == student else entry for entry in found]
+    assert [entry.stage for entry in unused(kept, store)] == ["multi"]
+
+
+def test_forgotten_jobs_leave_runs_to_delete_after_asking(store):
+    assert call(f"store={store.root}", "forget=multi", "yes=true").returncode == 0
+    asked = call(f"store={store.root}", "delete=unused", answer="n\n")
+    assert asked.returncode == 1
+    assert "nothing was changed" in asked.stdout
+    assert len(list((store.root / "runs").iterdir())) == 4
+    sure = call(f"store={store.root}", "delete=unused", answer="y\n")
+    assert sure.returncode == 0
+    assert sure.stdout.splitlines()[-1].endswith("deleted 1 Runs")
+    assert len(list((store.root / "runs").iterdir())) == 3
+    assert len(list((store.root / "outputs").iterdir())) == 3
+
+
+def test_only_what_the_other_words_choose_is_deleted(store):
+    assert call(f"store={store.root}", "forget=single_multi", "yes=true").returncode == 0
+    assert call(f"store={store.root}", "delete=unused", "task=stsb", "yes=true").returncode == 0
+    left = [entry.tasks for entry in entries(store, [])]
+    assert ("rte",) in left
+    assert ("stsb",) not in left
+
+
+def test_running_jobs_are_not_forgotten_and_their_given_teachers_stay(store):
+    job = next(job for job in read_all(store) if job.experiment == "multi")
+    teacher = next(entry.id for entry in entries(store, []) if entry.stage == "single")
+    running = replace(job, state="running", stages={"student": ["notyet"]}, given=[teacher])
+    keep(store, running, "running")
+    jobs = [one for one in read_all(store) if one.id == running.id]
+    assert [one.state for one in jobs] == ["running"]
+    assert teacher not in {entry.id for entry in unused(entries(store, jobs), store)}
+    with pytest.raises(ValueError, match=r"^job multi seed 0 is running; wait for it, or stop it first$"):
+        forget(store, jobs)
+
+
+def test_a_run_without_its_manifest_is_damaged_and_can_be_deleted(store):
+    (store.root / "runs" / "stray").mkdir()
+    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    assert found["stray"].state == "damaged"
+    assert [entry.id for entry in unused(found.values(), store)] == ["stray"]
+    assert delete(store, "stray")
+    assert not (store.root / "runs" / "stray").exists()
+
+
+def test_a_store_of_nothing_but_runs_can_be_listed(store, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root / "runs", copy / "runs")
+    done = call(f"store={copy}")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 Runs" in done.stdout
+    asked = call(f"store={copy}", "delete=unused", answer="n\n")
+    assert "no job of this store left a file" in asked.stdout
+
+
+def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(store):
+    copy = store.root
+    assert call(f"store={copy}", "check=true").returncode == 0
+    student = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "student"' in path.read_text())
+    weights = student / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    teacher = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "single"' in path.read_text())
+    (teacher / "run.json").write_text("{")
+    done = call(f"store={copy}", "check=true", "state=damaged")
+    assert done.returncode == 1
+    assert f"{weights} is damaged: its hash is " in done.stderr
+    assert "2 of 4 Runs" in done.stdout
+    gone = call(f"store={copy}", "delete=damaged", "yes=true")
+    assert "deleted 2 Runs" in gone.stdout, gone.stderr
+    assert not student.exists()
+    assert not teacher.exists()
+    assert "nothing to delete: no Run is damaged" in call(f"store={copy}", "delete=damaged").stdout
+
+
+def test_a_run_in_training_is_no_prey(store):
+    store.building("abc")
+    states = {entry.id: entry.state for entry in entries(store, [])}
+    assert states["abc"] == "stopped"
+    with store.lock("abc").acquire():
+        script = (
+            "import sys; from bam_lightning.store.cleanup import delete, entries, forget, unused\n"
+            "from bam_lightning.store.run_store import Store\nstore = Store(sys.argv[1])\n"
+            "print([e.state for e in entries(store, []) if e.id == 'abc'], len(unused(entries(store, []), store)))"
+        )
+        seen = subprocess.run(
+            [sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, timeout=60
+        )
+    assert seen.stdout == "['in training'] 4\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["delete=all"], "error: delete names 'all'; choices: unused"),
+        (["forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
+        (["task=ret"], "error: task names 'ret'; choices: rte, stsb; did you mean 'rte'?"),
+        (["experiment=x"], "error: experiment names 'x'; choices: multi, single_multi"),
+        (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
+        (["delete=unused", "forget=multi"], "error: give either delete=... or forget=EXPERIMENT, one after the other"),
+        (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
+    ],
+)
+def test_a_bad_command_line_is_one_message(store, words, expected):
+    done = call(f"store={store.root}", *words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(expected)

@@ -1,0 +1,117 @@
+"""Extension points: what ``build`` makes, and the whole message where it cannot."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bam_lightning.config.instantiate import build
+from bam_lightning.data.sampling import Copies
+from bam_lightning.training.schedules import Constant, Linear
+
+CONSTANT = "bam_lightning.training.schedules.Constant"
+
+
+def refusal(key: str, section: dict) -> str:
+    """Return what ``build`` has to say against a section."""
+    with pytest.raises(ValueError) as caught:
+        build(key, section)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"_target_": "bam_lightning.training.schedules.Linear"}, Linear()),
+        ({"_target_": CONSTANT, "lam": 0.5}, Constant(0.5)),
+        ({"_target_": "bam_lightning.data.sampling.Copies", "exponent": 0.75, "anchor": None}, Copies(0.75, None)),
+        ({"_target_": "fractions.Fraction", "numerator": 3, "denominator": 6}, 0.5),
+    ],
+)
+def test_build_calls_the_target_with_the_rest_of_the_section(section, expected):
+    assert build("sampler", section) == expected
+
+
+def test_build_finds_a_users_own_module(tmp_path, monkeypatch):
+    source = "def steady(lam=0.25):\n    return lambda progress: lam\n"
+    (tmp_path / "my_schedules_of_test_targets.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    schedule = build("distillation.schedule", {"_target_": "my_schedules_of_test_targets.steady"})
+    sys.modules.pop("my_schedules_of_test_targets")
+    assert schedule(0.9) == 0.25
+
+
+def test_build_leaves_the_section_as_it_was():
+    section = {"_target_": CONSTANT, "lam": 0.5}
+    build("distillation.schedule", section)
+    assert section == {"_target_": CONSTANT, "lam": 0.5}
+
+
+def test_target_that_takes_any_keyword_gets_any_keyword():
+    assert build("key", {"_target_": "argparse.Namespace", "anything": 1}).anything == 1
+
+
+def test_unknown_argument_names_the_options_and_the_nearest():
+    assert refusal("distillation.schedule", {"_target_": CONSTANT, "lamb": 0.5}) == (
+        "distillation.schedule.lamb is not an option of bam_lightning.training.schedules.Constant; "
+        "options: lam; did you mean 'lam'?"
+    )
+
+
+def test_unknown_argument_of_a_target_without_options():
+    assert refusal("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Linear", "lam": 0.5}) == (
+        "distillation.schedule.lam is not an option of bam_lightning.training.schedules.Linear; options: none"
+    )
+
+
+def test_missing_argument_is_named():
+    assert refusal("sampler", {"_target_": "bam_lightning.data.sampling.SizePower"}) == (
+        "sampler.exponent is missing; bam_lightning.data.sampling.SizePower needs it"
+    )
+
+
+def test_value_that_the_target_refuses_is_shown_with_its_reason():
+    assert refusal("distillation.schedule", {"_target_": CONSTANT, "lam": 1.5}) == (
+        "distillation.schedule = {'lam': 1.5} is refused by bam_lightning.training.schedules.Constant: "
+        "lam must be in [0, 1], got 1.5"
+    )
+
+
+def test_value_of_the_wrong_type_is_shown_with_its_reason():
+    assert refusal("distillation.schedule", {"_target_": CONSTANT, "lam": "half"}) == (
+        "distillation.schedule = {'lam': 'half'} is refused by bam_lightning.training.schedules.Constant: "
+        "'<=' not supported between instances of 'int' and 'str'"
+    )
+
+
+@pytest.mark.parametrize("section", [{}, {"lam": 0.5}, {"_target_": None}, {"_target_": "Constant"}, {"_target_": 7}])
+def test_target_that_is_no_dotted_name_is_refused(section):
+    assert refusal("sampler", section) == (
+        f"sampler._target_ must be a dotted name such as my_package.my_module.MyClass, got {section.get('_target_')!r}"
+    )
+
+
+def test_target_in_an_unknown_module_is_refused():
+    assert refusal("sampler", {"_target_": "no_such_module.Sampler"}) == (
+        "sampler._target_ names 'no_such_module.Sampler', whose module cannot be imported: "
+        "No module named 'no_such_module'"
+    )
+
+
+def test_misspelt_target_gets_the_nearest_name():
+    assert refusal("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Constnat", "lam": 0.5}) == (
+        "distillation.schedule._target_ names 'bam_lightning.training.schedules.Constnat'; bam_lightning.training."
+        "schedules has no callable 'Constnat'; did you mean 'Constant'?"
+    )
+
+
+def test_target_that_cannot_be_called_is_refused():
+    assert refusal("key", {"_target_": "math.pi"}) == "key._target_ names 'math.pi'; math has no callable 'pi'"
+
+
+@pytest.mark.parametrize("path", [".Constant", "..schedules.Constant"])
+def test_relative_target_is_refused_as_no_dotted_name(path):
+    assert refusal("sampler", {"_target_": path}) == (
+        f"sampler._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}"
+    )

@@ -1,0 +1,70 @@
+"""The model card: what the hub shows of a saved model, with the scores of every seed while it lies in its store."""
+
+import json
+import shutil
+
+import pytest
+
+from bam_lightning.config.compose import compose
+from bam_lightning.inference import model_card
+from bam_lightning.inference.model_info import find, read
+from bam_lightning.recipes.runner import run_recipe
+
+
+@pytest.fixture(scope="module")
+def seeds(trained, tmp_path_factory):
+    """The store of ``trained`` with a second seed of its student: both students' ids."""
+    store = shutil.copytree(trained.store, tmp_path_factory.mktemp("seeds") / "store")
+    words = ["+experiment=single_multi", "seed=1", f"paths.store={store}", f"data.root={trained.config.data.root}"]
+    config = compose([*words, *trained.words])
+    return store, trained.id, run_recipe(config, store.parent / "out")["runs"][-1]["id"]
+
+
+def lines_of(store, run_id):
+    return model_card.make(read(find(run_id, str(store)))).splitlines()
+
+
+def test_the_card_has_each_tasks_answers_and_score_and_what_trained_it(trained):
+    lines = lines_of(trained.store, trained.id)
+    scores = trained.results["runs"][-1]["metrics"]
+    accuracy, spearman = 100 * scores["rte"]["accuracy"], 100 * scores["stsb"]["spearman"]
+    assert lines[:5] == ["---", "library_name: bam-lightning", "pipeline_tag: text-classification",
+                         "tags: [multi-task, knowledge-distillation, teacher-annealing]", "---"]  # fmt: skip
+    assert (
+        f"| rte | sentence1 + sentence2 | entailment, not_entailment | accuracy | {accuracy:.1f} | "
+        f"1, {accuracy:.1f} ({accuracy:.1f} to {accuracy:.1f}) |"
+    ) in lines
+    assert any(line.startswith(f"| stsb | sentence1 + sentence2 | a number from 0 to 5 | spearman | {spearman:.1f} |")
+               for line in lines)  # fmt: skip
+    teachers = {run["tasks"][0]: run["id"] for run in trained.results["runs"][:-1]}
+    (said,) = [line for line in lines if line.startswith("- teachers: ")]
+    assert sorted(said.removeprefix("- teachers: ").split(", ")) == sorted(
+        f"{t} from {run}" for t, run in teachers.items()
+    )
+    assert any(line.startswith("- command: `python -m bam_lightning.train +experiment=single_multi") for line in lines)
+
+
+def test_the_scores_of_other_seeds_stand_beside_its_own(seeds):
+    store, *ids = seeds
+    manifests = [json.loads((store / "runs" / run / "run.json").read_text()) for run in ids]
+    low, high = sorted(100 * one["metrics"]["sst2"]["accuracy"] for one in manifests)
+    for run in ids:
+        (line,) = [line for line in lines_of(store, run) if line.startswith("| sst2 ")]
+        assert line.endswith(f"| 2, {(low + high) / 2:.1f} ({low:.1f} to {high:.1f}) |")
+
+
+def test_a_carried_model_keeps_its_card(trained, tmp_path):
+    saved = read(find(trained.id, str(trained.store)))
+    folder = shutil.copytree(saved.run.path, tmp_path / "carried")
+    (folder / "README.md").write_text("what its author wrote")
+    assert model_card.make(read(find(str(folder)))) == "what its author wrote"
+
+
+def test_a_strangers_label_names_are_text_and_no_markup(trained, tmp_path):
+    folder = shutil.copytree(trained.store / "runs" / trained.id, tmp_path / "carried")
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["spec"]["tasks"]["rte"]["head"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
+    (folder / "run.json").write_text(json.dumps(manifest))
+    text = model_card.make(read(find(str(folder))))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;, a &#124; b" in text
+    assert "<script" not in text

@@ -1,0 +1,200 @@
+"""The command that scores a file: same numbers as in Python, same order, no row lost, nothing overwritten."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+import bam_lightning as bam
+from bam_lightning.config.options import parse
+from bam_lightning.inference.predict_file import PredictOptions, job
+from conftest import sentences
+
+PAIRS = list(zip(sentences(60, 1), sentences(60, 2, longest=20), strict=True))
+
+
+@pytest.fixture
+def command(trained):
+    """Call the command, with the student of three tiny tasks."""
+
+    def call(*words):
+        return job(parse(PredictOptions, [f"run={trained.id}", f"store={trained.store}", *words]))
+
+    return call
+
+
+@pytest.fixture
+def model(trained):
+    return bam.load(trained.id, store=trained.store)
+
+
+def write_pairs(path, rows=PAIRS):
+    if path.suffix == ".jsonl":
+        path.write_text(
+            "\n".join(json.dumps({"n": n, "sentence1": a, "sentence2": b}) for n, (a, b) in enumerate(rows))
+        )
+        return path
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerow(["n", "sentence1", "sentence2"])
+        writer.writerows([n, *row] for n, row in enumerate(rows))
+    return path
+
+
+def read_rows(path):
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("source", ["in.csv", "in.tsv", "in.jsonl"])
+@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl", "out.parquet"])
+def test_every_format_gives_the_numbers_of_the_python_api_in_order(command, model, tmp_path, source, target):
+    write_pairs(tmp_path / source)
+    assert command("task=[rte,stsb]", f"input={source}", f"output={target}") == 0
+    expected = model.predict(PAIRS, task=["rte", "stsb"])
+    found = read_rows(tmp_path / target)
+    assert [int(row["n"]) for row in found] == list(range(60))
+    assert [(row["sentence1"], row["sentence2"]) for row in found] == PAIRS
+    assert [row["rte.label"] for row in found] == [one.label for one in expected["rte"]]
+    shares = [[float(row[f"rte.{name}"]) for name in ("entailment", "not_entailment")] for row in found]
+    np.testing.assert_allclose(shares, [list(one.probabilities.values()) for one in expected["rte"]], atol=1e-6)
+    scores = [float(row["stsb.score"]) for row in found]
+    np.testing.assert_allclose(scores, [one.label for one in expected["stsb"]], atol=1e-6)
+
+
+def test_parquet_in_keeps_its_columns(command, tmp_path):
+    write_pairs(tmp_path / "in.csv")
+    command("task=rte", "input=in.csv", "output=mid.parquet")
+    assert command("task=stsb", "input=mid.parquet", "output=out.parquet") == 0
+    columns = parquet.read_schema(tmp_path / "out.parquet").names
+    assert columns[:3] == ["n", "sentence1", "sentence2"]
+    assert {"rte.label", "stsb.score"} <= set(columns)
+
+
+def test_rows_that_cannot_be_scored_are_named_and_do_not_stop_the_rest(command, model, tmp_path, capsys):
+    rows = list(PAIRS)
+    rows[3], rows[7] = ("", "a cat"), ("a cat", "   ")
+    path = write_pairs(tmp_path / "in.csv", rows)
+    lines = path.read_bytes().split(b"\r\n")
+    lines[11] = b"10,only one"
+    lines[13] = b"12,a \xff cat,dog"
+    path.write_bytes(b"\r\n".join(lines))
+    assert command("task=rte", "input=in.csv", "output=out.jsonl") == 0
+    found = read_rows(tmp_path / "out.jsonl")
+    faults = {number: row["prediction_error"] for number, row in enumerate(found) if "prediction_error" in row}
+    assert faults == {
+        3: "sentence1 is empty",
+        7: "sentence2 is empty",
+        10: "2 fields, the header has 3",
+        12: "sentence1 is not UTF-8 text",
+    }
+    assert all(("rte.label" in row) == (number not in faults) for number, row in enumerate(found))
+    sound = [row for number, row in enumerate(PAIRS) if number not in faults]
+    labels = [one.label for one in model.predict(sound, task="rte")]
+    assert [row["rte.label"] for row in found if "rte.label" in row] == labels
+    said = capsys.readouterr().err
+    assert said.startswith(f"60 rows, 56 of them scored: {tmp_path}/out.jsonl\n  row 4: sentence1 is empty\n")
+    assert said.endswith("  and 1 more; column prediction_error says why\n")
+
+
+def test_without_a_task_all_whose_columns_are_there_are_asked(command, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"sentence": "a good cat"}\n')
+    assert command("input=in.jsonl", "output=out.jsonl") == 0
+    (row,) = read_rows(tmp_path / "out.jsonl")
+    assert list(row) == ["sentence", "sst2.label", "sst2.negative", "sst2.positive"]
+
+
+def test_other_columns_can_be_read(command, model, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"left": "a good cat", "right": "a dog"}\n{"left": "a"}\n')
+    assert command("task=stsb", "columns=[left,right]", "input=in.jsonl", "output=out.jsonl") == 0
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert rows[0]["stsb.score"] == pytest.approx(model.predict([("a good cat", "a dog")], task="stsb")[0].label)
+    assert rows[1]["prediction_error"] == "right has no value"
+
+
+def test_standard_input_and_output_make_a_pipe(trained):
+    words = [f"run={trained.id}", f"store={trained.store}", "task=sst2", "input_format=jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bam_lightning.cli", "predict", *words],
+        input='{"sentence": "a good cat"}\nnonsense\n',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["sst2.label"] in ("negative", "positive")
+    assert second["prediction_error"].startswith("not JSON: ")
+    assert done.stderr.startswith("2 rows, 1 of them scored\n  row 2: not JSON: ")
+
+
+def test_no_row_scored_is_a_failure(command, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"sentence": ""}\n')
+    assert command("task=sst2", "input=in.jsonl", "output=out.jsonl") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=rte", "input=none.csv"], "input: no file none.csv"),
+        (["task=rte", "input=in.csv", "output=in.csv"], "output: in.csv is the input; give another file"),
+        (["task=rte", "input=in.csv", "output=there.csv"],
+         "output: there.csv is there; give another file, or overwrite=true"),
+        (["task=rte", "input=in.csv", "output=no/such/out.csv"], "output: no folder no/such"),
+        (["task=rte", "input=in.csv", "output=out.xlsx"],
+         "output: 'out.xlsx' has none of the endings csv, tsv, jsonl, parquet; give output_format, one of them"),
+        (["task=rtee", "input=in.csv"], "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
+        (["task=sst2", "input=in.csv"],
+         "input: task 'sst2' reads sentence; columns there: n, sentence1, sentence2; "
+         "say which to read, as in task=sst2 columns=[sentence]"),
+        (["task=rte", "columns=[sentence1]", "input=in.csv"],
+         "columns names 1, task 'rte' reads 2: sentence1, sentence2"),
+        (["input=there.csv"], "input: no task has its columns there; columns there: rte.label, x; "
+         "say which to read, as in task=sst2 columns=[sentence]"),
+        (["task=rte", "columns=[x,x]", "input=there.csv"],
+         "input has a column 'rte.label' already, which the output needs; rename it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_before_anything_is_written(command, tmp_path, words, message):
+    write_pairs(tmp_path / "in.csv")
+    (tmp_path / "there.csv").write_text("rte.label,x\na,b\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises((ValueError, OSError)) as error:
+        command(*words)
+    assert str(error.value) == message
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_was_done_before_a_failure_is_kept_and_the_output_is_not(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bam_lightning.data.records.CHUNK_ROWS", 20)
+    monkeypatch.setattr("bam_lightning.inference.predict_file.chunks", lambda records: bam_chunks(records, 20))
+    calls = []
+
+    def logits(self, rows, tasks):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise MemoryError("no more")
+        return {task: np.zeros((len(rows), 2), np.float32) for task in tasks}
+
+    monkeypatch.setattr("bam_lightning.inference.predictor.Model.logits", logits)
+    write_pairs(tmp_path / "in.csv")
+    with pytest.raises(MemoryError):
+        command("task=rte", "input=in.csv", "output=out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    (part,) = tmp_path.glob("out.csv.*.part")
+    assert len(part.read_text().splitlines()) == 41
+    assert capsys.readouterr().err == f"stopped; the rows done so far lie in {part.name}\n"
+
+
+def bam_chunks(records, size):
+    from bam_lightning.data.records import chunks
+
+    return chunks(records, size)

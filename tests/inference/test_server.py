@@ -1,0 +1,147 @@
+"""The command: where it listens, what it says, and how it stops."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bam_lightning.config.options import parse, usage
+from bam_lightning.inference.serving import server
+
+START = [sys.executable, "-m", "bam_lightning.cli", "serve"]
+
+
+@pytest.fixture
+def started(trained):
+    """The command on a free port: its process and its URL, read from its first line."""
+    words = [f"run={trained.id}", f"store={trained.store}", "port=0", "device=cpu"]
+    with subprocess.Popen([*START, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        found = re.match(rf"^serving {trained.id} \(3 tasks: sst2, stsb, rte\) on (http://127\.0\.0\.1:\d+)$", line)
+        assert found, line + process.stderr.read()
+        yield process, found.group(1)
+        process.kill()
+
+
+def large(url):
+    """A request that takes the model a moment."""
+    return httpx.post(f"{url}/predict", json={"rows": ["the cat sleeps on a man " * 40] * 128}, timeout=60)
+
+
+def rows(url):
+    """Rows that wait or are done."""
+    lines = dict(line.split() for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("bam_"))
+    return int(lines["bam_queue_rows"]) + int(lines["bam_rows_total"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_under_way_be_answered_and_ends_with_0(started, number):
+    process, url = started
+    answers = []
+    clients = [threading.Thread(target=lambda: answers.append(large(url))) for _ in range(6)]
+    idle = socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])))  # has asked nothing
+    for client in clients:
+        client.start()
+    while rows(url) < 5 * 128:  # one more is being computed, or on its way
+        assert any(client.is_alive() for client in clients)
+    time.sleep(0.05)
+    process.send_signal(number)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    for client in clients:
+        client.join()
+    idle.close()
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert time.monotonic() - began < 10
+    assert len(answers) == 6
+    assert {(answer.status_code, len(answer.json()["predictions"]["sst2"])) for answer in answers} == {(200, 128)}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_a_port_that_is_taken_is_one_line(trained):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        words = [f"run={trained.id}", f"store={trained.store}", f"port={port}"]
+        done = subprocess.run([*START, *words], capture_output=True, text=True, timeout=60, check=False)
+    message = f"cannot listen on 127.0.0.1 port {port} (Address already in use); choose others with host= and port="
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_an_address_that_is_none_of_this_machine_is_named(host):
+    with pytest.raises(OSError, match=rf"^cannot listen on {re.escape(host)} port 0 \([\w .,-]+\); choose others with"):
+        server.listen(host, 0)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_is_one_that_there_is(port):
+    with pytest.raises(ValueError, match=rf"^port must be in \[0, 65535\], got {port}$"):
+        parse(server.ServeOptions, ["run=x", f"port={port}"])
+
+
+def test_ipv6_is_listened_on_where_it_is_asked_for():
+    try:
+        with server.listen("::1", 0) as listener:
+            assert server.address(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+
+
+def test_without_its_packages_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(
+        "bam_lightning.config.validation.find_spec", lambda name: None if name != "httptools" else object()
+    )
+    with pytest.raises(RuntimeError) as error:
+        server.job(server.ServeOptions(run="x"))
+    assert str(error.value) == "serving needs fastapi, uvicorn; run: pip install 'bam-lightning[serve]'"
+
+
+def test_it_listens_on_this_machine_only_unless_told_otherwise_and_help_says_so():
+    text = usage(server.ServeOptions, server.USAGE)
+    assert parse(server.ServeOptions, ["run=x"]).host == "127.0.0.1"
+    assert re.search(
+        r"host=127\.0\.0\.1 +address to listen on: this machine only; 0\.0\.0\.0 lets every machine in", text
+    )
+    assert "there is no password" in text
+
+
+@pytest.mark.parametrize("name", ["rows", "characters", "bytes", "batch", "queue", "threads"])
+def test_limits_are_at_least_one(name):
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got 0$"):
+        parse(server.ServeOptions, ["run=x", f"{name}=0"])
+
+
+def test_help_needs_neither_torch_nor_the_servers_packages(tmp_path):
+    code = (
+        "import sys; from bam_lightning import serve; sys.argv = ['serve', '--help']\n"
+        "try: serve.main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Serve a trained model over HTTP")
+
+
+def test_a_server_whose_model_was_killed_stops_and_says_so(started):
+    process, url = started
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (child,) = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    os.kill(child, signal.SIGKILL)
+    assert httpx.post(f"{url}/predict", json={"rows": ["a cat"]}).status_code == 500
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == (
+        "error: the model's process ended by itself, out of memory perhaps; the server has stopped"
+    )

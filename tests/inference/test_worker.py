@@ -1,0 +1,53 @@
+"""The model's own process: its answers, what goes wrong in it, and its end."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import bam_lightning as bam
+from bam_lightning.inference.serving.requests import Question
+from bam_lightning.inference.serving.worker import Loading, Worker
+
+
+def loading(trained, **changes):
+    fields = {"run": trained.id, "store": str(trained.store), "device": "cpu", "precision": "auto", "heads": (),
+              "revision": None, "threads": 1}  # fmt: skip
+    return Loading(**{**fields, **changes})
+
+
+def test_its_answers_are_those_of_predict_and_a_failure_stops_nothing(trained):
+    rows = [("the cat sleeps", "a dog runs"), ("it", "was")]
+    with Worker(loading(trained)) as worker:
+        (said,) = worker([Question(rows, ["rte"])])
+        with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
+            worker([Question(rows, ["nothing"])])
+        assert worker([Question(rows, ["rte"])]) == [said]
+        process = worker._process
+        assert (worker.device, worker.precision, worker.gone) == ("cpu", "32-true", False)
+    assert process.exitcode == 0
+    ours = bam.load(trained.id, store=trained.store).predict(rows, task=["rte"])
+    assert json.loads(said) == {"predictions": {"rte": [json.loads(json.dumps(one._asdict())) for one in ours["rte"]]}}
+
+
+def test_what_cannot_be_loaded_is_said_in_the_same_words(trained):
+    with pytest.raises(ValueError, match=r"^device names 'cuda:99'"), Worker(loading(trained, device="cuda:99")):
+        pass
+
+
+def test_when_it_ends_by_itself_the_server_is_asked_to_stop(trained):
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        with Worker(loading(trained)) as worker:
+            os.kill(worker._process.pid, signal.SIGKILL)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match=r"^the model's process is gone$"):
+                    worker([Question([("a",)], ["sst2"])])
+            time.sleep(0.01)
+            assert worker.gone
+        assert asked == [True]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,219 @@
+"""A stranger's model: it runs no code, reads nothing outside its folder, and no size in it fills the memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import bam_lightning as bam
+from bam_lightning.config.compose import deliberate
+from bam_lightning.models.encoder import from_path, load_tokenizer
+from bam_lightning.store.run_dir import file_hash
+
+ANEW = "download or copy the model again"
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of the student of three tiny tasks, as a stranger would send it."""
+    return bam.load(trained.id, store=trained.store).save_pretrained(tmp_path / "carried")
+
+
+def edit(folder, name, change):
+    """Change a JSON file, and its hash in the manifest as a stranger would."""
+    kept = json.loads((folder / name).read_text())
+    change(kept)
+    (folder / name).write_text(json.dumps(kept))
+    sign(folder, name)
+
+
+def sign(folder, name):
+    if name == "run.json":
+        return
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["files"][name] = file_hash(folder / name)
+    (folder / "run.json").write_text(json.dumps(manifest))
+
+
+@contextmanager
+def little_memory(megabytes=600):
+    """Let the process take no more than so much memory beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (megabytes << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def refusal(folder) -> str:
+    with little_memory(), pytest.raises((ValueError, OSError)) as caught:
+        bam.load(folder)
+    assert deliberate(caught.value)
+    return str(caught.value)
+
+
+SIZES = {
+    "hidden_size": (10**6, "embeddings.LayerNorm.bias is to be [1000000], the weights have [32]"),
+    "vocab_size": (1_000_000, "embeddings.word_embeddings.weight is to be [1000000, 32], the weights have [61, 32]"),
+    "max_position_embeddings": (
+        900_000,
+        "embeddings.position_embeddings.weight is to be [900000, 32], the weights have [64, 32]",
+    ),
+    "intermediate_size": (
+        1_000_000,
+        "encoder.layer.0.intermediate.dense.bias is to be [1000000], the weights have [64]",
+    ),
+    "num_hidden_layers": (1_000_000, "it asks for more than 178 parameters"),
+    "num_labels": (
+        10**9,
+        "{folder}/encoder/config.json has num_labels 1,000,000,000, but the weights have only {bytes} bytes",
+    ),
+    "auto_map": (
+        {"AutoModel": "evil.Model"},
+        "{folder}/encoder/config.json has auto_map {{'AutoModel': 'evil.Model'}}: only the code of transformers is "
+        "used here",
+    ),
+    "attn_implementation": (
+        "evil/kernel",
+        "{folder}/encoder/config.json has attn_implementation 'evil/kernel', code from elsewhere, which is not run",
+    ),
+    "hidden_act": ("exec", "'exec'"),
+    "model_type": ("evil", None),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_encoder_that_its_weights_do_not_have_is_refused_before_it_is_built(folder, name):
+    value, said = SIZES[name]
+    edit(folder, "encoder/config.json", lambda kept: kept.update({name: value}))
+    found = refusal(folder)
+    assert found.startswith(f"{folder}: its encoder cannot be built: ")
+    assert found.endswith(f"; {ANEW}")
+    if said is not None:
+        size = f"{(folder / 'model.safetensors').stat().st_size:,}"
+        assert found == f"{folder}: its encoder cannot be built: {said.format(folder=folder, bytes=size)}; {ANEW}"
+
+
+def test_label_names_that_no_weights_stand_for_are_refused_before_the_head_is_built(folder):
+    names = [str(number) for number in range(1_000_000)]
+    edit(folder, "run.json", lambda kept: kept["spec"]["tasks"]["rte"]["head"].update(label_names=names))
+    said = refusal(folder)
+    assert said.startswith(f"{folder}: weights of head 'rte' do not fit: ")
+    assert "torch.Size([2, 32]) from checkpoint, the shape in current model is torch.Size([1000000, 32])" in said
+
+
+def test_a_text_longer_than_the_encoder_reads_is_refused_on_loading(folder):
+    edit(folder, "run.json", lambda kept: kept["spec"].update(max_length=10**9))
+    assert refusal(folder) == (f"{folder}: texts are to have up to 1000000000 tokens, but the encoder has 64 positions")
+
+
+LINKS = ["run.json", "model.safetensors", "encoder/config.json", "encoder"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_the_folder_is_not_followed(folder, tmp_path, name):
+    shutil.move(folder / name, tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    said = refusal(folder)
+    assert " is a link out of its folder, to " in said
+    assert said.endswith(f"; {ANEW}")
+
+
+def test_links_of_the_hubs_cache_are_followed(folder, tmp_path):
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / "0123"
+    blobs = tmp_path / "models--me--mine" / "blobs"
+    blobs.mkdir(parents=True)
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        place, blob = snapshot / path.relative_to(folder), blobs / file_hash(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, blob)
+        place.symlink_to(blob)
+    assert bam.load(snapshot).tasks
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(folder):
+    (folder / "encoder" / "added_tokens.json").write_text("{}")
+    assert refusal(folder) == f"{folder}/encoder/added_tokens.json is none of the files that run.json names; {ANEW}"
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(folder):
+    path = folder / "encoder" / "tokenizer.json"
+    kept = json.loads(path.read_text())
+    kept["model"]["vocab"]["stranger"] = 5_000
+    path.write_text(json.dumps(kept))
+    sign(folder, "encoder/tokenizer.json")
+    assert refusal(folder) == (
+        f"{folder}: the tokenizer's tokens are numbered up to 5000, the encoder has embeddings for 61; "
+        "give the tokenizer that belongs to it"
+    )
+
+
+DAMAGE = {
+    "deep manifest": ("run.json", b"[" * 100_000, "run.json is damaged (maximum recursion depth exceeded"),
+    "list for a manifest": ("run.json", b"[]", "run.json is damaged (not a JSON object)"),
+    "files that are a list": ("run.json", b'{"files": []}', "run.json is damaged (files is no mapping"),
+    "no configuration": ("encoder/config.json", b"junk", "encoder/config.json is not JSON (Expecting value"),
+    "deep configuration": ("encoder/config.json", b"[" * 100_000, "encoder/config.json is not JSON (maximum recursion"),
+    "a header of 2 ** 60 bytes": ("model.safetensors", b"\0" * 7 + b"\x10" + b"{}", "model.safetensors is not a whole"),
+    "a header that ends nowhere": ("model.safetensors", b"\x10" + b"\0" * 7, "model.safetensors is not a whole"),
+    "a tokenizer that is none": ("encoder/tokenizer.json", b"{}", "could not be loaded from the folder ("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_file_that_is_none_of_ours_is_named(folder, what):
+    name, content, said = DAMAGE[what]
+    (folder / name).write_bytes(content)
+    sign(folder, name)
+    assert said in refusal(folder)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("open('pwned', 'w').close()",))
+
+
+def test_pickled_weights_are_not_read(tiny_bert, tmp_path):
+    import torch
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        OSError, match=r"^encoder '.*' could not be loaded from the folder \(.*; give encoder\.path=DIR"
+    ):
+        from_path(str(folder), None, True)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_an_encoder_without_its_weights_is_not_filled_with_chance(tiny_bert, tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_bert, folder)
+    state = load_file(folder / "model.safetensors")
+    save_file({f"other.{name}": value for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OSError) as caught:
+        from_path(str(folder), None, True)
+    assert str(caught.value) == (
+        f"encoder {str(folder)!r}: 37 of its weights are not in its files, for example 'embeddings.LayerNorm.bias'; "
+        "give encoder.path=DIR, a folder with config.json, model.safetensors and the tokenizer's files, or a hub id "
+        "such as google-bert/bert-base-uncased"
+    )
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_an_encoder_that_names_code_is_refused(tiny_bert, tmp_path, name):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_bert, folder)
+    kept = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**kept, "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    with pytest.raises(OSError, match=r"auto_map .* only the code of transformers is used here"):
+        load_tokenizer(folder)

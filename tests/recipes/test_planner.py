@@ -1,0 +1,348 @@
+"""The plan: which Runs a recipe has, what they need, and what changes their ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bam_lightning.config.compose import compose
+from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
+from bam_lightning.recipes.planner import plan, resolve, wanted
+from bam_lightning.store.run_spec import Facts, Wanted
+
+SIZES = {
+    "cola": 8551,
+    "sst2": 67349,
+    "mrpc": 3668,
+    "stsb": 5749,
+    "qqp": 363846,
+    "mnli": 392702,
+    "qnli": 104743,
+    "rte": 2490,
+}
+FACTS = Facts(sizes=SIZES, fingerprints=dict.fromkeys(SIZES, "f"), encoder="e")
+
+
+def planned(*overrides: str):
+    """Return the Runs of a GLUE job at the paper's scale."""
+    return plan(compose(["scale=paper", *overrides]), FACTS)
+
+
+def with_stages(stages: dict[str, StageConfig], *overrides: str):
+    """Return the Runs of a recipe of one's own."""
+    config = compose(["scale=paper", *overrides])
+    config.recipe.stages = stages
+    return plan(config, FACTS)
+
+
+def test_single_multi_has_a_teacher_per_task_and_one_student():
+    runs = planned("recipe=single_multi")
+    teachers, student = runs[:-1], runs[-1]
+    assert [run.tasks for run in teachers] == [(task,) for task in SIZES]
+    assert student.tasks == tuple(SIZES)
+    assert student.teachers == {run.tasks[0]: (run.id,) for run in teachers}
+    assert set(student.needs) == {run.id for run in teachers}
+    assert all(run.teaches for run in teachers)
+    assert not student.teaches
+
+
+def test_steps_are_the_papers():
+    runs = planned("recipe=single_multi")
+    steps = {run.label: run.steps for run in runs}
+    assert steps["single/rte"] == 234  # the reference code
+    assert steps["single/mnli"] == 36816
+    assert steps["student"] == -(-6 * sum(SIZES.values()) // 128)
+    assert {run.hyper.learning_rate for run in runs[:-1]} == {5e-5}
+    assert runs[-1].hyper.learning_rate == 1e-4
+    assert runs[-1].hyper.layerwise_decay == 0.9
+
+
+def test_reference_code_counts_steps_by_copies():
+    doubled = replace(FACTS, sizes={**SIZES, "mrpc": 7336, "stsb": 11498})
+    student = plan(compose(["scale=paper", "recipe=multi", "fidelity=reference_code"]), doubled)[-1]
+    assert student.steps == 50466  # the reference code: 1,076,606 rows of the hub's sizes
+
+
+def test_students_of_all_seeds_share_their_teachers():
+    first, second = planned("seed=0"), planned("seed=1")
+    assert [run.id for run in first[:-1]] == [run.id for run in second[:-1]]
+    assert first[-1].id != second[-1].id
+    other = planned("seed=0", "teacher_seed=1")
+    assert not {run.id for run in other} & {run.id for run in first}
+
+
+def test_single_runs_are_the_teachers_of_the_same_seed():
+    assert {run.id for run in planned("recipe=single", "seed=3")} == {
+        run.id for run in planned("recipe=single_multi", "teacher_seed=3", "seed=8")[:-1]
+    }
+
+
+def test_ids_are_those_of_the_stores_that_are_there():
+    """Copied from a plan of algorithm 3: another id means that a finished Run is trained again."""
+    config = compose()
+    names = list(config.suite.trained())
+    facts = Facts(dict.fromkeys(names, 100), {name: f"rows of {name}" for name in names}, "encoder", 1000, "text")
+    assert {run.label: run.id for run in plan(config, facts)} == {
+        "pretrain": "22a4d1f46072",
+        "single/acceptability": "26c5b41fec99",
+        "single/sentiment": "80a6f5b4bcf9",
+        "single/paraphrase": "bc2a21b75ca5",
+        "single/similarity": "cedd58f02ef5",
+        "single/question_paraphrase": "23f6cef1ef89",
+        "single/entailment": "fa571653dc80",
+        "single/answer_entailment": "7b7de590d4ef",
+        "single/small_entailment": "d899d56bf474",
+        "student": "a7e08824c08f",
+    }
+
+
+CHANGES = [
+    "optimization.learning_rate=1e-5",
+    "optimization.warmup=0.2",
+    "optimization.weight_decay=0.1",
+    "optimization.clip_norm=2",
+    "optimization.epsilon=1e-8",
+    "optimization.bias_correction=false",
+    "optimization.shape=bert",
+    "optimization.batch_size=64",
+    "optimization.epochs=1",
+    "optimization.layerwise_decay=0.5",
+    "data.max_length=64",
+    "encoder.pooler=false",
+    "trainer.precision=float32",
+    "trainer.max_steps=7",
+    "trainer.call_tokens=9",
+    "sampler.exponent=0.5",
+    "distillation=half",
+    "seed=1",
+    "suite.tasks.rte.head.dropout=0.2",
+    "suite.tasks.rte.head.label_names=[a,b]",
+    "suite.sigmoid=false",
+    "suite.tasks.rte.teacher=false",
+]
+IDLE = [
+    "logger=csv",
+    "logger.project=x",
+    "paths.store=elsewhere",
+    "trainer.log_every=3",
+    "trainer.checkpoint_minutes=9",
+    "trainer.progress=false",
+    "data.root=elsewhere",
+    "data.workers=2",
+    "suite.tasks.rte.train_split=other",
+    "suite.tasks.rte.in_average=false",
+    "suite.tasks.rte.label_separator=';'",
+    "optimization.single.epochs=9",
+]
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_what_changes_weights_changes_the_id(override):
+    assert planned(override)[-1].id != planned()[-1].id
+
+
+@pytest.mark.parametrize("override", IDLE)
+def test_what_cannot_change_weights_leaves_the_student_of_given_teachers_alone(override):
+    given = ["recipe=multi", "+distillation.teachers.rte=abc"]
+    assert planned(*given, override)[-1].id == planned(*given)[-1].id
+
+
+@pytest.mark.parametrize("fact", ["fingerprints", "encoder"])
+def test_other_data_or_another_encoder_is_another_run(fact):
+    value = {**FACTS.fingerprints, "rte": "g"} if fact == "fingerprints" else "g"
+    config = compose(["scale=paper", "suite.only=[rte]"])
+    assert plan(config, replace(FACTS, **{fact: value}))[0].id != plan(config, FACTS)[0].id
+
+
+def test_values_come_from_stage_then_command_line_then_task_then_profile():
+    config = compose(["scale=paper", "optimization.learning_rate=3e-5", "suite.tasks.rte.layerwise_decay=0.9"])
+    stage = StageConfig(per_task=True, optimization=Hyperparameters(epochs=1.0))
+    hyper = resolve(config, stage, ("rte",), {})
+    assert (hyper.epochs, hyper.learning_rate, hyper.layerwise_decay, hyper.batch_size) == (1.0, 3e-5, 0.9, 32)
+    assert resolve(config, stage, ("rte", "mnli"), {}).layerwise_decay == 0.9  # the multi profile's
+    assert resolve(config, stage, ("cola",), {}).layerwise_decay == 1.0
+
+
+def test_min_steps_lengthens_small_tasks_only():
+    runs = {run.label: run.steps for run in planned("recipe=single", "optimization.min_steps=500")}
+    assert runs["single/rte"] == 500
+    assert runs["single/cola"] == 802
+
+
+def test_a_task_without_teacher_learns_from_gold():
+    student = planned("suite.tasks.rte.teacher=false")[-1]
+    assert "rte" not in student.teachers
+    assert "mnli" in student.teachers
+
+
+def test_a_stage_starts_from_another_and_trains_some_tasks():
+    target = StageConfig(per_task=True, start="intermediate", tasks=["rte", "cola"])
+    runs = with_stages({"intermediate": StageConfig(tasks=["mnli"]), "target": target}, "seed=5")
+    first = runs[0]
+    assert [run.label for run in runs[-2:]] == ["target/rte", "target/cola"]
+    assert {run.start for run in runs[-2:]} == {first.id}
+    assert first.tasks == ("mnli",)
+    assert (first.seed, runs[-1].seed) == (5, 5)
+
+
+def test_a_teacher_stage_without_the_task_is_named():
+    stages = {"single": StageConfig(per_task=True, tasks=["mnli"]), "student": StageConfig(teacher="single")}
+    with pytest.raises(
+        ValueError, match=r"^recipe\.stages\.student needs a Run of task 'cola' from stage 'single', which trains mnli$"
+    ):
+        with_stages(stages)
+
+
+def test_pretraining_comes_first_and_everything_starts_from_it():
+    config = compose([])
+    sizes = {name: task.train_rows for name, task in config.suite.tasks.items()}
+    facts = Facts(sizes, dict.fromkeys(sizes, "f"), "e", text_lines=20000, text_fingerprint="t")
+    runs = plan(config, facts)
+    assert runs[0].stage == "pretrain"
+    assert runs[0].steps == 1500
+    assert {run.start for run in runs[1:]} == {runs[0].id}
+    again = plan(config, replace(facts, text_fingerprint="u"))
+    assert not {run.id for run in again} & {run.id for run in runs}
+
+
+def test_the_last_stage_predicts_test_splits_and_diagnostics_when_asked():
+    config = compose(["scale=paper", "data.test=true"])
+    runs = plan(config, FACTS)
+    assert Wanted("ax", "mnli", "test") in wanted(runs[-1], config)
+    assert Wanted("rte", "rte", "test") in wanted(runs[-1], config)
+    assert not any(one.split == "test" for run in runs[:-1] for one in wanted(run, config))
+
+
+def stages(*overrides: str) -> dict[str, list]:
+    """Return stage -> its Runs."""
+    found: dict[str, list] = {}
+    for run in planned(*overrides):
+        found.setdefault(run.stage, []).append(run)
+    return found
+
+
+def test_single_single_teaches_each_task_by_itself():
+    found = stages("+experiment=single_single", "seed=4")
+    assert [run.tasks for run in found["student"]] == [(task,) for task in SIZES]
+    assert [run.seed for run in found["single"] + found["student"]] == [0] * 8 + [4] * 8
+    for teacher, student in zip(found["single"], found["student"], strict=True):
+        assert student.teachers == {student.tasks[0]: (teacher.id,)}
+        assert student.hyper == teacher.hyper  # "the same as for our single-task models"
+
+
+def test_multi_multi_is_taught_by_one_model():
+    found = stages("+experiment=multi_multi")
+    assert found["student"][0].teachers == dict.fromkeys(SIZES, (found["multi"][0].id,))
+
+
+def test_every_student_of_the_chain_teaches_the_next():
+    found = stages("+experiment=single_multi_single_multi", "seed=3", "teacher_seed=1")
+    assert [len(runs) for runs in found.values()] == [8, 1, 8, 1]
+    assert found["student"][0].needs == tuple(sorted(run.id for run in found["second_single"]))
+    assert {run.needs for run in found["second_single"]} == {(found["first_student"][0].id,)}
+    assert [runs[0].seed for runs in found.values()] == [1, 1, 1, 3]
+    assert found["single"] == [replace(run, tests=False) for run in stages("teacher_seed=1")["single"]]
+
+
+@pytest.mark.parametrize(("name", "base"), [("multi_finetune", "multi"), ("single_multi_finetune", "student")])
+def test_fine_tuning_starts_from_each_seeds_own_multi_task_model(name, base):
+    found = stages(f"+experiment={name}", "seed=7")
+    assert found[base][0].seed == 7
+    assert {run.start for run in found["finetuned"]} == {found[base][0].id}
+    assert {run.hyper.learning_rate for run in found["finetuned"]} == {1e-5}
+    assert {run.hyper.batch_size for run in found["finetuned"]} == {32}
+    assert all(run.teachers == {} for run in found["finetuned"])
+    if base == "student":
+        assert {run.seed for run in found["single"]} == {0}
+
+
+def test_stilts_goes_by_way_of_mnli():
+    found = stages("+experiment=stilts")
+    assert found["intermediate"][0].tasks == ("mnli",)
+    assert {run.start for run in found["single"]} == {found["intermediate"][0].id}
+
+
+def test_an_ensemble_teaches_with_all_its_seeds():
+    found = stages("+experiment=ensemble_multi", "teacher_seed=2")
+    assert sorted({run.seed for run in found["single"]}) == [2, 3, 4]
+    by_task = {task: tuple(run.id for run in found["single"] if run.tasks == (task,)) for task in SIZES}
+    assert found["student"][0].teachers == by_task
+    assert found["student"][0].taught_by["rte"] == list(by_task["rte"])
+
+
+ABLATIONS = ["no_layerwise_rates", "no_task_sampling", "lam_0", "lam_half"]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_the_student_and_not_its_teachers(name):
+    whole, cut = stages(), stages(f"+experiment={name}")
+    assert [run.id for run in cut["single"]] == [run.id for run in whole["single"]]
+    assert cut["student"][0].id != whole["student"][0].id
+    assert cut["student"][0].steps == whole["student"][0].steps
+
+
+def test_ablations_are_what_they_say():
+    students = {name: stages(f"+experiment={name}")["student"][0] for name in ABLATIONS}
+    assert students["no_layerwise_rates"].hyper.layerwise_decay == 1.0
+    assert students["no_task_sampling"].spec["sampler"]["exponent"] == 1.0
+    assert students["lam_0"].spec["distillation"]["lam"] == 0.0
+    assert students["lam_half"].spec["distillation"]["lam"] == 0.5
+
+
+def test_no_task_sampling_at_equal_steps_differs_where_copies_make_the_length():
+    """Reference code, sizes as here: fewer copies are fewer steps, unless the length is that of exponent 0.75."""
+    steps = {
+        name: stages(f"+experiment={name}", "fidelity=reference_code")["student"][0].steps
+        for name in ("single_multi", "no_task_sampling", "no_task_sampling_equal_steps")
+    }
+    assert steps["no_task_sampling"] < steps["single_multi"] == steps["no_task_sampling_equal_steps"]
+    plain = [
+        stages(f"+experiment={name}")["student"][0] for name in ("no_task_sampling", "no_task_sampling_equal_steps")
+    ]
+    assert plain[0].id == plain[1].id  # under fidelity=paper they are one
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("target_alone", {"rte"}),
+        ("target_related", {"rte", "mnli"}),
+        ("target_unrelated", {"rte", "qqp", "cola", "sst2"}),
+    ],
+)
+def test_table_5_has_its_task_sets(name, tasks):
+    found = stages(f"+experiment={name}")
+    assert set(found["student"][0].tasks) == tasks
+    assert {run.tasks[0] for run in found["single"]} == tasks
+    whole = {run.tasks[0]: run.id for run in stages()["single"]}
+    assert all(run.id == whole[run.tasks[0]] for run in found["single"])  # teachers are shared with Table 1
+
+
+def test_every_experiment_composes_with_the_reference_code():
+    from bam_lightning.config.compose import conf_dir
+
+    for path in (conf_dir() / "experiment").glob("*.yaml"):
+        for run in planned(f"+experiment={path.stem}", "fidelity=reference_code"):
+            assert not run.spec["optimization"]["bias_correction"]
+            assert run.spec.get("sampler", {"_target_": "Copies"})["_target_"].endswith("Copies")
+
+
+def test_weights_do_not_start_from_an_ensemble():
+    recipe = RecipeConfig("mine", {"a": StageConfig(seeds=2), "b": StageConfig(start="a")})
+    with pytest.raises(
+        ValueError, match=r"^recipe\.stages\.b\.start names stage 'a' of 2 seeds, but weights start from"
+    ):
+        recipe.check(compose([]).suite)
+
+
+def test_a_decay_chosen_on_the_dev_set_comes_before_the_profile_and_after_everything_else():
+    config = compose(["scale=paper"])
+    stage = StageConfig(per_task=True)
+    assert resolve(config, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.9
+    assert resolve(config, stage, ("cola",), {"rte": 0.9}).layerwise_decay == 1.0
+    assert resolve(config, stage, ("cola", "rte"), {"rte": 0.5}).layerwise_decay == 0.9  # the multi profile's
+    own = compose(["scale=paper", "suite.tasks.rte.layerwise_decay=0.8"])
+    assert resolve(own, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.8
+    given = compose(["scale=paper", "optimization.layerwise_decay=0.7"])
+    assert resolve(given, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.7

@@ -1,0 +1,169 @@
+"""A GLUE submission: file names, words, rows and order; on the real test sets where they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from bam_lightning.config.compose import compose
+from bam_lightning.config.options import split
+from bam_lightning.inference import glue_submission
+from bam_lightning.recipes.runner import run_recipe
+from bam_lightning.recipes.submit import SubmitOptions, job
+from bam_lightning.store.run_store import Store
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "submission"
+ELEVEN = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm QNLI RTE WNLI AX".split()
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    """Run ``bam submit``."""
+    return subprocess.run(
+        [sys.executable, "-m", "bam_lightning.cli", "submit", *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_eleven_files_of_the_leaderboard():
+    assert [file.name for file in glue_submission.FILES.values()] == [f"{name}.tsv" for name in ELEVEN]
+    worded = {task for task, file in glue_submission.FILES.items() if file.words}
+    assert worded == {"mnli", "mnli_mm", "qnli", "rte", "ax"}
+
+
+def test_the_files_are_those_of_the_golden_folder(tmp_path):
+    words = {
+        "cola": glue_submission.class_words("cola", [0, 1, 1], ["unacceptable", "acceptable"]),
+        "stsb": glue_submission.score_words([-0.3, 2.5, 5.04]),
+        "mnli": glue_submission.class_words("mnli", [2, 0, 1], ["entailment", "neutral", "contradiction"]),
+        "ax": glue_submission.class_words("ax", [2], ["entailment", "neutral", "contradiction"]),
+    }
+    glue_submission.write_zip(tmp_path / "s.zip", words)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(path.name for path in GOLDEN.glob("*.tsv"))
+        for path in GOLDEN.glob("*.tsv"):
+            assert archive.read(path.name) == path.read_bytes()
+
+
+def test_the_zip_has_the_same_bytes_every_time(tmp_path):
+    for name in ("a.zip", "b.zip"):
+        glue_submission.write_zip(tmp_path / name, {"wnli": ["0"] * 146})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_test_set_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"^the test set of 'rte' has 3 rows, GLUE's has 3,000; a submission needs"):
+        glue_submission.check_rows("rte", 3)
+
+
+@pytest.fixture
+def trained(tiny_job, tiny_data, tmp_path, monkeypatch) -> tuple[str, list[str]]:
+    """A multi-task Run of rte and stsb, its test sets of 4 rows, which are taken for the official size."""
+    rows = {"sentence1": ["the cat", "a dog", "it", "who"], "sentence2": ["eats"] * 4, "label": [-1] * 4}
+    for task in ("rte", "stsb"):
+        parquet.write_table(pa.table({**rows, "idx": range(4)}), tiny_data / task / "test.parquet")
+        monkeypatch.setitem(glue_submission.FILES, task, glue_submission.FILES[task]._replace(rows=4))
+    found = run_recipe(compose([*tiny_job, "recipe=multi"]), tmp_path / "out")
+    return found["runs"][-1]["id"], tiny_job
+
+
+def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_path, capsys):
+    run_id, words = trained
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+    said = capsys.readouterr()
+    assert said.out.startswith("3 of 11 files: ")
+    assert "missing: QQP.tsv (test set 'qqp': none of the Runs" in said.err
+    assert "missing: AX.tsv (test set 'ax': none of the Runs" in said.err
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert sorted(archive.namelist()) == ["RTE.tsv", "STS-B.tsv", "WNLI.tsv"]
+        lines = archive.read("RTE.tsv").decode().splitlines()
+        assert [line.split("\t")[0] for line in lines] == ["index", "0", "1", "2", "3"]
+        assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "not_entailment"}
+        assert archive.read("WNLI.tsv").decode().splitlines() == ["index\tprediction", *(f"{i}\t0" for i in range(146))]
+    kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
+    assert len(kept) == 4
+
+
+def test_glue_is_what_is_submitted_unless_a_scale_is_given(trained, tmp_path, capsys):
+    run_id, words = trained
+    own = [word for word in words if word.startswith(("data.root=", "data.max_length=", "paths.store=", "trainer."))]
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *own]))
+    assert capsys.readouterr().out.startswith("3 of 11 files: ")
+
+
+def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
+    run_id, words = trained
+    with pytest.raises(ValueError, match=r"^test set 'cola': none of the Runs .* has a head of 'cola'$"):
+        job(*split(SubmitOptions, [f"run={run_id}", f"output={tmp_path}/s.zip", *words]))
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
+    from bam_lightning.data.examples import load_texts
+
+    run_id, words = trained
+    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+    config = compose(words)
+    rows = load_texts("rte", config.suite.tasks["rte"], config.data, "test")
+    kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
+    names = ["entailment", "not_entailment"]
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        lines = archive.read("RTE.tsv").decode().splitlines()[1:]
+        assert lines == [f"{i}\t{names[kept[key].argmax()]}" for i, key in enumerate(rows.keys)]
+        scores = [float(line.split("\t")[1]) for line in archive.read("STS-B.tsv").decode().splitlines()[1:]]
+    assert all(0 <= score <= 5 for score in scores)
+
+
+def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
+    run_id, words = trained
+    path = tiny_data / "rte" / "test.parquet"
+    parquet.write_table(parquet.read_table(path).take([0, 2, 1, 3]), path)
+    with pytest.raises(ValueError, match=r"id 1 follows 2 in row 2, so the rows are not in their official order"):
+        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+
+
+def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
+    _, words = trained
+    with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `python -m bam_lightning\.runs` lists them$"):
+        job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_a_head_with_other_labels_is_refused(trained, tmp_path):
+    run_id, words = trained
+    swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
+    with pytest.raises(ValueError, match=rf"^run: Run {run_id} was trained with head\.label_names \['entailment', "):
+        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped]))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "error: no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it"),
+        (["run=x", "seeed=1"], "error: no option 'seeed'; did you mean 'seed'?"),
+        (["run=x", "paths.store=nowhere"], "error: no store at "),
+    ],
+)
+def test_a_bad_command_line_is_one_message(words, expected):
+    done = call(*words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(expected)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif("BAM_GLUE_DIR" not in os.environ, reason="BAM_GLUE_DIR names no folder of GLUE")
+def test_real_test_sets_have_the_official_sizes():
+    config = compose(["scale=small", f"data.root={os.environ['BAM_GLUE_DIR']}"])
+    from bam_lightning.data.examples import load_texts
+
+    for name in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte", "ax"):
+        task = config.suite.tasks[name]
+        assert len(load_texts(name, task, config.data, task.test_split).keys) == glue_submission.FILES[name].rows
+    task = config.suite.tasks["mnli_mm"]
+    with pytest.raises(FileNotFoundError, match=r"^task 'mnli_mm': no split 'test_mismatched' in "):
+        load_texts("mnli_mm", task, config.data, task.test_split)

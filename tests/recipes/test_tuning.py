@@ -1,0 +1,77 @@
+"""The choice of alpha: the better one on the dev set is kept, and later plans read it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bam_lightning.config.compose import compose
+from bam_lightning.config.options import split
+from bam_lightning.recipes.planner import plan
+from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.tuning import ChooseOptions, job
+from bam_lightning.store import tuned_decays
+
+
+def decays(words: list[str]) -> dict[str, float]:
+    """Return task -> layer-wise decay of its teacher in a plan."""
+    config = compose(words)
+    _, _, facts = look(config)
+    return {run.tasks[0]: run.hyper.layerwise_decay for run in plan(config, facts) if run.stage == "single"}
+
+
+def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_path, capsys):
+    assert decays(tiny_job) == {"rte": 1.0, "stsb": 1.0}
+    job(*split(ChooseOptions, [*tiny_job, "values=[0.5,0.1]", "seeds=2", f"output={tmp_path}/trials"]))
+    kept = json.loads((tmp_path / "store" / "choices.json").read_text())
+    expected = {}
+    for name, one in kept.items():
+        scores = {float(value): own for value, own in one["dev scores x 100"].items()}
+        assert [len(own) for own in scores.values()] == [2, 2]
+        medians = {value: sum(own) / 2 for value, own in scores.items()}
+        expected[name.split()[0]] = one["layerwise_decay"]
+        assert medians[one["layerwise_decay"]] == max(medians.values())
+    assert decays(tiny_job) == expected
+    capsys.readouterr()
+    found = run_recipe(compose(tiny_job), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "3 Runs, 2 of them in the store" in said  # the trials' Runs teach
+    assert f"single/rte: layer-wise decay {expected['rte']:g}, chosen on its dev set" in said
+    assert len(found["runs"]) == 3
+    run_recipe(compose([*tiny_job, "recipe=multi"]), tmp_path / "multi")
+    assert "chosen on its dev set" not in capsys.readouterr().err
+
+
+def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
+    config = compose(tiny_job)
+    _, _, facts = look(config)
+    (tmp_path / "store").mkdir(exist_ok=True)
+    name = tuned_decays.key("rte", config, facts.fingerprints["rte"], facts.encoder)
+    tuned_decays.write(config, {name: {"layerwise_decay": 0.9}})
+    assert decays(tiny_job) == {"rte": 0.9, "stsb": 1.0}
+    assert decays([*tiny_job, "optimization.chosen=false"]) == {"rte": 1.0, "stsb": 1.0}
+    assert decays([*tiny_job, "trainer.max_steps=4"]) == {"rte": 1.0, "stsb": 1.0}  # of another length of training
+    assert decays([*tiny_job, "fidelity=reference_code"]) == {"rte": 1.0, "stsb": 1.0}
+    assert decays([*tiny_job, "+suite.tasks.rte.train_rows=30"]) == {"rte": 1.0, "stsb": 1.0}
+
+
+def test_a_damaged_file_is_named(tiny_job, tmp_path):
+    (tmp_path / "store").mkdir(exist_ok=True)
+    (tmp_path / "store" / "choices.json").write_text('{"a": {}}')
+    with pytest.raises(ValueError, match=r"choices\.json is not a file of choices .*; delete it, and choose again$"):
+        decays(tiny_job)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("values=[1.5,0.9]", r"^values must be in \(0, 1\], got 1\.5$"),
+        ("values=[0.9]", r"^values must be at least two different numbers to choose from, got \[0\.9\]$"),
+        ("seeds=0", r"^seeds must be at least 1, got 0$"),
+        ("recipe=multi", r"^choose trains every task alone with each of `values`, so it takes no 'recipe=multi'$"),
+    ],
+)
+def test_bad_words_are_refused_before_any_training(tiny_job, word, expected):
+    with pytest.raises(ValueError, match=expected):
+        job(*split(ChooseOptions, [*tiny_job, word]))
