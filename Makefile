@@ -14,7 +14,7 @@ $(STAMP): setup.cfg pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	touch $(STAMP)
 
-demo: install  ## the main job, Single->Multi, on the embedded default: no GPU, no account, no download
+demo: install  ## the main job, Single->Multi, on the demo scale: no GPU, no account, no download
 	$(BIN)/python -m bam_lightning.train +experiment=single_multi
 
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it

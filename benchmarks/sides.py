@@ -19,14 +19,14 @@ import pytorch_lightning as pl
 import torch
 from workload import Work, build_encoder, with_teachers
 
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.collate import ONE_CALL
 from bam_lightning.training import hardware
 from bam_lightning.training.datamodule import MultiTaskData, Steps
 from bam_lightning.training.module import BamModule
-from bam_lightning.training.schedules import Linear
+from bam_lightning.training.schedules import LinearAnnealing
 
 WARM = 8
 
@@ -67,12 +67,12 @@ def train(
     if compiled:
         encoder.compile_layers()
     heads = {
-        name: build(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
+        name: instantiate(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
         for name in work.examples
     }
     examples = with_teachers(work) if teachers else work.examples
     data = MultiTaskData(examples, {}, work.stream, work.pad_id, ONE_CALL)
-    module = BamModule(encoder, heads, Linear(), OptimizationConfig(), 5e-5, 0.9)
+    module = BamModule(encoder, heads, LinearAnnealing(), OptimizationConfig(), 5e-5, 0.9)
     with tempfile.TemporaryDirectory() as folder:
         trainer = hardware.trainer(TrainerConfig(), Path(folder), len(work.stream.rows), callbacks=[clock])
         trainer.fit(module, datamodule=data)

@@ -15,7 +15,7 @@ from workload import Work, build_encoder
 
 from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.models.kernels.sparse_embedding_grad import WordRows
+from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
 from bam_lightning.training import hardware
 from bam_lightning.training.optimizer import build_optimizer, clip_gradients, parameter_groups, set_rates
 
@@ -37,7 +37,7 @@ def plain(encoder: Encoder) -> Callable[[], None]:
 def ours(encoder: Encoder) -> Callable[[], None]:
     """Return an update as ``BamModule`` makes it, with a rate for each layer."""
     groups = parameter_groups(encoder, nn.ModuleDict(), 0.9, DECAY)
-    optimizer, rows = build_optimizer(groups, OptimizationConfig()), WordRows(encoder)
+    optimizer, rows = build_optimizer(groups, OptimizationConfig()), SparseEmbeddingGrad(encoder)
 
     def update() -> None:
         set_rates(optimizer, RATE)

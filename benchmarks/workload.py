@@ -15,8 +15,8 @@ import torch
 from bam_lightning.config.compose import compose
 from bam_lightning.config.job_config import Config
 from bam_lightning.data.collate import Examples
-from bam_lightning.data.examples import load_task
-from bam_lightning.data.sampling import SizePower, Stream
+from bam_lightning.data.examples import load_examples
+from bam_lightning.data.sampling import SizeProportionalSampler, Stream
 from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models.encoder import Encoder, from_path, from_sizes, load_tokenizer
 
@@ -72,7 +72,7 @@ def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cach
     else:
         config = compose(words)
         examples, pad = _generated(tasks), 0
-    sampler = SizePower(0.75 if len(tasks) > 1 else 1.0)
+    sampler = SizeProportionalSampler(0.75 if len(tasks) > 1 else 1.0)
     sizes = {name: len(one.labels) for name, one in examples.items()}
     return Work(examples, sampler.stream(sizes, steps, batch, seed=0), pad, encoder or None, config)
 
@@ -84,7 +84,7 @@ def _real(config: Config, data: str, encoder: str, cache: Path) -> dict[str, Exa
             task.train_split = "train_subset"
         if name == "qqp" and not (Path(data) / name / "validation.parquet").exists():
             task.dev_split = "validation_subset"
-        rows = load_task(name, task, config.data).train
+        rows = load_examples(name, task, config.data).train
         found[name] = Examples(encode(rows, tokenizer, config.data.max_length, cache), rows.labels)
     return found
 

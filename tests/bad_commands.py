@@ -200,7 +200,7 @@ CASES = {
     "submit: an unknown word": ("submit", ["run={run}", "seeed=1"], None, "no option 'seeed'; did you mean 'seed'?"),
     "submit: a scale without tests": (
         "submit",
-        ["run={run}", "paths.store={store}", "scale=embedded"],
+        ["run={run}", "paths.store={store}", "scale=demo"],
         None,
         "the suite has no test set 'cola'; a submission needs scale=small, base or paper",
     ),

@@ -9,8 +9,8 @@ from bam_lightning.config.data_config import HeadConfig, Metric
 
 GOOD = "a,b,label\none,x,0\ntwo,y,1\n"
 LINES = '{"a": "one", "b": "x", "label": 0}\n{"a": "two", "b": "y", "label": 1}\n'
-SCORES = {"head": HeadConfig("bam_lightning.models.heads.Regression", [], [0.0, 5.0]), "metric": Metric.spearman}
-SETS = {"head": HeadConfig("bam_lightning.models.heads.MultiLabel", ["p", "q"]), "metric": Metric.macro_f1}
+SCORES = {"head": HeadConfig("bam_lightning.RegressionHead", [], [0.0, 5.0]), "metric": Metric.spearman}
+SETS = {"head": HeadConfig("bam_lightning.MultiLabelHead", ["p", "q"]), "metric": Metric.macro_f1}
 ROWS = {"a": ["one", "two"] * 50, "b": ["x", "y"] * 50, "label": [0, 1] * 50}
 FOLDER, LINK = object(), object()
 

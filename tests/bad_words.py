@@ -27,7 +27,7 @@ WORDS = {
     "~nothing": "Could not delete from config. 'nothing' does not exist.",
     "encoder=null": "encoder=null: encoder takes the name of a file, as --help lists them; give encoder=NAME",
     "recipe=3": "recipe=3: recipe takes the name of a file, as --help lists them; give recipe=NAME",
-    "suite=glu": "no suite 'glu'; choices: embedded, glue, glue_with_wnli; did you mean 'glue'?",
+    "suite=glu": "no suite 'glu'; choices: demo, glue, glue_with_wnli; did you mean 'glue'?",
     "+experiment=single_mulit": (
         "no experiment 'single_mulit'; choices: ensemble_multi, lam_0, lam_half, multi, multi_finetune, "
         "multi_multi, no_layerwise_rates, no_task_sampling, no_task_sampling_equal_steps, single, single_multi, "
@@ -106,7 +106,7 @@ WORDS = {
     "optimization.single.batch_siz=3": (
         "no option 'optimization.single.batch_siz'; did you mean 'optimization.single.batch_size'?"
     ),
-    "sampler=foo": "no sampler 'foo'; choices: copies, proportional, size_power, uniform",
+    "sampler=foo": "no sampler 'foo'; choices: proportional, replication, size_proportional, uniform",
     "distillation=none": "no distillation 'none'; choices: annealed, gold_only, half, teacher_only",
     "distillation.teachers=[a]": (
         "distillation.teachers=[a]: must be a mapping of names to values (name: value), got a list"
@@ -123,7 +123,7 @@ WORDS = {
     "logger=tensorboard": "no logger 'tensorboard'; choices: csv, none, wandb",
     "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
     "paths.store=null": "paths.store=null: must have a value, got null; leave it out for its default",
-    "scale=tiny": "no scale 'tiny'; choices: base, embedded, paper, small",
+    "scale=tiny": "no scale 'tiny'; choices: base, demo, paper, small",
     "fidelity=null": "fidelity=null: fidelity takes the name of a file, as --help lists them; give fidelity=NAME",
     "+debug=foo": "no debug 'foo'; choices: short",
     "+foo=bar": "no option 'foo'",

@@ -14,7 +14,7 @@ from bam_lightning.training import schedules
 STEP_SECONDS = 3.0
 
 
-class Linear(schedules.Linear):
+class Linear(schedules.LinearAnnealing):
     def __call__(self, progress: float) -> float:
         gates, index = os.environ.get("BAM_TEST_GATES"), os.environ.get("SLURM_ARRAY_TASK_ID")
         if gates and index:

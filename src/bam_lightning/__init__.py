@@ -1,6 +1,6 @@
 """bam_lightning: single-task teachers teach one multi-task student (Clark et al. 2019).
 
-What is listed in ``__all__`` is the plain-Python way to everything; it is imported when it is first used."""
+``__all__`` lists the public names. Each one is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -9,27 +9,69 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
-    from bam_lightning.inference.predictor import Model, Prediction, load
+    from bam_lightning.data.sampling import ReplicationSampler, SizeProportionalSampler
+    from bam_lightning.inference.predictor import Prediction, Predictor, load
+    from bam_lightning.models.heads import (
+        BinaryHeads,
+        ClassificationHead,
+        Head,
+        LabelHead,
+        MultiLabelHead,
+        OrdinalHead,
+        RegressionHead,
+    )
     from bam_lightning.recipes.runner import run_recipe
+    from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing
 
-__version__ = "0.1.0"
-__all__ = ["Model", "Prediction", "load", "make_config", "run_recipe"]
+__version__ = "0.2.0"
+__all__ = [
+    "BinaryHeads",
+    "ClassificationHead",
+    "ConstantAnnealing",
+    "Head",
+    "LabelHead",
+    "LinearAnnealing",
+    "MultiLabelHead",
+    "OrdinalHead",
+    "Prediction",
+    "Predictor",
+    "RegressionHead",
+    "ReplicationSampler",
+    "SizeProportionalSampler",
+    "load",
+    "make_config",
+    "run_recipe",
+]
 
-_PLACES = {
-    "Model": "inference.predictor.Model",
-    "Prediction": "inference.predictor.Prediction",
-    "load": "inference.predictor.load",
-    "make_config": "config.compose.compose",
-    "run_recipe": "recipes.runner.run_recipe",
+_MODULES = {
+    "config.compose": {"make_config": "compose"},
+    "data.sampling": ["ReplicationSampler", "SizeProportionalSampler"],
+    "inference.predictor": ["Prediction", "Predictor", "load"],
+    "models.heads": [
+        "BinaryHeads",
+        "ClassificationHead",
+        "Head",
+        "LabelHead",
+        "MultiLabelHead",
+        "OrdinalHead",
+        "RegressionHead",
+    ],
+    "recipes.runner": ["run_recipe"],
+    "training.schedules": ["ConstantAnnealing", "LinearAnnealing"],
+}
+_SOURCES = {
+    name: (module, names[name] if isinstance(names, dict) else name)
+    for module, names in _MODULES.items()
+    for name in names
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _SOURCES:
         raise AttributeError(f"module 'bam_lightning' has no attribute {name!r}")
-    room, _, inside = _PLACES[name].rpartition(".")
-    return getattr(import_module(f"bam_lightning.{room}"), inside)
+    module, attribute = _SOURCES[name]
+    return getattr(import_module(f"bam_lightning.{module}"), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+    return sorted([*globals(), *_SOURCES])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.compose import conf_dir, console, register, to_config
-from bam_lightning.config.exceptions import deliberate, message
+from bam_lightning.config.exceptions import format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
 
@@ -45,7 +45,7 @@ def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: Fal
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 
     def main() -> int:
-        lead = guarded(lambda tree: job(to_config(tree)), deliberate, message)
+        lead = guarded(lambda tree: job(to_config(tree)), is_user_error, format_error)
 
         @wraps(lead)
         def task(tree: Any) -> Any:

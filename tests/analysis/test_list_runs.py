@@ -13,7 +13,7 @@ import pytest
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.cleanup import delete, entries, forget, unused
-from bam_lightning.store.job_records import keep, read_all
+from bam_lightning.store.job_records import read_records, save_record
 from bam_lightning.store.run_store import Store
 
 pytestmark = pytest.mark.xdist_group("runs")  # one process trains the store
@@ -47,7 +47,7 @@ def store(tiny_job, tmp_path, tmp_path_factory) -> Store:
 
 
 def test_runs_are_listed_with_who_needs_them(store):
-    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    found = {entry.id: entry for entry in entries(store, read_records(store))}
     assert len(found) == 4
     teachers = [entry for entry in found.values() if entry.stage == "single"]
     assert {entry.users for entry in teachers} == {("single_multi",)}
@@ -62,14 +62,14 @@ def test_runs_are_listed_with_who_needs_them(store):
 
 
 def test_nothing_that_a_job_needs_is_unused(store):
-    assert unused(entries(store, read_all(store)), store) == []
+    assert unused(entries(store, read_records(store)), store) == []
     done = call(f"store={store.root}", "delete=unused")
     assert done.stdout == "nothing to delete: every Run is needed by a job\n"
 
 
 def test_teachers_of_a_student_somebody_needs_stay(store):
     """The student is needed by a job of which the file names the student alone."""
-    jobs = read_all(store)
+    jobs = read_records(store)
     found = entries(store, [])
     assert len(unused(found, store)) == 4
     student = next(job for job in jobs if job.experiment == "single_multi").last[0]
@@ -99,11 +99,11 @@ def test_only_what_the_other_words_choose_is_deleted(store):
 
 
 def test_running_jobs_are_not_forgotten_and_their_given_teachers_stay(store):
-    job = next(job for job in read_all(store) if job.experiment == "multi")
+    job = next(job for job in read_records(store) if job.experiment == "multi")
     teacher = next(entry.id for entry in entries(store, []) if entry.stage == "single")
     running = replace(job, state="running", stages={"student": ["notyet"]}, given=[teacher])
-    keep(store, running, "running")
-    jobs = [one for one in read_all(store) if one.id == running.id]
+    save_record(store, running, "running")
+    jobs = [one for one in read_records(store) if one.id == running.id]
     assert [one.state for one in jobs] == ["running"]
     assert teacher not in {entry.id for entry in unused(entries(store, jobs), store)}
     with pytest.raises(ValueError, match=r"^job multi seed 0 is running; wait for it, or stop it first$"):
@@ -112,7 +112,7 @@ def test_running_jobs_are_not_forgotten_and_their_given_teachers_stay(store):
 
 def test_a_run_without_its_manifest_is_damaged_and_can_be_deleted(store):
     (store.root / "runs" / "stray").mkdir()
-    found = {entry.id: entry for entry in entries(store, read_all(store))}
+    found = {entry.id: entry for entry in entries(store, read_records(store))}
     assert found["stray"].state == "damaged"
     assert [entry.id for entry in unused(found.values(), store)] == ["stray"]
     assert delete(store, "stray")
@@ -151,7 +151,7 @@ def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(
 
 
 def test_a_run_in_training_is_no_prey(store):
-    store.building("abc")
+    store.staging_dir("abc")
     states = {entry.id: entry.state for entry in entries(store, [])}
     assert states["abc"] == "stopped"
     with store.lock("abc").acquire():

@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from bam_lightning.analysis.collect import Choice, collect
+from bam_lightning.analysis.collect import TableFilter, collect
 from bam_lightning.analysis.compare import compare
 from bam_lightning.analysis.formats import legend
 from bam_lightning.analysis.table_config import TableConfig, load_table
 from bam_lightning.analysis.tables import TableOptions, job, make
 from bam_lightning.config.compose import conf_dir
-from bam_lightning.store.job_records import Job, read_all
+from bam_lightning.store.job_records import JobRecord, read_records
 from bam_lightning.store.run_store import Store
 
 VERSIONS = {"bam_lightning": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}
@@ -34,17 +34,17 @@ class Shelf:
         (self.store.root / "jobs").mkdir()
         self.count = 0
 
-    def add(self, experiment: str, seed: int, scores: dict[str, float], done: bool = True, **more) -> Job:
+    def add(self, experiment: str, seed: int, scores: dict[str, float], done: bool = True, **more) -> JobRecord:
         """Put in a job with one Run that has the given scores."""
         self.count += 1
         run_id = f"{experiment}-{self.count}"
         values = {
-            "experiment": experiment, "recipe": experiment, "scale": "embedded", "fidelity": "paper", "seed": seed,
+            "experiment": experiment, "recipe": experiment, "scale": "demo", "fidelity": "paper", "seed": seed,
             "teacher_seed": None, "stages": {"last": [run_id]}, "metrics": dict.fromkeys(scores, "accuracy"),
             "average": list(scores), "data": dict.fromkeys(scores, "d"), "encoder": "tiny", "settings": "s",
             "algorithm": 1, "output": "out", "state": "finished", "changed": f"2026-01-01T00:{self.count:02}",
         } | more  # fmt: skip
-        made = Job(**{name: value for name, value in values.items() if name != "versions"})
+        made = JobRecord(**{name: value for name, value in values.items() if name != "versions"})
         if done:
             folder = self.store.folder(run_id)
             folder.mkdir()
@@ -61,7 +61,7 @@ class Shelf:
 
     def collect(self, table: TableConfig, **choice):
         """Return the rows of a table."""
-        return collect(table, read_all(self.store), self.store, Choice(**choice))
+        return collect(table, read_records(self.store), self.store, TableFilter(**choice))
 
 
 @pytest.fixture
@@ -224,9 +224,7 @@ def test_rows_made_otherwise_are_not_compared_unless_forced(shelf, change, what)
 
 def test_other_scales_are_not_looked_at(shelf):
     shelf.add("single", 0, both(0.5, 0.5), scale="small")
-    with pytest.raises(
-        ValueError, match=r"^no finished job of single with scale=embedded fidelity=paper in .*; there: "
-    ):
+    with pytest.raises(ValueError, match=r"^no finished job of single with scale=demo fidelity=paper in .*; there: "):
         shelf.collect(table("single"))
     assert shelf.collect(table("single"), scale="small")[0].values("rte") == [50.0]
 
@@ -234,7 +232,7 @@ def test_other_scales_are_not_looked_at(shelf):
 def test_a_foreign_file_among_the_jobs_is_named(shelf):
     (shelf.store.root / "jobs" / "x.json").write_text("{}")
     with pytest.raises(ValueError, match=r"x\.json is not the file of a job .*; delete it$"):
-        read_all(shelf.store)
+        read_records(shelf.store)
 
 
 def test_a_job_whose_run_was_deleted_is_no_longer_finished(shelf):

@@ -6,9 +6,9 @@ import pytest
 
 from bam_lightning.config import options
 from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import deliberate, message
-from bam_lightning.config.validation import at_least
-from bam_lightning.data.sampling import epoch_steps
+from bam_lightning.config.exceptions import format_error, is_user_error
+from bam_lightning.config.validation import check_at_least
+from bam_lightning.data.sampling import count_steps
 
 
 def no_column(name: str) -> None:
@@ -24,27 +24,27 @@ def caught(call) -> Exception:
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda: at_least("seed", -1, 0), True),
+        (lambda: check_at_least("seed", -1, 0), True),
         (lambda: compose(["seed=x"]), True),
         (lambda: compose(["encoder=null"]), True),  # a bare ValueError of Hydra's
-        (lambda: epoch_steps({"a": 1}, float("nan"), 1), False),  # math.ceil fails on a line of ours: ValueError
+        (lambda: count_steps({"a": 1}, float("nan"), 1), False),  # math.ceil fails on a line of ours: ValueError
         (lambda: options.split(3, []), False),
-        (lambda: at_least("seed", "x", 0), False),
+        (lambda: check_at_least("seed", "x", 0), False),
         (lambda: int("x"), False),
     ],
 )
 def test_only_what_was_raised_is_on_purpose(call, expected):
-    assert deliberate(caught(call)) == expected
+    assert is_user_error(caught(call)) == expected
 
 
 def test_an_error_that_nobody_raised_is_not_on_purpose():
-    assert not deliberate(ValueError("made, not raised"))
+    assert not is_user_error(ValueError("made, not raised"))
 
 
 def test_what_cannot_be_printed_is_escaped():
-    text = message(caught(lambda: no_column("a\nb \x1b[31m\u202ec é 中")))
+    text = format_error(caught(lambda: no_column("a\nb \x1b[31m\u202ec é 中")))
     assert text == "no column 'a\\nb \\x1b[31m\\u202ec é 中'"
 
 
 def test_an_error_of_ours_reads_as_it_is():
-    assert message(caught(lambda: at_least("seed", -1, 0))) == "seed must be at least 0, got -1"
+    assert format_error(caught(lambda: check_at_least("seed", -1, 0))) == "seed must be at least 0, got -1"

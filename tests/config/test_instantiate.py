@@ -6,81 +6,84 @@ import sys
 
 import pytest
 
-from bam_lightning.config.instantiate import build
-from bam_lightning.data.sampling import Copies
-from bam_lightning.training.schedules import Constant, Linear
+from bam_lightning.config.instantiate import instantiate
+from bam_lightning.data.sampling import ReplicationSampler
+from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing
 
-CONSTANT = "bam_lightning.training.schedules.Constant"
+CONSTANT = "bam_lightning.ConstantAnnealing"
 
 
 def refusal(key: str, section: dict) -> str:
     """Return what ``build`` has to say against a section."""
     with pytest.raises(ValueError) as caught:
-        build(key, section)
+        instantiate(key, section)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ({"_target_": "bam_lightning.training.schedules.Linear"}, Linear()),
-        ({"_target_": CONSTANT, "lam": 0.5}, Constant(0.5)),
-        ({"_target_": "bam_lightning.data.sampling.Copies", "exponent": 0.75, "anchor": None}, Copies(0.75, None)),
+        ({"_target_": "bam_lightning.LinearAnnealing"}, LinearAnnealing()),
+        ({"_target_": CONSTANT, "lam": 0.5}, ConstantAnnealing(0.5)),
+        (
+            {"_target_": "bam_lightning.ReplicationSampler", "exponent": 0.75, "anchor": None},
+            ReplicationSampler(0.75, None),
+        ),
         ({"_target_": "fractions.Fraction", "numerator": 3, "denominator": 6}, 0.5),
     ],
 )
 def test_build_calls_the_target_with_the_rest_of_the_section(section, expected):
-    assert build("sampler", section) == expected
+    assert instantiate("sampler", section) == expected
 
 
 def test_build_finds_a_users_own_module(tmp_path, monkeypatch):
     source = "def steady(lam=0.25):\n    return lambda progress: lam\n"
     (tmp_path / "my_schedules_of_test_targets.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    schedule = build("distillation.schedule", {"_target_": "my_schedules_of_test_targets.steady"})
+    schedule = instantiate("distillation.schedule", {"_target_": "my_schedules_of_test_targets.steady"})
     sys.modules.pop("my_schedules_of_test_targets")
     assert schedule(0.9) == 0.25
 
 
 def test_build_leaves_the_section_as_it_was():
     section = {"_target_": CONSTANT, "lam": 0.5}
-    build("distillation.schedule", section)
+    instantiate("distillation.schedule", section)
     assert section == {"_target_": CONSTANT, "lam": 0.5}
 
 
 def test_target_that_takes_any_keyword_gets_any_keyword():
-    assert build("key", {"_target_": "argparse.Namespace", "anything": 1}).anything == 1
+    assert instantiate("key", {"_target_": "argparse.Namespace", "anything": 1}).anything == 1
 
 
 def test_unknown_argument_names_the_options_and_the_nearest():
     assert refusal("distillation.schedule", {"_target_": CONSTANT, "lamb": 0.5}) == (
-        "distillation.schedule.lamb is not an option of bam_lightning.training.schedules.Constant; "
+        "distillation.schedule.lamb is not an option of bam_lightning.ConstantAnnealing; "
         "options: lam; did you mean 'lam'?"
     )
 
 
 def test_unknown_argument_of_a_target_without_options():
-    assert refusal("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Linear", "lam": 0.5}) == (
-        "distillation.schedule.lam is not an option of bam_lightning.training.schedules.Linear; options: none"
+    assert refusal("distillation.schedule", {"_target_": "bam_lightning.LinearAnnealing", "lam": 0.5}) == (
+        "distillation.schedule.lam is not an option of bam_lightning.LinearAnnealing; options: none"
     )
 
 
 def test_missing_argument_is_named():
-    assert refusal("sampler", {"_target_": "bam_lightning.data.sampling.SizePower"}) == (
-        "sampler.exponent is missing; bam_lightning.data.sampling.SizePower needs it"
+    assert refusal("sampler", {"_target_": "bam_lightning.SizeProportionalSampler"}) == (
+        "sampler.exponent is missing; bam_lightning.SizeProportionalSampler needs it"
     )
 
 
 def test_value_that_the_target_refuses_is_shown_with_its_reason():
     assert refusal("distillation.schedule", {"_target_": CONSTANT, "lam": 1.5}) == (
-        "distillation.schedule = {'lam': 1.5} is refused by bam_lightning.training.schedules.Constant: "
+        "distillation.schedule = {'lam': 1.5} is refused by bam_lightning.ConstantAnnealing: "
         "lam must be in [0, 1], got 1.5"
     )
 
 
 def test_value_of_the_wrong_type_is_shown_with_its_reason():
     assert refusal("distillation.schedule", {"_target_": CONSTANT, "lam": "half"}) == (
-        "distillation.schedule = {'lam': 'half'} is refused by bam_lightning.training.schedules.Constant: "
+        "distillation.schedule = {'lam': 'half'} is refused by bam_lightning.ConstantAnnealing: "
         "'<=' not supported between instances of 'int' and 'str'"
     )
 
@@ -100,9 +103,11 @@ def test_target_in_an_unknown_module_is_refused():
 
 
 def test_misspelt_target_gets_the_nearest_name():
-    assert refusal("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Constnat", "lam": 0.5}) == (
-        "distillation.schedule._target_ names 'bam_lightning.training.schedules.Constnat'; bam_lightning.training."
-        "schedules has no callable 'Constnat'; did you mean 'Constant'?"
+    assert refusal(
+        "distillation.schedule", {"_target_": "bam_lightning.training.schedules.ConstantAnealing", "lam": 0.5}
+    ) == (
+        "distillation.schedule._target_ names 'bam_lightning.training.schedules.ConstantAnealing'; "
+        "bam_lightning.training.schedules has no callable 'ConstantAnealing'; did you mean 'ConstantAnnealing'?"
     )
 
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from bam_lightning.config.compose import compose, message
+from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import format_error
 
 BAD = [
     ("seeed=1", "no option 'seeed'; did you mean 'seed'?"),
@@ -16,7 +17,7 @@ BAD = [
         "no option 'optimization.learning_rat'; did you mean 'optimization.learning_rate'?",
     ),
     ("++fo.bar=1", "no option 'fo'"),
-    ("scale=papr", "no scale 'papr'; choices: base, embedded, paper, small; did you mean 'paper'?"),
+    ("scale=papr", "no scale 'papr'; choices: base, demo, paper, small; did you mean 'paper'?"),
     (
         "recipe=nope",
         "no recipe 'nope'; choices: ensemble_multi, multi, multi_finetune, multi_multi, pretrain, single, "
@@ -55,21 +56,21 @@ BAD = [
     ),
     (
         "suite.tasks.sentiment.metric=spearman",
-        "suite.tasks.sentiment.metric 'spearman' does not fit bam_lightning.models.heads.Classification: use accuracy, "
+        "suite.tasks.sentiment.metric 'spearman' does not fit bam_lightning.ClassificationHead: use accuracy, "
         "matthews or f1",
     ),
     (
         "suite.tasks.similarity.metric=accuracy",
-        "suite.tasks.similarity.metric 'accuracy' does not fit bam_lightning.models.heads.Regression: use spearman",
+        "suite.tasks.similarity.metric 'accuracy' does not fit bam_lightning.RegressionHead: use spearman",
     ),
     (
-        "suite.tasks.sentiment.head._target_=bam_lightning.models.heads.MultiLabel",
-        "suite.tasks.sentiment.metric 'accuracy' does not fit bam_lightning.models.heads.MultiLabel: "
+        "suite.tasks.sentiment.head._target_=bam_lightning.MultiLabelHead",
+        "suite.tasks.sentiment.metric 'accuracy' does not fit bam_lightning.MultiLabelHead: "
         "use micro_f1, macro_f1 or exact_match",
     ),
     (
-        "suite.tasks.acceptability.head._target_=bam_lightning.models.heads.Ordinal",
-        "suite.tasks.acceptability.metric 'matthews' does not fit bam_lightning.models.heads.Ordinal: "
+        "suite.tasks.acceptability.head._target_=bam_lightning.OrdinalHead",
+        "suite.tasks.acceptability.metric 'matthews' does not fit bam_lightning.OrdinalHead: "
         "use quadratic_kappa, accuracy or spearman",
     ),
     (
@@ -105,7 +106,7 @@ BAD = [
     ),
     (
         "encoder.path=x",
-        "encoder 'embedded' needs either path=HUB_ID_OR_DIR or sizes, got path=x and sizes={'model_type': 'bert', "
+        "encoder 'demo' needs either path=HUB_ID_OR_DIR or sizes, got path=x and sizes={'model_type': 'bert', "
         "'hidden_size': 96, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 192, "
         "'max_position_embeddings': 64, 'initializer_range': 0.05, 'hidden_dropout_prob': 0.0, "
         "'attention_probs_dropout_prob': 0.0}",
@@ -117,7 +118,7 @@ BAD = [
     ),
     (
         "encoder.pretraining.sentences=0",
-        "encoder 'embedded' is given by sizes, so it must be pretrained first; "
+        "encoder 'demo' is given by sizes, so it must be pretrained first; "
         "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N",
     ),
     ("encoder.pretraining.masked=0", "encoder.pretraining.masked must be in (0, 1), got 0.0"),
@@ -133,7 +134,7 @@ BAD = [
 def test_a_bad_value_is_refused_with_its_key(override, expected):
     with pytest.raises(Exception) as caught:
         compose([override])
-    assert message(caught.value) == expected
+    assert format_error(caught.value) == expected
 
 
 def test_compiled_layers_and_shared_ones_do_not_go_together():
@@ -178,7 +179,7 @@ def test_a_task_can_be_taken_out_of_a_suite():
 
 def test_a_data_root_that_nothing_would_read_is_refused():
     with pytest.raises(
-        ValueError, match=r"^data\.root is DIR, but every task of suite 'embedded' is generated .*add scale=small"
+        ValueError, match=r"^data\.root is DIR, but every task of suite 'demo' is generated .*add scale=small"
     ):
         compose(["data.root=DIR"])
 

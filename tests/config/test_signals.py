@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bam_lightning.config.signals import SIGNALS, Stop, Stopped, at_once, spare_worker
+from bam_lightning.config.signals import SIGNALS, SignalListener, Stopped, ignore_sigterm_in_worker, raise_on_signal
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_signal_in_training_is_noted_and_said(number, capfd):
     before = handlers()
 
     def work():
-        with Stop() as stop:
+        with SignalListener() as stop:
             assert stop.signal is None
             send(number)
             assert stop.signal is number  # and the work goes on
@@ -54,7 +54,7 @@ def test_a_signal_in_training_is_noted_and_said(number, capfd):
 
 def test_a_signal_after_the_last_step_is_not_lost():
     before = handlers()
-    with pytest.raises(Stopped, match=r"^stopped by SIGUSR2$"), Stop():
+    with pytest.raises(Stopped, match=r"^stopped by SIGUSR2$"), SignalListener():
         send(signal.SIGUSR2)
     assert handlers() == before
 
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_stops_at_once_and_other_signals_may_come_twice():
     seen = []
 
     def work(*numbers):
-        with Stop() as stop:
+        with SignalListener() as stop:
             for number in numbers:
                 send(number)
                 seen.append(stop.signal)
@@ -83,7 +83,7 @@ def test_elsewhere_a_signal_stops_at_once(number):
     before, went_on = handlers(), []
 
     def work():
-        with at_once():
+        with raise_on_signal():
             send(number)
             went_on.append(number)
 
@@ -96,9 +96,9 @@ def test_elsewhere_a_signal_stops_at_once(number):
 
 
 def test_contexts_nest_and_a_handler_that_was_taken_is_taken_back():
-    with at_once():
+    with raise_on_signal():
         outer = handlers()
-        with Stop() as stop:
+        with SignalListener() as stop:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Lightning does
             stop.listen()
             send(signal.SIGTERM)
@@ -109,7 +109,7 @@ def test_contexts_nest_and_a_handler_that_was_taken_is_taken_back():
 
 def test_an_ignored_signal_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with at_once(), Stop() as stop:
+    with raise_on_signal(), SignalListener() as stop:
         send(signal.SIGINT)
     assert stop.signal is None
 
@@ -118,7 +118,7 @@ def test_only_the_main_thread_takes_signals():
     before, seen = handlers(), []
 
     def work():
-        with Stop() as stop, at_once():
+        with SignalListener() as stop, raise_on_signal():
             stop.listen()
             seen.append(handlers())
 
@@ -137,8 +137,10 @@ class Rows(torch.utils.data.Dataset):
 
 
 def test_a_loaders_worker_outlives_the_signals_of_its_job():
-    with Stop() as stop:
-        loader = torch.utils.data.DataLoader(Rows(), batch_size=None, num_workers=1, worker_init_fn=spare_worker)
+    with SignalListener() as stop:
+        loader = torch.utils.data.DataLoader(
+            Rows(), batch_size=None, num_workers=1, worker_init_fn=ignore_sigterm_in_worker
+        )
         rows = iter(loader)
         seen = [next(rows)]
         for number in SIGNALS:

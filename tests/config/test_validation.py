@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bam_lightning.config.validation import at_least, in_range, known_name, positive, suggest
+from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range, suggest
 
 
 def message(check, *arguments, **options) -> str:
@@ -42,34 +42,34 @@ def test_suggest_takes_any_iterable():
     ],
 )
 def test_unknown_name_is_refused_with_all_choices(name, known, expected):
-    assert message(known_name, "suite.only", name, known) == expected
+    assert message(check_choice, "suite.only", name, known) == expected
 
 
 def test_known_name_lists_choices_of_an_iterator_it_has_searched():
-    assert message(known_name, "task", "zzz", iter(["rte", "mnli"])) == "task names 'zzz'; choices: rte, mnli"
+    assert message(check_choice, "task", "zzz", iter(["rte", "mnli"])) == "task names 'zzz'; choices: rte, mnli"
 
 
 def test_known_name_accepts_a_known_name():
-    assert known_name("suite.only", "rte", ["rte", "mnli"]) is None
+    assert check_choice("suite.only", "rte", ["rte", "mnli"]) is None
 
 
 @pytest.mark.parametrize("value", [8, 9])
 def test_at_least_accepts_the_bound_and_more(value):
-    assert at_least("data.max_length", value, 8) is None
+    assert check_at_least("data.max_length", value, 8) is None
 
 
 def test_at_least_names_key_bound_and_value():
-    assert message(at_least, "data.max_length", 7, 8) == "data.max_length must be at least 8, got 7"
+    assert message(check_at_least, "data.max_length", 7, 8) == "data.max_length must be at least 8, got 7"
 
 
 @pytest.mark.parametrize("value", [1e-300, 1, 3.5])
 def test_positive_accepts_numbers_above_zero(value):
-    assert positive("epochs", value) is None
+    assert check_positive("epochs", value) is None
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0, "0"), (-1.5, "-1.5"), (math.inf, "inf"), (math.nan, "nan")])
 def test_positive_refuses_what_is_not_above_zero_or_not_finite(value, shown):
-    assert message(positive, "epochs", value) == f"epochs must be above 0, got {shown}"
+    assert message(check_positive, "epochs", value) == f"epochs must be above 0, got {shown}"
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_positive_refuses_what_is_not_above_zero_or_not_finite(value, shown):
     ],
 )
 def test_value_outside_its_range_is_refused_with_the_range(value, open_ends, span):
-    assert message(in_range, "warmup", value, 0, 1, **open_ends) == f"warmup must be in {span}, got {value}"
+    assert message(check_range, "warmup", value, 0, 1, **open_ends) == f"warmup must be in {span}, got {value}"
 
 
 @pytest.mark.parametrize(
     ("value", "open_ends"), [(0, {}), (1, {}), (0, {"open_high": True}), (1, {"open_low": True}), (0.5, {})]
 )
 def test_closed_ends_belong_to_the_range(value, open_ends):
-    assert in_range("warmup", value, 0, 1, **open_ends) is None
+    assert check_range("warmup", value, 0, 1, **open_ends) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam_lightning.data.collate import Examples, make_batch, share, split_by_length
+from bam_lightning.data.collate import Examples, collate, split_across_ranks, token_budget_batches
 from bam_lightning.data.tokenization import Tokens
 
 
@@ -52,7 +52,7 @@ def test_contiguous_cuts_of_four_are_eight():
 @pytest.mark.parametrize("seed", range(50))
 def test_split_is_as_cheap_as_the_best_of_all_cuts_of_the_sorted_lengths(seed):
     lengths, call_tokens = draw(seed)
-    groups = split_by_length(lengths, call_tokens)
+    groups = token_budget_batches(lengths, call_tokens)
     ordered = np.sort(lengths)
     best = min(cost(ordered, way, call_tokens) for way in contiguous(len(lengths)))
     assert cost(lengths, groups, call_tokens) == best
@@ -62,7 +62,7 @@ def test_split_is_as_cheap_as_the_best_of_all_cuts_of_the_sorted_lengths(seed):
 def test_no_partition_at_all_is_cheaper(seed):
     lengths, call_tokens = draw(100 + seed, 6)
     best = min(cost(lengths, way, call_tokens) for way in partitions(list(range(len(lengths)))))
-    assert cost(lengths, split_by_length(lengths, call_tokens), call_tokens) == best
+    assert cost(lengths, token_budget_batches(lengths, call_tokens), call_tokens) == best
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -73,7 +73,7 @@ def test_split_respects_the_largest_call_and_is_the_best_that_does(seed):
     def fits(lengths, groups):
         return all(len(group) == 1 or len(group) * lengths[group].max() <= largest for group in groups)
 
-    groups = split_by_length(lengths, call_tokens, largest)
+    groups = token_budget_batches(lengths, call_tokens, largest)
     ordered = np.sort(lengths)
     best = min(cost(ordered, way, call_tokens) for way in contiguous(len(lengths)) if fits(ordered, way))
     assert fits(lengths, groups)
@@ -84,7 +84,7 @@ def test_split_respects_the_largest_call_and_is_the_best_that_does(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_split_is_a_partition_and_never_dearer_than_one_group_or_one_per_row(seed, call_tokens):
     lengths = np.random.default_rng(seed).integers(3, 128, 128).astype(np.int32)
-    groups = split_by_length(lengths, call_tokens)
+    groups = token_budget_batches(lengths, call_tokens)
     assert sorted(np.concatenate(groups).tolist()) == list(range(128))
     spent = cost(lengths, groups, call_tokens)
     assert spent <= 128 * int(lengths.max()) + call_tokens
@@ -102,12 +102,12 @@ def test_split_is_a_partition_and_never_dearer_than_one_group_or_one_per_row(see
     ],
 )
 def test_split_of_a_few_rows(lengths, call_tokens, expected):
-    groups = split_by_length(np.array(lengths, dtype=np.int32), call_tokens)
+    groups = token_budget_batches(np.array(lengths, dtype=np.int32), call_tokens)
     assert [group.tolist() for group in groups] == expected
 
 
 def test_one_row_longer_than_the_largest_call_stands_alone():
-    groups = split_by_length(np.array([10, 500, 10]), call_tokens=1000, largest=100)
+    groups = token_budget_batches(np.array([10, 500, 10]), call_tokens=1000, largest=100)
     assert [group.tolist() for group in groups] == [[0, 2], [1]]
 
 
@@ -129,7 +129,7 @@ def two_tasks(types: bool = True) -> dict[str, Examples]:
 
 
 def test_batch_of_two_tasks_has_every_token_label_and_teacher_in_its_place():
-    batch = make_batch(two_tasks(), ["rte", "stsb", "rte"], np.array([2, 0, 1]), pad_id=99)
+    batch = collate(two_tasks(), ["rte", "stsb", "rte"], np.array([2, 0, 1]), pad_id=99)
     expected = {
         "input_ids": [[16, 99, 99, 99], [21, 22, 23, 24], [13, 14, 15, 99]],
         "attention_mask": [[1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]],
@@ -145,23 +145,23 @@ def test_batch_of_two_tasks_has_every_token_label_and_teacher_in_its_place():
 
 
 def test_batch_is_padded_to_its_own_longest_row():
-    batch = make_batch(two_tasks(), ["stsb", "rte"], np.array([1, 0]), pad_id=0)
+    batch = collate(two_tasks(), ["stsb", "rte"], np.array([1, 0]), pad_id=0)
     assert batch.inputs["input_ids"].tolist() == [[25, 0], [11, 12]]
 
 
 def test_a_task_that_is_not_in_the_batch_is_in_none_of_its_parts():
-    batch = make_batch(two_tasks(), ["stsb"], np.array([0]), pad_id=0)
+    batch = collate(two_tasks(), ["stsb"], np.array([0]), pad_id=0)
     assert [list(part) for part in (batch.rows, batch.numbers, batch.labels, batch.teacher)] == [["stsb"]] * 3 + [[]]
 
 
 def test_the_same_row_may_stand_twice():
-    batch = make_batch(two_tasks(), ["rte", "rte"], np.array([0, 0]), pad_id=0)
+    batch = collate(two_tasks(), ["rte", "rte"], np.array([0, 0]), pad_id=0)
     assert batch.inputs["input_ids"].tolist() == [[11, 12], [11, 12]]
     assert batch.numbers["rte"].tolist() == [0, 0]
 
 
 def test_an_encoder_without_segments_gets_none():
-    batch = make_batch(two_tasks(types=False), ["rte"], np.array([1]), pad_id=0)
+    batch = collate(two_tasks(types=False), ["rte"], np.array([1]), pad_id=0)
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
 
 
@@ -169,7 +169,7 @@ def test_an_encoder_without_segments_gets_none():
 @pytest.mark.parametrize("rows", [0, 1, 7, 32, 33])
 def test_processes_share_rows_and_tokens_evenly(rows, processes):
     lengths = np.random.default_rng(rows).integers(3, 128, rows)
-    shares = [share(lengths, rank, processes) for rank in range(processes)]
+    shares = [split_across_ranks(lengths, rank, processes) for rank in range(processes)]
     assert sorted(np.concatenate(shares).tolist()) == list(range(rows))
     assert all((np.diff(one) > 0).all() for one in shares)
     counts, tokens = [len(one) for one in shares], [int(lengths[one].sum()) for one in shares]

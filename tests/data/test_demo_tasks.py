@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bam_lightning.data.demo_tasks import KINDS, LABELS, corpus, generate
+from bam_lightning.data.demo_tasks import DEMO_TASKS, LABELS, generate_sentences, generate_splits
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
 GLUE = {
@@ -24,7 +24,7 @@ GLUE = {
     "answer_entailment": 104743,
     "small_entailment": 2490,
 }
-CLASSES = [kind for kind in KINDS if isinstance(LABELS[kind], list)]
+CLASSES = [kind for kind in DEMO_TASKS if isinstance(LABELS[kind], list)]
 SINGLES = ("acceptability", "sentiment")
 
 
@@ -33,9 +33,9 @@ def pairs(columns: dict[str, list]) -> list[tuple[str, ...]]:
     return list(zip(*texts, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_rows_have_the_sizes_columns_and_labels_promised(kind):
-    data = generate(kind, 300, 100, seed=1)
+    data = generate_splits(kind, 300, 100, seed=1)
     columns = ["idx", "text_a", "label"] if kind in SINGLES else ["idx", "text_a", "text_b", "label"]
     assert list(data) == ["train", "validation"]
     for split, size in (("train", 300), ("validation", 100)):
@@ -50,43 +50,43 @@ def test_rows_have_the_sizes_columns_and_labels_promised(kind):
             assert known[0] <= min(labels) < max(labels) <= known[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_no_row_stands_in_both_splits_or_twice(kind):
-    data = generate(kind, 400, 200)
+    data = generate_splits(kind, 400, 200)
     assert len({*pairs(data["train"]), *pairs(data["validation"])}) == 600
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_same_seed_same_rows_and_other_seed_other_rows(kind):
-    first = generate(kind, 40, 20, seed=3)
-    assert generate(kind, 40, 20, seed=3) == first
-    assert generate(kind, 40, 20, seed=4) != first
+    first = generate_splits(kind, 40, 20, seed=3)
+    assert generate_splits(kind, 40, 20, seed=3) == first
+    assert generate_splits(kind, 40, 20, seed=4) != first
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_more_training_rows_begin_with_the_fewer(kind):
-    assert generate(kind, 60, 5)["train"]["text_a"][:40] == generate(kind, 40, 5)["train"]["text_a"]
+    assert generate_splits(kind, 60, 5)["train"]["text_a"][:40] == generate_splits(kind, 40, 5)["train"]["text_a"]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_no_class_is_rare_or_nearly_all(kind):
-    counts = Counter(generate(kind, 2000, 1)["train"]["label"])
+    counts = Counter(generate_splits(kind, 2000, 1)["train"]["label"])
     assert 0.30 < max(counts.values()) / 2000 < 0.70
     assert min(counts.values()) / 2000 > 0.20
 
 
 def test_corpus_has_the_size_asked_for_and_follows_its_seed():
-    texts = corpus(200, seed=5)
+    texts = generate_sentences(200, seed=5)
     assert len(texts) == 200
     assert all(text.strip() for text in texts)
-    assert corpus(200, seed=5) == texts
-    assert corpus(200, seed=6) != texts
+    assert generate_sentences(200, seed=5) == texts
+    assert generate_sentences(200, seed=6) != texts
 
 
 def test_tasks_are_written_in_the_words_of_the_corpus():
-    known = set(" ".join(corpus(4000)).split())
-    for kind in KINDS:
-        words = {word for row in pairs(generate(kind, 300, 1)["train"]) for text in row for word in text.split()}
+    known = set(" ".join(generate_sentences(4000)).split())
+    for kind in DEMO_TASKS:
+        words = {word for row in pairs(generate_splits(kind, 300, 1)["train"]) for text in row for word in text.split()}
         assert words - known <= {"mas"}, kind  # "but": the opinions of a document of the corpus agree
 
 
@@ -114,14 +114,14 @@ def settings(kind: str) -> dict:
     return yaml.safe_load((CONF / f"generated_{kind}.yaml").read_text())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_train_sizes_are_those_of_glue_divided_by_sixty(kind):
     assert abs(settings(kind)["train_rows"] - GLUE[kind] / 60) <= 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_TASKS)
 def test_task_file_agrees_with_the_columns_and_labels_generated(kind):
-    task, columns = settings(kind), generate(kind, 1, 1)["train"]
+    task, columns = settings(kind), generate_splits(kind, 1, 1)["train"]
     assert (task["path"], task["subset"]) == ("generated", kind)
     assert [*task["text_columns"], task["id_column"]] == [name for name in columns if name.startswith("text")] + ["idx"]
     assert task["head"] in ({"label_names": LABELS[kind]}, {"label_range": list(LABELS[kind])})

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
-from bam_lightning.data.examples import load_rows, load_task, load_texts
+from bam_lightning.data.examples import load_examples, load_split, load_unlabelled
 from conftest import sentences
 
 NAMES = HeadConfig(label_names=["no", "yes"])
@@ -31,7 +31,7 @@ def write(folder, columns, split="train"):
 
 
 def load(folder, columns, limit=None, **fields):
-    return load_rows("mine", task(write(folder, columns), **fields), DataConfig(), "train", limit)
+    return load_split("mine", task(write(folder, columns), **fields), DataConfig(), "train", limit)
 
 
 UNLABELLED = (
@@ -140,7 +140,7 @@ def test_labels_may_be_ids_or_names(tmp_path, labels):
 def test_class_names_true_and_false_may_stand_in_a_csv(tmp_path):
     (tmp_path / "train.csv").write_text("a,label\none,false\ntwo,true\n")
     fields = task(tmp_path, text_columns=["a"], id_column=None, head=HeadConfig(label_names=["false", "true"]))
-    assert load_rows("mine", fields, DataConfig(), "train", None).labels.tolist() == [0, 1]
+    assert load_split("mine", fields, DataConfig(), "train", None).labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("labels", [["1", "2", "2"], [1, 2, 2]])
@@ -164,7 +164,7 @@ def test_limit_keeps_the_first_rows_and_does_not_look_at_others(tmp_path):
 
 @pytest.mark.parametrize("columns", [{**GOOD, "label": [-1, -1, -1]}, {name: GOOD[name] for name in ("a", "b", "idx")}])
 def test_texts_of_a_test_split_are_read_without_labels(tmp_path, columns):
-    rows = load_texts("mine", task(write(tmp_path, columns, "test")), DataConfig(), "test")
+    rows = load_unlabelled("mine", task(write(tmp_path, columns, "test")), DataConfig(), "test")
     assert rows.texts == (GOOD["a"], GOOD["b"])
     assert rows.labels.tolist() == [-1, -1, -1]
     assert rows.keys == load(tmp_path, GOOD).keys  # those of the same texts with labels
@@ -179,7 +179,7 @@ def columns():
 def whole(folder, columns, data=None, **fields):
     """Load train and dev rows of a task whose dev rows never change."""
     write(write(folder, columns), GOOD, "validation")
-    return load_task("mine", task(folder, **fields), data or DataConfig())
+    return load_examples("mine", task(folder, **fields), data or DataConfig())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -204,7 +204,7 @@ def test_order_of_rows_that_differ_by_their_label_alone_changes_nothing(tmp_path
         turned = [rows[place] for place in order]
         columns = dict(zip(("a", "b", "label"), map(list, zip(*turned, strict=True)), strict=True))
         write(write(tmp_path, {**columns, "idx": list(range(len(rows)))}), {**GOOD, "label": ["no"] * 3}, "validation")
-        found.append(load_task("mine", task(tmp_path, **fields), DataConfig()).train)
+        found.append(load_examples("mine", task(tmp_path, **fields), DataConfig()).train)
     assert found[0].labels.tolist() == found[1].labels.tolist()
     assert found[0].fingerprint == found[1].fingerprint
     assert len({str(label) for label in found[0].labels.tolist()}) == len(labels)
@@ -256,12 +256,12 @@ def test_symmetric_pairs_are_doubled_in_train_only_with_keys_of_their_own(tmp_pa
 
 def test_generated_task_names_the_splits_it_has():
     fields = task("generated", subset="small_entailment", text_columns=["text_a", "text_b"], train_rows=3, dev_rows=2)
-    assert len(load_rows("mine", fields, DataConfig(), "validation", None).keys) == 2
+    assert len(load_split("mine", fields, DataConfig(), "validation", None).keys) == 2
     with pytest.raises(ValueError, match=r"'test'.*train.*validation"):
-        load_rows("mine", fields, DataConfig(), "test", None)
+        load_split("mine", fields, DataConfig(), "test", None)
 
 
 def test_generated_task_names_its_kinds():
     fields = task("generated", subset="sentimental", train_rows=1, dev_rows=1)
     with pytest.raises(ValueError, match=r"^suite\.tasks\.mine\.subset names 'sentimental'; choices: acceptability, "):
-        load_rows("mine", fields, DataConfig(), "train", None)
+        load_split("mine", fields, DataConfig(), "train", None)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
 from bam_lightning.data import examples, row_cache
-from bam_lightning.data.examples import load_rows, load_task
+from bam_lightning.data.examples import load_examples, load_split
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.row_cache import load
 from conftest import umask
@@ -71,7 +71,7 @@ def blind(monkeypatch):
 def test_a_second_look_finds_the_rows_of_the_first(kind, tmp_path):
     columns, fields = KINDS[kind]
     config = task(tmp_path, columns, **fields)
-    plain = load_task("mine", config, DataConfig())
+    plain = load_examples("mine", config, DataConfig())
     assert same(look(tmp_path, config), plain)
     assert len(list((tmp_path / "cache").iterdir())) == 1
     found = look(tmp_path, config)
@@ -117,7 +117,7 @@ def test_a_file_of_other_bytes_is_looked_at_anew(split, tmp_path):
     parquet.write_table(pa.table({**PAIR, "label": [1, 1, 1]}), tmp_path / f"{split}.parquet")
     after = look(tmp_path, config)
     assert after.fingerprint != before.fingerprint
-    assert same(after, load_task("mine", config, DataConfig()))
+    assert same(after, load_examples("mine", config, DataConfig()))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_task_that_asks_otherwise_is_looked_at_anew(fields, tmp_path):
     config = task(tmp_path, **fields)
     after = look(tmp_path, config)
     assert after.fingerprint != before.fingerprint
-    assert same(after, load_task("mine", config, DataConfig()))
+    assert same(after, load_examples("mine", config, DataConfig()))
 
 
 @pytest.mark.parametrize("byte", range(0, 700, 23))
@@ -178,7 +178,7 @@ def test_both_columns_of_a_split_are_one_look_at_its_file(tmp_path, monkeypatch)
     config, looks = task(tmp_path), []
     look(tmp_path, config)
     found = look(tmp_path, config)
-    monkeypatch.setattr(row_cache, "load_rows", lambda *words: looks.append(words) or load_rows(*words))
+    monkeypatch.setattr(row_cache, "load_split", lambda *words: looks.append(words) or load_split(*words))
     assert [list(column) for column in found.train.texts] == [list(column) for column in found.train.texts]
     assert len(looks) == 1
 
@@ -189,14 +189,14 @@ def test_a_file_that_is_replaced_while_it_is_looked_at_is_not_kept(tmp_path, mon
 
     def replaced(*words):
         parquet.write_table(pa.table({**PAIR, "label": [1, 0, 0]}), tmp_path / "train.parquet")
-        return load_rows(*words)
+        return load_split(*words)
 
-    monkeypatch.setattr(row_cache, "load_rows", replaced)
+    monkeypatch.setattr(row_cache, "load_split", replaced)
     look(tmp_path, config)
     monkeypatch.undo()
     monkeypatch.setattr(row_cache, "WORTH", 0)
     (tmp_path / "train.parquet").write_bytes(old)
-    assert same(look(tmp_path, config), load_task("mine", config, DataConfig()))
+    assert same(look(tmp_path, config), load_examples("mine", config, DataConfig()))
 
 
 def test_two_tasks_on_one_file_have_their_own_rows(tmp_path):
@@ -211,7 +211,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     config = task(tmp_path)
     (tmp_path / "cache").write_text("a file where a folder should be")
     for _ in range(2):
-        assert same(look(tmp_path, config), load_task("mine", config, DataConfig()))
+        assert same(look(tmp_path, config), load_examples("mine", config, DataConfig()))
 
 
 def test_others_may_read_what_is_kept(tmp_path):
@@ -233,7 +233,7 @@ def test_small_files_and_pairs_in_both_orders_are_not_kept(tmp_path, monkeypatch
     config = task(tmp_path, symmetric=True)
     assert same(
         look(tmp_path, config, DataConfig(double_symmetric=True)),
-        load_task("mine", config, DataConfig(double_symmetric=True)),
+        load_examples("mine", config, DataConfig(double_symmetric=True)),
     )
     monkeypatch.setattr(row_cache, "WORTH", 1 << 22)
     look(tmp_path, config)

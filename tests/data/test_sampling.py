@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bam_lightning.data.sampling import EMPTY, Copies, SizePower, epoch_steps, size_power
+from bam_lightning.data.sampling import PAD_INDEX, ReplicationSampler, SizeProportionalSampler, count_steps, size_power
 
 GLUE = {
     "cola": 8551,
@@ -85,13 +85,13 @@ def test_exponent_between_takes_the_power():
     ],
 )
 def test_an_epoch_is_as_many_examples_as_there_are_rows(sizes, epochs, batch_size, steps):
-    assert epoch_steps(sizes, epochs, batch_size) == steps
-    assert SizePower(0.75).steps(sizes, epochs, batch_size) == steps
+    assert count_steps(sizes, epochs, batch_size) == steps
+    assert SizeProportionalSampler(0.75).steps(sizes, epochs, batch_size) == steps
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.75, 1.0])
 def test_a_seeded_draw_lies_within_four_sigma_of_its_shares(exponent):
-    rows = SizePower(exponent).stream(GLUE, steps=400, batch_size=128, seed=3).rows
+    rows = SizeProportionalSampler(exponent).stream(GLUE, steps=400, batch_size=128, seed=3).rows
     draws = rows.size
     for task, share in size_power(GLUE, exponent).items():
         drawn = per_task(rows, GLUE)[task].total()
@@ -101,7 +101,7 @@ def test_a_seeded_draw_lies_within_four_sigma_of_its_shares(exponent):
 @pytest.mark.parametrize("seed", range(5))
 def test_small_task_wraps_around_and_shows_every_row_equally_often(seed):
     sizes = {"big": 2000, "small": 7}
-    counts = per_task(SizePower(0.0).stream(sizes, steps=25, batch_size=16, seed=seed).rows, sizes)
+    counts = per_task(SizeProportionalSampler(0.0).stream(sizes, steps=25, batch_size=16, seed=seed).rows, sizes)
     passes = counts["small"].total() // 7
     assert passes > 10
     assert set(counts["small"]) == set(range(7))
@@ -110,26 +110,29 @@ def test_small_task_wraps_around_and_shows_every_row_equally_often(seed):
 
 
 def test_each_pass_of_a_small_task_has_an_order_of_its_own():
-    rows = SizePower(1.0).stream({"only": 20}, steps=3, batch_size=20, seed=0).rows
+    rows = SizeProportionalSampler(1.0).stream({"only": 20}, steps=3, batch_size=20, seed=0).rows
     assert all(sorted(one) == list(range(20)) for one in rows.tolist())
     assert len({tuple(one) for one in rows.tolist()}) == 3
 
 
 def test_the_order_within_a_task_follows_the_seed():
-    rows = [SizePower(1.0).stream({"only": 20}, steps=1, batch_size=20, seed=seed).rows.tolist() for seed in (0, 1)]
+    rows = [
+        SizeProportionalSampler(1.0).stream({"only": 20}, steps=1, batch_size=20, seed=seed).rows.tolist()
+        for seed in (0, 1)
+    ]
     assert rows[0] != rows[1]
 
 
-@pytest.mark.parametrize("sampler", [SizePower(0.75), Copies(0.75)])
+@pytest.mark.parametrize("sampler", [SizeProportionalSampler(0.75), ReplicationSampler(0.75)])
 def test_stream_has_the_steps_and_places_asked_for(sampler):
     stream = sampler.stream({"a": 50, "b": 9}, steps=11, batch_size=4, seed=0)
     assert stream.rows.shape == (11, 4)
     assert stream.rows.dtype == np.int32
-    assert stream.rows.min() >= EMPTY
+    assert stream.rows.min() >= PAD_INDEX
     assert stream.rows.max() < 59
 
 
-@pytest.mark.parametrize("sampler", [SizePower(0.75), Copies(0.75)])
+@pytest.mark.parametrize("sampler", [SizeProportionalSampler(0.75), ReplicationSampler(0.75)])
 def test_same_seed_same_stream_and_other_seed_other_stream(sampler):
     sizes = {"a": 300, "b": 40, "c": 5}
     rows = sampler.stream(sizes, 30, 8, seed=1).rows
@@ -141,42 +144,42 @@ def test_same_seed_same_stream_and_other_seed_other_stream(sampler):
 
 
 def test_sampled_stream_is_full_and_unweighted():
-    stream = SizePower(0.75).stream({"a": 33, "b": 5}, steps=7, batch_size=8, seed=0)
-    assert EMPTY not in stream.rows
+    stream = SizeProportionalSampler(0.75).stream({"a": 33, "b": 5}, steps=7, batch_size=8, seed=0)
+    assert PAD_INDEX not in stream.rows
     assert stream.weights == {"a": 1.0, "b": 1.0}
 
 
 def test_copies_of_glue_are_those_of_the_reference_code():
-    assert Copies(0.75).copies(CODE) == COPIES
+    assert ReplicationSampler(0.75).copies(CODE) == COPIES
 
 
 def test_weights_of_glue_are_those_of_the_reference_code():
-    sampler = Copies(0.75)
+    sampler = ReplicationSampler(0.75)
     for weights in (sampler.weights(CODE), sampler.stream(CODE, steps=1, batch_size=128, seed=0).weights):
         assert {task: round(weight, 5) for task, weight in weights.items()} == WEIGHTS
 
 
 @pytest.mark.parametrize("anchor", [None, 392702])
 def test_steps_of_glue_are_those_of_the_reference_code(anchor):
-    assert Copies(0.75, anchor).steps(CODE, epochs=6, batch_size=128) == 50646
+    assert ReplicationSampler(0.75, anchor).steps(CODE, epochs=6, batch_size=128) == 50646
 
 
 @pytest.mark.parametrize(
     ("tasks", "steps"), [(("rte", "mrpc"), 1500), (("rte", "mnli"), 18876), (("rte", "qqp", "cola", "sst"), 25044)]
 )
 def test_fewer_tasks_keep_the_copies_of_glue_by_the_anchor(tasks, steps):
-    sampler, sizes = Copies(0.75, anchor=392702), {task: CODE[task] for task in tasks}
+    sampler, sizes = ReplicationSampler(0.75, anchor=392702), {task: CODE[task] for task in tasks}
     assert sampler.copies(sizes) == {task: COPIES[task] for task in tasks}
     assert sampler.steps(sizes, epochs=6, batch_size=128) == steps
 
 
 def test_without_anchor_the_largest_task_has_one_copy():
-    assert Copies(0.75).copies({"rte": 2490, "mrpc": 7336}) == {"rte": 1, "mrpc": 1}  # 2.946 ** 0.25 = 1.31
+    assert ReplicationSampler(0.75).copies({"rte": 2490, "mrpc": 7336}) == {"rte": 1, "mrpc": 1}  # 2.946 ** 0.25 = 1.31
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 0.75, 1.0])
 def test_copies_times_weight_gives_each_task_its_share_of_the_loss(exponent):
-    sampler = Copies(exponent)
+    sampler = ReplicationSampler(exponent)
     copies, weights = sampler.copies(CODE), sampler.weights(CODE)
     loss = {task: size * copies[task] * weights[task] for task, size in CODE.items()}
     shares = {task: value / sum(loss.values()) for task, value in loss.items()}
@@ -186,30 +189,32 @@ def test_copies_times_weight_gives_each_task_its_share_of_the_loss(exponent):
 
 def test_each_epoch_holds_each_row_as_often_as_it_is_copied():
     sizes = {"big": 16, "small": 1}  # 16 ** 0.25 = 2 copies of the small task: 18 rows in 5 steps of 4
-    sampler = Copies(0.75)
+    sampler = ReplicationSampler(0.75)
     stream = sampler.stream(sizes, steps=10, batch_size=4, seed=5)
     assert sampler.steps(sizes, epochs=2, batch_size=4) == 10
     assert stream.weights == pytest.approx({"big": 1.0, "small": 1.0}, abs=1e-12)
     for epoch in (stream.rows[:5], stream.rows[5:]):
-        assert Counter(epoch.ravel().tolist()) == {**dict.fromkeys(range(16), 1), 16: 2, EMPTY: 2}
+        assert Counter(epoch.ravel().tolist()) == {**dict.fromkeys(range(16), 1), 16: 2, PAD_INDEX: 2}
     assert (stream.rows[:5] != stream.rows[5:]).any()
 
 
 def test_a_run_may_end_within_an_epoch_of_copies():
-    rows = Copies(0.75).stream({"big": 16, "small": 1}, steps=7, batch_size=4, seed=5).rows
-    whole = Copies(0.75).stream({"big": 16, "small": 1}, steps=10, batch_size=4, seed=5).rows
+    rows = ReplicationSampler(0.75).stream({"big": 16, "small": 1}, steps=7, batch_size=4, seed=5).rows
+    whole = ReplicationSampler(0.75).stream({"big": 16, "small": 1}, steps=10, batch_size=4, seed=5).rows
     np.testing.assert_array_equal(rows, whole[:7])
 
 
 def test_copies_take_the_length_of_another_exponent():
     """45,108 steps without task sampling become the 50,646 of exponent 0.75 (reference code); nothing else changes."""
-    plain = Copies(1.0, anchor=392702)
+    plain = ReplicationSampler(1.0, anchor=392702)
     assert plain.steps(CODE, 6, 128) == 45_108
-    longer = Copies(1.0, anchor=392702, steps_of=0.75)
+    longer = ReplicationSampler(1.0, anchor=392702, steps_of=0.75)
     assert longer.steps(CODE, 6, 128) == 50_646
     assert longer.copies(CODE) == plain.copies(CODE) == dict.fromkeys(CODE, 1)
-    assert SizePower(1.0, steps_of=0.75).steps(CODE, 6, 128) == SizePower(1.0).steps(CODE, 6, 128)
+    assert SizeProportionalSampler(1.0, steps_of=0.75).steps(CODE, 6, 128) == SizeProportionalSampler(1.0).steps(
+        CODE, 6, 128
+    )
     with pytest.raises(
         ValueError, match=r"^exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 2$"
     ):
-        Copies(1.0, steps_of=2)
+        ReplicationSampler(1.0, steps_of=2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bam_lightning.data import tokenization
-from bam_lightning.data.examples import Rows
+from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.tokenization import encode, join, tokenise, tokenizer_fingerprint
 from bam_lightning.models.encoder import load_tokenizer
 from bam_lightning.training.masked_lm import make_tokenizer
@@ -27,9 +27,9 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def rows_of(*columns: list[str]) -> Rows:
+def rows_of(*columns: list[str]) -> TaskSplit:
     keys = [hashlib.md5(repr(row).encode()).digest() for row in zip(*columns, strict=True)]
-    return Rows(columns, np.zeros(len(keys), dtype=np.int64), keys)
+    return TaskSplit(columns, np.zeros(len(keys), dtype=np.int64), keys)
 
 
 SINGLES = rows_of(sentences(25, 1))

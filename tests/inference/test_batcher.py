@@ -9,7 +9,7 @@ import pytest
 
 import bam_lightning as bam
 from bam_lightning.inference.serving.batcher import Batcher, Closed, Full, answer
-from bam_lightning.inference.serving.requests import Question
+from bam_lightning.inference.serving.requests import PredictRequest
 from conftest import sentences
 
 TASKS = [["rte"], ["stsb"], ["stsb", "rte"], ["rte", "stsb"]]
@@ -33,7 +33,7 @@ def test_questions_answered_together_are_those_of_predict(trained, seed):
     for _ in range(20):
         width, count = rng.integers(1, 3), rng.integers(1, 5)
         rows = [tuple(next(texts) for _ in range(width)) for _ in range(count)]
-        questions.append(Question(rows, ["sst2"] if width == 1 else TASKS[rng.integers(4)]))
+        questions.append(PredictRequest(rows, ["sst2"] if width == 1 else TASKS[rng.integers(4)]))
     for question, said in zip(questions, answer(model, questions), strict=True):
         told = json.loads(said)["predictions"]
         told = {task: [bam.Prediction(**one) for one in rows] for task, rows in told.items()}
@@ -47,7 +47,7 @@ def echo(questions):
 
 
 def ask(batcher, *rows):
-    return batcher.ask(Question([(row,) for row in rows], ["t"]))
+    return batcher.ask(PredictRequest([(row,) for row in rows], ["t"]))
 
 
 class Gate:

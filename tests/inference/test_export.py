@@ -22,9 +22,9 @@ from bam_lightning.inference.export import ExportOptions, job
 from bam_lightning.inference.export_check import largest_difference, sample, staged
 from bam_lightning.inference.hf_export import export_hf
 from bam_lightning.inference.onnx_export import export_onnx
-from bam_lightning.inference.predictor import Model
+from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.encoder import from_sizes
-from bam_lightning.models.heads import Classification, Head, MultiLabel, Ordinal, Regression
+from bam_lightning.models.heads import ClassificationHead, Head, MultiLabelHead, OrdinalHead, RegressionHead
 from conftest import sentences, umask
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
@@ -55,7 +55,7 @@ def with_encoder(model, family, **sizes):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     encoder = from_sizes(sizes, len(tokenizer), pooler=True)
     heads = {name: copy.deepcopy(model.head(name)) for name in model.tasks}
-    return Model(model.saved, encoder, heads, tokenizer, "cpu", "32-true")
+    return Predictor(model.saved, encoder, heads, tokenizer, "cpu", "32-true")
 
 
 def test_each_head_is_a_classifier_of_transformers(model, tmp_path):
@@ -130,7 +130,7 @@ def test_families_with_another_classifier_are_refused(model, tmp_path, family):
 
 
 def test_a_model_without_pooler_is_refused(model, tmp_path):
-    bare = Model(
+    bare = Predictor(
         model.saved, copy.deepcopy(model.encoder), dict(model.heads.items()), model.tokenizer, "cpu", "32-true"
     )
     bare.encoder.pooler = None
@@ -162,7 +162,7 @@ def test_a_graph_is_valid_and_says_nothing_of_the_machine_it_was_made_on(graph):
         assert word not in content
 
 
-class Doubled(Classification):
+class Doubled(ClassificationHead):
     """A head of one's own that is more than its linear layer."""
 
     def forward(self, pooled):
@@ -172,7 +172,7 @@ class Doubled(Classification):
 def with_task(model, name, head):
     """The model with one task, of another name and head."""
     saved = replace(model.saved, tasks={name: model.tasks["rte"]._replace(name=name)})
-    return Model(saved, copy.deepcopy(model.encoder), {name: head}, model.tokenizer, "cpu", "32-true")
+    return Predictor(saved, copy.deepcopy(model.encoder), {name: head}, model.tokenizer, "cpu", "32-true")
 
 
 def test_a_graph_computes_a_head_of_ones_own_and_a_task_may_be_called_what_torch_calls_a_value(model, tmp_path):
@@ -188,7 +188,7 @@ def test_a_graph_computes_a_head_of_ones_own_and_a_task_may_be_called_what_torch
 
 def test_a_task_may_not_be_called_what_an_input_of_the_graph_is(model, tmp_path):
     with pytest.raises(ValueError) as error:
-        export_onnx(with_task(model, "input_ids", Classification(32, ["a", "b"])), tmp_path / "out")
+        export_onnx(with_task(model, "input_ids", ClassificationHead(32, ["a", "b"])), tmp_path / "out")
     assert str(error.value) == (
         "format=onnx: task 'input_ids' has the name of an input of the graph; rename it, or leave it out"
     )
@@ -228,24 +228,24 @@ def test_how_an_export_is_read_gives_the_heads_own_predictions():
     """Of each kind of head, from the scores as a pipeline makes them of ``problem_type``."""
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
     names = ["a", "b", "c", "d"]
-    one = Classification(2, names)
+    one = ClassificationHead(2, names)
     assert one.outside(names).outputs == tuple(names)
     assert one.predict(logits).tolist() == special.softmax(logits.numpy(), -1).argmax(-1).tolist()
-    several = MultiLabel(2, names)
+    several = MultiLabelHead(2, names)
     assert several.outside(names)[:2] == ("multi_label_classification", tuple(names))
     assert several.predict(logits).tolist() == (special.expit(logits.numpy()) > 0.5).astype(int).tolist()
-    order = Ordinal(2, names)
+    order = OrdinalHead(2, names)
     assert order.outside(names)[:2] == ("multi_label_classification", ("above a", "above b", "above c"))
     assert order.predict(logits[:, :3]).tolist() == (special.expit(logits[:, :3].numpy()) > 0.5).sum(-1).tolist()
     for sigmoid, problem in ((True, None), (False, "regression")):
-        head = Regression(2, [1.0, 7.0], sigmoid=sigmoid)
+        head = RegressionHead(2, [1.0, 7.0], sigmoid=sigmoid)
         assert head.outside([])[:3] == (problem, ("score",), "1 + 6 * score")
         score = special.expit(logits[:, :1].numpy()) if sigmoid else logits[:, :1].numpy()
         np.testing.assert_allclose(head.predict(logits[:, :1]), (1 + 6 * score)[:, 0], atol=1e-5)
 
 
 def test_a_head_of_ones_own_says_what_it_lacks():
-    class Mine(Classification):
+    class Mine(ClassificationHead):
         outside = Head.outside
 
     with pytest.raises(ValueError, match=r"^Mine has no method outside, so it cannot be exported; give it one$"):
@@ -361,7 +361,7 @@ def test_the_models_own_folder_is_read_back_too(model, tmp_path):
     assert export_bam(model, tmp_path / "out") == 0
     assert export_bam(model, tmp_path / "out") == 0  # an earlier one is replaced
     assert bam.load(tmp_path / "out").predict(PAIRS[:3]) == model.predict(PAIRS[:3])
-    changed = with_task(model, "rte", Classification(32, ["a", "b"]))
+    changed = with_task(model, "rte", ClassificationHead(32, ["a", "b"]))
     with pytest.raises(
         ValueError, match=r"^the export is not the model: its logits of rte differ by .*; nothing was w"
     ):

@@ -7,7 +7,7 @@ import pytest
 
 from bam_lightning.config.compose import compose
 from bam_lightning.inference import model_card
-from bam_lightning.inference.model_info import find, read
+from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.recipes.runner import run_recipe
 
 
@@ -21,7 +21,7 @@ def seeds(trained, tmp_path_factory):
 
 
 def lines_of(store, run_id):
-    return model_card.make(read(find(run_id, str(store)))).splitlines()
+    return model_card.make_card(read_model_info(find_model(run_id, str(store)))).splitlines()
 
 
 def test_the_card_has_each_tasks_answers_and_score_and_what_trained_it(trained):
@@ -54,10 +54,10 @@ def test_the_scores_of_other_seeds_stand_beside_its_own(seeds):
 
 
 def test_a_carried_model_keeps_its_card(trained, tmp_path):
-    saved = read(find(trained.id, str(trained.store)))
+    saved = read_model_info(find_model(trained.id, str(trained.store)))
     folder = shutil.copytree(saved.run.path, tmp_path / "carried")
     (folder / "README.md").write_text("what its author wrote")
-    assert model_card.make(read(find(str(folder)))) == "what its author wrote"
+    assert model_card.make_card(read_model_info(find_model(str(folder)))) == "what its author wrote"
 
 
 def test_a_strangers_label_names_are_text_and_no_markup(trained, tmp_path):
@@ -65,6 +65,6 @@ def test_a_strangers_label_names_are_text_and_no_markup(trained, tmp_path):
     manifest = json.loads((folder / "run.json").read_text())
     manifest["spec"]["tasks"]["rte"]["head"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
     (folder / "run.json").write_text(json.dumps(manifest))
-    text = model_card.make(read(find(str(folder))))
+    text = model_card.make_card(read_model_info(find_model(str(folder))))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;, a &#124; b" in text
     assert "<script" not in text

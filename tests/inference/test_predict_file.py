@@ -184,7 +184,7 @@ def test_what_was_done_before_a_failure_is_kept_and_the_output_is_not(command, t
             raise MemoryError("no more")
         return {task: np.zeros((len(rows), 2), np.float32) for task in tasks}
 
-    monkeypatch.setattr("bam_lightning.inference.predictor.Model.logits", logits)
+    monkeypatch.setattr("bam_lightning.inference.predictor.Predictor.logits", logits)
     write_pairs(tmp_path / "in.csv")
     with pytest.raises(MemoryError):
         command("task=rte", "input=in.csv", "output=out.csv")

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from bam_lightning.inference.model_info import find
-from bam_lightning.inference.model_info import read as read_saved
-from bam_lightning.inference.serving.requests import Limits, Question, Refused, body_schema, read
+from bam_lightning.inference.model_info import find_model
+from bam_lightning.inference.model_info import read_model_info as read_saved
+from bam_lightning.inference.serving.requests import Limits, PredictRequest, RequestError, body_schema, parse_request
 
 LIMITS = Limits(bytes=1000, rows=3, characters=20)
 
 
 @pytest.fixture(scope="module")
 def saved(trained):
-    return read_saved(find(trained.id, str(trained.store)))
+    return read_saved(find_model(trained.id, str(trained.store)))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def saved(trained):
     ],
 )
 def test_rows_and_tasks_are_read_as_predict_reads_them(saved, asked, rows, tasks):
-    assert read(json.dumps(asked).encode(), saved, LIMITS) == Question(rows, tasks)
+    assert parse_request(json.dumps(asked).encode(), saved, LIMITS) == PredictRequest(rows, tasks)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_rows_and_tasks_are_read_as_predict_reads_them(saved, asked, rows, tasks
     ],
 )
 def test_what_is_not_json_is_refused_with_400(saved, body, message):
-    with pytest.raises(Refused) as error:
-        read(body, saved, LIMITS)
+    with pytest.raises(RequestError) as error:
+        parse_request(body, saved, LIMITS)
     assert (error.value.status, str(error.value)) == (400, message)
 
 
@@ -75,8 +75,8 @@ def test_what_is_not_json_is_refused_with_400(saved, body, message):
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_422_and_named(saved, asked, message):
-    with pytest.raises(Refused) as error:
-        read(json.dumps(asked).encode(), saved, LIMITS)
+    with pytest.raises(RequestError) as error:
+        parse_request(json.dumps(asked).encode(), saved, LIMITS)
     assert (error.value.status, str(error.value)) == (422, message)
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import bam_lightning as bam
-from bam_lightning.inference.serving.requests import Question
+from bam_lightning.inference.serving.requests import PredictRequest
 from bam_lightning.inference.serving.worker import Loading, Worker
 
 
@@ -21,10 +21,10 @@ def loading(trained, **changes):
 def test_its_answers_are_those_of_predict_and_a_failure_stops_nothing(trained):
     rows = [("the cat sleeps", "a dog runs"), ("it", "was")]
     with Worker(loading(trained)) as worker:
-        (said,) = worker([Question(rows, ["rte"])])
+        (said,) = worker([PredictRequest(rows, ["rte"])])
         with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
-            worker([Question(rows, ["nothing"])])
-        assert worker([Question(rows, ["rte"])]) == [said]
+            worker([PredictRequest(rows, ["nothing"])])
+        assert worker([PredictRequest(rows, ["rte"])]) == [said]
         process = worker._process
         assert (worker.device, worker.precision, worker.gone) == ("cpu", "32-true", False)
     assert process.exitcode == 0
@@ -45,7 +45,7 @@ def test_when_it_ends_by_itself_the_server_is_asked_to_stop(trained):
             os.kill(worker._process.pid, signal.SIGKILL)
             for _ in range(2):
                 with pytest.raises(RuntimeError, match=r"^the model's process is gone$"):
-                    worker([Question([("a",)], ["sst2"])])
+                    worker([PredictRequest([("a",)], ["sst2"])])
             time.sleep(0.01)
             assert worker.gone
         assert asked == [True]

@@ -25,9 +25,9 @@ import bad_yaml
 from bam_lightning.cli import COMMANDS as CLI
 from bam_lightning.config.compose import compose, conf_dir, console
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.data.examples import load_task
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look
+from bam_lightning.data.examples import load_examples
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data
 
 LEAST = 240
 
@@ -83,7 +83,7 @@ def test_a_task_file_that_cannot_be_meant_is_refused(name, tmp_path, capsys):
     path = tmp_path / "task" / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     words = ["scale=small", f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine", "suite.only=[mine]"]
-    assert said(lambda: look(compose(words)) and None, capsys) == expected.format(tmp=tmp_path)
+    assert said(lambda: load_data(compose(words)) and None, capsys) == expected.format(tmp=tmp_path)
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -91,12 +91,9 @@ def test_a_data_file_that_cannot_be_learned_from_is_refused(name, tmp_path, caps
     file, content, fields, expected = DATA[name]
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
     bad_files.write(tmp_path / file, content)
-    settings = {
-        "text_columns": ["a", "b"],
-        "head": HeadConfig("bam_lightning.models.heads.Classification", ["no", "yes"]),
-    }
+    settings = {"text_columns": ["a", "b"], "head": HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])}
     task = TaskConfig(path=str(tmp_path), **{**settings, **fields})
-    assert said(lambda: load_task("mine", task, DataConfig()) and None, capsys) == expected.format(
+    assert said(lambda: load_examples("mine", task, DataConfig()) and None, capsys) == expected.format(
         tmp=tmp_path
     ).replace("LONG", "a" * 300)
 
@@ -158,5 +155,5 @@ def test_a_good_one_of_each_kind_is_not_refused(tmp_path, tiny_bert):
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
     words = ["scale=small", f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine", "suite.only=[mine]"]
     config = compose([*words, f"encoder.path={tiny_bert}"])
-    assert len(plan(config, look(config)[2])) == 2
+    assert len(plan_runs(config, load_data(config)[2])) == 2
     from_path(str(tiny_bert), None, True)

@@ -12,8 +12,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bam_lightning.config.compose import compose, conf_dir, option_names, register, to_config
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data, run_recipe
 from conftest import job_words, write_data
 from fuzzing import FIRST, TRIES, outcome
 
@@ -71,7 +71,7 @@ VALUES += [
     "label",
     "sentence1",
     "generated",
-    "bam_lightning.models.heads.Ordinal",
+    "bam_lightning.OrdinalHead",
 ]
 TEXTS = [
     "null",
@@ -174,7 +174,7 @@ def good(tiny_bert, tmp_path):
 
 def planned(tree):
     config = to_config(tree)
-    return config, plan(config, look(config)[2])
+    return config, plan_runs(config, load_data(config)[2])
 
 
 def test_an_edited_config_runs_or_is_refused(good, tmp_path):
@@ -230,7 +230,7 @@ def test_edited_words_and_yaml_files_run_or_are_refused(good, tmp_path):
 
         def call(words=words):
             config = compose(words)
-            plan(config, look(config)[2])
+            plan_runs(config, load_data(config)[2])
 
         ran += outcome(call, seed)
     assert 0 < ran < TRIES // 10

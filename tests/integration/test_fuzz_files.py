@@ -10,15 +10,15 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
-from bam_lightning.data.examples import load_task
+from bam_lightning.data.examples import load_examples
 from conftest import sentences
 from fuzzing import FIRST, TRIES, outcome
 
-NAMES = HeadConfig("bam_lightning.models.heads.Classification", ["no", "yes"])
+NAMES = HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])
 TASKS = {
     "class": {"head": NAMES},
-    "score": {"head": HeadConfig("bam_lightning.models.heads.Regression", [], [0.0, 5.0]), "metric": Metric.spearman},
-    "set": {"head": HeadConfig("bam_lightning.models.heads.MultiLabel", ["no", "yes"]), "metric": Metric.macro_f1},
+    "score": {"head": HeadConfig("bam_lightning.RegressionHead", [], [0.0, 5.0]), "metric": Metric.spearman},
+    "set": {"head": HeadConfig("bam_lightning.MultiLabelHead", ["no", "yes"]), "metric": Metric.macro_f1},
 }
 CELLS = [
     "",
@@ -119,6 +119,6 @@ def test_an_edited_data_file_is_read_or_refused(tmp_path):
         path.write_bytes(content)
         ids = {} if seed % 3 else {"id_column": "idx"}
         task = TaskConfig(str(tmp_path), text_columns=["a", "b"], dev_split="train", **TASKS[kind], **ids)
-        ran += outcome(lambda task=task: load_task("mine", task, DataConfig()), seed)
+        ran += outcome(lambda task=task: load_examples("mine", task, DataConfig()), seed)
         path.unlink()
     assert 0.1 * TRIES < ran < 0.9 * TRIES

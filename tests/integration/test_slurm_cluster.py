@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bam_lightning.store.job_records import read_all
+from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 from real_slurm import Absent, running, until
 
@@ -101,7 +101,7 @@ def each_run_was_trained_once_and_as_locally(sweep: Sweep, array: str) -> None:
     runs = known(folder / "store")
     assert trained == dict.fromkeys(runs, 1)
     assert len(runs) == len(list(folder.glob("multirun/*/*/results.json"))) == 12
-    assert [job.state for job in read_all(Store(folder / "store"))] == ["finished"] * 12
+    assert [job.state for job in read_records(Store(folder / "store"))] == ["finished"] * 12
 
     local = [word.replace(str(folder / "store"), str(folder / "local")) for word in sweep.words]
     subprocess.run(local, env=sweep.env, cwd=folder, capture_output=True, check=True, timeout=2 * LONG)
@@ -178,5 +178,5 @@ def test_a_preempted_job_goes_on_and_a_dead_one_leaves_no_other_unread(cluster, 
     wanted = {"0 COMPLETED", "1 FAILED", "2 FAILED", "3 CANCELLED"}
     states = ["squeue", "-h", "-r", "-t", "all", "-j", array, "-o", "%K %T"]
     until(lambda: wanted == set(cluster.call(*states).splitlines()), 30, f"SLURM says {wanted}")
-    (ended,) = (job for job in read_all(Store(tmp_path / "store")) if job.state == "finished")
+    (ended,) = (job for job in read_records(Store(tmp_path / "store")) if job.state == "finished")
     assert ended.seed == 0

@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.compose import compose
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.store import run_spec as run_room
 from bam_lightning.store.run_store import Store
 
@@ -29,7 +29,7 @@ def job(tiny_job, tiny_bert, tmp_path) -> list[str]:
 def ids(words: list[str]) -> dict[str, str]:
     """Return a name for each Run that the job would need -> its id."""
     config = compose(words)
-    return {run.label: run.id for run in plan(config, look(config)[2])}
+    return {run.label: run.id for run in plan_runs(config, load_data(config)[2])}
 
 
 def change_rows(path: Path, change) -> None:
@@ -141,7 +141,7 @@ def test_a_changed_column_of_a_teacher_stops_its_student_by_name(job, tmp_path):
     teacher = next(run["id"] for run in teachers if run["tasks"] == ["rte"])
     config = compose([*job, "trainer.max_steps=1"])
     run_recipe(compose([*job, "recipe=single_multi"]), tmp_path / "out")  # now the teachers have columns
-    path = store.outputs_path(teacher, "rte", "train")
+    path = store.predictions_path(teacher, "rte", "train")
     content = bytearray(path.read_bytes())
     content[-2] ^= 8
     path.write_bytes(content)

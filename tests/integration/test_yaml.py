@@ -6,7 +6,7 @@ import pytest
 
 from bam_lightning.config.compose import compose, conf_dir
 from bam_lightning.config.data_config import HEADS
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 
 FILES = sorted(
     path.relative_to(conf_dir())
@@ -39,11 +39,11 @@ def overrides(group: str, name: str) -> list[str]:
 def test_every_file_composes_and_its_targets_build(path):
     group, name = str(path.parent), path.stem
     config = compose(overrides(group, name))
-    build("sampler", config.sampler)
-    build("distillation.schedule", config.distillation.schedule)
+    instantiate("sampler", config.sampler)
+    instantiate("distillation.schedule", config.distillation.schedule)
     for task_name, task in config.suite.chosen().items():
         if task.scored_by is None:
-            build(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
+            instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
 
 
 HEAD_FILES = {
@@ -57,13 +57,15 @@ HEAD_FILES = {
 @pytest.mark.parametrize("head", sorted(path.stem for path in (conf_dir() / "head").glob("*.yaml")))
 def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path):
     labels, outputs = HEAD_FILES[head]
-    (metric,) = [own[0].value for target, own in HEADS.items() if target.endswith(f".{head.title().replace('_', '')}")]
+    (metric,) = [
+        own[0].value for target, own in HEADS.items() if target.endswith(f".{head.title().replace('_', '')}Head")
+    ]
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "my_task.yaml").write_text(
         f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext_columns: [a]\nhead: {{{labels}}}\nmetric: {metric}\n"
     )
     config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
-    built = build("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
+    built = instantiate("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
     assert built.linear.out_features == outputs
 
 
@@ -79,7 +81,7 @@ def test_scale_paper_holds_the_papers_numbers():
 
 def test_reference_code_is_a_choice_of_its_own():
     config = compose(["scale=paper", "fidelity=reference_code"])
-    assert config.sampler["_target_"].endswith(".Copies")
+    assert config.sampler["_target_"].endswith(".ReplicationSampler")
     assert config.data.double_symmetric
     assert not config.optimization.bias_correction
     assert config.optimization.shape.value == "bert"

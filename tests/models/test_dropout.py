@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bam_lightning.models.kernels.dropout import Dropout, dropout, keep_mask
+from bam_lightning.models.kernels.dropout import Dropout, dropout, dropout_mask
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
 def test_the_share_kept_is_one_minus_p(p):
     count = 1_000_003  # not a multiple of the four elements that share a draw
-    kept = keep_mask((count,), p)
+    kept = dropout_mask((count,), p)
     assert kept.shape == (count,)
     assert kept.unique().tolist() == [0, 1]
     sigma = (p * (1 - p) / count) ** 0.5
@@ -19,7 +19,7 @@ def test_the_share_kept_is_one_minus_p(p):
 
 
 def test_the_four_elements_of_a_draw_are_independent():
-    lanes = keep_mask((1000, 400), 0.5).view(-1, 4).double()
+    lanes = dropout_mask((1000, 400), 0.5).view(-1, 4).double()
     correlation = torch.corrcoef(lanes.T) - torch.eye(4, dtype=torch.double)
     assert correlation.abs().max() < 4 / 100_000**0.5
 

@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file
 
 from bam_lightning.models.encoder import Encoder, from_folder, from_path, from_sizes, load_tokenizer
-from bam_lightning.models.heads import Classification
+from bam_lightning.models.heads import ClassificationHead
 from bam_lightning.models.safe_loading import shapes
 from families import FAMILIES, SIZES, body, inputs
 
@@ -17,7 +17,7 @@ def with_head_of(theirs, linear, folder):
     """Return our encoder and head with the weights of one of transformers' classifiers."""
     theirs.save_pretrained(folder)
     encoder = from_path(str(folder), None, pooler=True)
-    head = Classification(encoder.width, ["a", "b", "c"])
+    head = ClassificationHead(encoder.width, ["a", "b", "c"])
     head.linear.load_state_dict(linear.state_dict())
     return encoder.eval(), head.eval()
 

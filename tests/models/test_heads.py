@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import special, stats
 
-from bam_lightning.models.heads import Classification, MultiLabel, Ordinal, Regression
+from bam_lightning.models.heads import ClassificationHead, MultiLabelHead, OrdinalHead, RegressionHead
 
 NAMES = ["entailment", "neutral", "contradiction"]
 GRADES = ["poor", "fair", "good", "best"]
@@ -18,30 +18,30 @@ def random_distributions(seed, count=6, classes=3):
 
 
 def test_classification_encodes_class_ids_as_one_hot_rows():
-    encoded = Classification(4, NAMES).encode(torch.tensor([2, 0]))
+    encoded = ClassificationHead(4, NAMES).encode(torch.tensor([2, 0]))
     assert encoded.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert encoded.dtype == torch.float32
 
 
 def test_a_class_that_no_example_has_still_gets_its_column():
-    assert Classification(4, NAMES).encode(torch.tensor([0, 0])).shape == (2, 3)
+    assert ClassificationHead(4, NAMES).encode(torch.tensor([0, 0])).shape == (2, 3)
 
 
 def test_classification_outputs_are_scipys_softmax():
     logits = torch.randn(5, 3)
-    found = Classification(4, NAMES).outputs(logits).numpy()
+    found = ClassificationHead(4, NAMES).outputs(logits).numpy()
     np.testing.assert_allclose(found, special.softmax(logits.numpy().astype(np.float64), axis=-1), atol=1e-6)
 
 
 def test_classification_predicts_the_likeliest_class():
     logits = torch.tensor([[0.1, 2.0, -1.0], [3.0, 2.0, 1.0]])
-    assert Classification(4, NAMES).predict(logits).tolist() == [1, 0]
+    assert ClassificationHead(4, NAMES).predict(logits).tolist() == [1, 0]
 
 
 def test_cross_entropy_by_hand():
     """Odds 3 to 1, so p = (3/4, 1/4); against (1/2, 1/2): -(ln 3/4 + ln 1/4) / 2; against class 0: -ln 3/4."""
     logits = torch.tensor([[math.log(3.0), 0.0]] * 2)
-    loss = Classification(4, ["no", "yes"]).loss(logits, torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    loss = ClassificationHead(4, ["no", "yes"]).loss(logits, torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     expected = torch.tensor([-(math.log(0.75) + math.log(0.25)) / 2, -math.log(0.75)])
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)
 
@@ -53,7 +53,7 @@ def test_soft_cross_entropy_is_the_teachers_entropy_above_the_divergence(seed):
     student = special.softmax(logits.numpy().astype(np.float64), axis=-1)
     wanted = target.numpy().astype(np.float64)
     expected = special.rel_entr(wanted, student).sum(axis=-1) + special.entr(wanted).sum(axis=-1)
-    np.testing.assert_allclose(Classification(4, NAMES).loss(logits, target), expected, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(ClassificationHead(4, NAMES).loss(logits, target), expected, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,7 +62,7 @@ def test_gradient_of_the_mixed_target_is_that_of_cross_entropy_and_divergence_mi
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(6, 3))).float().requires_grad_()
     teacher, lam = random_distributions(seed), np.random.default_rng(seed).random()
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, 6))
-    head = Classification(4, NAMES)
+    head = ClassificationHead(4, NAMES)
     target = lam * head.encode(labels) + (1 - lam) * teacher
     (ours,) = torch.autograd.grad(head.loss(logits, target).sum(), logits)
     hard = torch.nn.CrossEntropyLoss(reduction="sum")(logits, labels)
@@ -72,18 +72,18 @@ def test_gradient_of_the_mixed_target_is_that_of_cross_entropy_and_divergence_mi
 
 
 def test_regression_labels_become_shares_of_their_range_and_come_back():
-    head = Regression(4, [1.0, 5.0], sigmoid=False)
+    head = RegressionHead(4, [1.0, 5.0], sigmoid=False)
     encoded = head.encode(torch.tensor([1.0, 2.0, 5.0]))
     assert encoded.tolist() == [[0], [0.25], [1]]
     assert head.predict(encoded).tolist() == [1, 2, 5]
 
 
 def test_sts_scores_are_divided_by_five():
-    assert Regression(4, [0.0, 5.0]).encode(torch.tensor([0.0, 2.5, 5.0])).tolist() == [[0], [0.5], [1]]
+    assert RegressionHead(4, [0.0, 5.0]).encode(torch.tensor([0.0, 2.5, 5.0])).tolist() == [[0], [0.5], [1]]
 
 
 def test_sigmoid_outputs_are_scipys_and_predictions_are_in_label_units():
-    head, logits = Regression(4, [0.0, 5.0]), torch.tensor([[-1.0], [0.0], [2.0]])
+    head, logits = RegressionHead(4, [0.0, 5.0]), torch.tensor([[-1.0], [0.0], [2.0]])
     np.testing.assert_allclose(head.outputs(logits), special.expit(logits.numpy()), atol=1e-6)
     np.testing.assert_allclose(head.predict(logits), 5 * special.expit([-1.0, 0.0, 2.0]), atol=1e-6)
 
@@ -92,19 +92,19 @@ def test_sigmoid_outputs_are_scipys_and_predictions_are_in_label_units():
 def test_spearman_of_predictions_is_that_of_the_logits(sigmoid):
     rng = np.random.default_rng(0)
     logits, gold = torch.from_numpy(rng.normal(size=(200, 1))).float(), rng.random(200)
-    predictions = Regression(4, [0.0, 5.0], sigmoid=sigmoid).predict(logits)
+    predictions = RegressionHead(4, [0.0, 5.0], sigmoid=sigmoid).predict(logits)
     before = stats.spearmanr(logits[:, 0], gold).statistic
     assert stats.spearmanr(predictions, gold).statistic == pytest.approx(before, abs=1e-12)
 
 
 def test_spearman_of_gold_is_unchanged_by_encoding():
     gold = torch.from_numpy(np.random.default_rng(0).integers(0, 26, 200) / 5)  # steps of 0.2, many ties
-    encoded = Regression(4, [0.0, 5.0]).encode(gold)[:, 0]
+    encoded = RegressionHead(4, [0.0, 5.0]).encode(gold)[:, 0]
     assert stats.spearmanr(encoded, gold).statistic == pytest.approx(1.0, abs=1e-12)
 
 
 def test_a_linear_output_is_neither_squashed_nor_clipped():
-    head, logits = Regression(4, [0.0, 5.0], sigmoid=False), torch.tensor([[-0.5], [1.5]])
+    head, logits = RegressionHead(4, [0.0, 5.0], sigmoid=False), torch.tensor([[-0.5], [1.5]])
     assert head.outputs(logits).tolist() == [[-0.5], [1.5]]
     assert head.predict(logits).tolist() == [-2.5, 7.5]
     assert head.loss(logits, torch.tensor([[0.5], [1.0]])).tolist() == [1.0, 0.25]
@@ -112,7 +112,7 @@ def test_a_linear_output_is_neither_squashed_nor_clipped():
 
 def test_regression_loss_is_the_squared_distance_in_the_unit_range():
     """Logit 0 is 1/2 after the sigmoid: (1/2 - 1)^2 and (1/2 - 1/4)^2, one loss per example."""
-    loss = Regression(4, [0.0, 5.0]).loss(torch.zeros(2, 1), torch.tensor([[1.0], [0.25]]))
+    loss = RegressionHead(4, [0.0, 5.0]).loss(torch.zeros(2, 1), torch.tensor([[1.0], [0.25]]))
     assert loss.tolist() == [0.25, 0.0625]
 
 
@@ -123,7 +123,7 @@ def test_gradient_of_a_mixed_score_is_that_of_both_distances_mixed(seed):
     prediction, gold, teacher = (torch.from_numpy(rng.random((4, 1))).float() for _ in range(3))
     lam = float(rng.random())
     prediction.requires_grad_()
-    head = Regression(4, [0.0, 1.0], sigmoid=False)
+    head = RegressionHead(4, [0.0, 1.0], sigmoid=False)
     (ours,) = torch.autograd.grad(head.loss(prediction, lam * gold + (1 - lam) * teacher).sum(), prediction)
     both = lam * (prediction - gold) ** 2 + (1 - lam) * (prediction - teacher) ** 2
     (theirs,) = torch.autograd.grad(both.sum(), prediction)
@@ -133,7 +133,7 @@ def test_gradient_of_a_mixed_score_is_that_of_both_distances_mixed(seed):
 @pytest.mark.parametrize(("width", "sd"), [(1024, 0.044), (768, 0.051)])
 def test_weights_are_glorot_uniform_and_the_bias_zero(width, sd):
     """the reference code: for 1024 -> 2, U(+-0.0765), sd 0.044; for 768 -> 2, sd 0.051."""
-    linear = Classification(width, ["no", "yes"]).linear
+    linear = ClassificationHead(width, ["no", "yes"]).linear
     bound = math.sqrt(6 / (width + 2))
     weights = linear.weight.detach()
     assert weights.abs().max() <= bound
@@ -143,13 +143,13 @@ def test_weights_are_glorot_uniform_and_the_bias_zero(width, sd):
 
 
 def test_regression_has_one_output_with_zero_bias():
-    linear = Regression(8, [0.0, 5.0]).linear
+    linear = RegressionHead(8, [0.0, 5.0]).linear
     assert linear.weight.shape == (1, 8)
     assert linear.bias.tolist() == [0]
 
 
 def test_logits_are_weights_times_vector_plus_bias():
-    head = Classification(2, ["no", "yes"]).eval()
+    head = ClassificationHead(2, ["no", "yes"]).eval()
     with torch.no_grad():
         head.linear.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         head.linear.bias.copy_(torch.tensor([0.5, -0.5]))
@@ -158,7 +158,7 @@ def test_logits_are_weights_times_vector_plus_bias():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_full_precision_under_bfloat16_autocast(dtype):
-    head, pooled = Classification(64, NAMES).eval(), torch.randn(4, 64).to(dtype)
+    head, pooled = ClassificationHead(64, NAMES).eval(), torch.randn(4, 64).to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = head(pooled)
     assert mixed.dtype == torch.float32
@@ -167,7 +167,7 @@ def test_logits_are_full_precision_under_bfloat16_autocast(dtype):
 
 
 def test_dropout_of_a_tenth_works_in_training_and_rests_in_evaluation():
-    head = Classification(1000, ["no", "yes"])
+    head = ClassificationHead(1000, ["no", "yes"])
     pooled = torch.ones(1, 1000)
     with torch.no_grad():
         head.linear.weight.fill_(1.0)
@@ -178,13 +178,13 @@ def test_dropout_of_a_tenth_works_in_training_and_rests_in_evaluation():
 
 
 def test_each_label_name_has_its_probability_and_a_score_has_none():
-    found = Classification(4, ["no", "yes"]).probabilities(torch.tensor([[math.log(3.0), 0.0]]))
+    found = ClassificationHead(4, ["no", "yes"]).probabilities(torch.tensor([[math.log(3.0), 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.75, 0.25]]), atol=1e-6, rtol=0)
-    assert Regression(4, [0.0, 5.0]).probabilities(torch.zeros(2, 1)).shape == (2, 0)
+    assert RegressionHead(4, [0.0, 5.0]).probabilities(torch.zeros(2, 1)).shape == (2, 0)
 
 
 def test_many_labels_are_their_own_targets_and_predicted_one_by_one():
-    head, labels = MultiLabel(4, NAMES), torch.tensor([[1, 0, 1], [0, 0, 0]])
+    head, labels = MultiLabelHead(4, NAMES), torch.tensor([[1, 0, 1], [0, 0, 0]])
     encoded = head.encode(labels)
     assert (encoded.tolist(), encoded.dtype) == ([[1, 0, 1], [0, 0, 0]], torch.float32)
     predicted = head.predict(torch.tensor([[0.1, -2.0, 3.0], [-1.0, 0.0, -0.1]]))  # 0 is even odds: not more likely
@@ -194,11 +194,11 @@ def test_many_labels_are_their_own_targets_and_predicted_one_by_one():
 
 def test_probabilities_of_many_labels_are_scipys_sigmoids():
     logits = torch.randn(5, 3)
-    np.testing.assert_allclose(MultiLabel(4, NAMES).probabilities(logits), special.expit(logits.numpy()), atol=1e-6)
+    np.testing.assert_allclose(MultiLabelHead(4, NAMES).probabilities(logits), special.expit(logits.numpy()), atol=1e-6)
 
 
 def test_grades_are_the_thresholds_below_them_and_come_back():
-    head = Ordinal(4, GRADES)
+    head = OrdinalHead(4, GRADES)
     encoded = head.encode(torch.tensor([0, 1, 2, 3]))
     assert (encoded.tolist(), encoded.dtype) == ([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], torch.float32)
     assert head.predict(encoded - 0.5).tolist() == [0, 1, 2, 3]
@@ -208,16 +208,16 @@ def test_grades_are_the_thresholds_below_them_and_come_back():
 def test_probabilities_of_grades_by_hand():
     """P(class > 0, 1, 2) = 0.9, 0.6, 0.2, so the classes have 0.1, 0.3, 0.4, 0.2; in any order of the outputs."""
     falling = torch.logit(torch.tensor([[0.9, 0.6, 0.2], [0.6, 0.2, 0.9]]))
-    found = Ordinal(4, GRADES).probabilities(falling)
+    found = OrdinalHead(4, GRADES).probabilities(falling)
     torch.testing.assert_close(found, torch.tensor([[0.1, 0.3, 0.4, 0.2]] * 2), atol=1e-6, rtol=0)
-    assert Ordinal(4, GRADES).predict(falling).tolist() == [2, 2]
+    assert OrdinalHead(4, GRADES).predict(falling).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_probabilities_of_grades_are_a_distribution_whose_median_is_predicted(seed):
     """Whether the outputs fall from threshold to threshold, or rise, or neither."""
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(50, 4)) * 3).float()
-    head = Ordinal(4, [*GRADES, "perfect"])
+    head = OrdinalHead(4, [*GRADES, "perfect"])
     found, predicted = head.probabilities(logits).double(), head.predict(logits)
     assert found.shape == (50, 5)
     assert found.min() >= 0
@@ -226,7 +226,7 @@ def test_probabilities_of_grades_are_a_distribution_whose_median_is_predicted(se
     assert ((upto > 0.5 - 1e-6) & (upto - own < 0.5 + 1e-6)).all()
 
 
-@pytest.mark.parametrize("head", [MultiLabel(4, NAMES), Ordinal(4, GRADES)])
+@pytest.mark.parametrize("head", [MultiLabelHead(4, NAMES), OrdinalHead(4, GRADES)])
 def test_loss_of_sigmoids_is_the_mean_of_binary_cross_entropies(head):
     """Odds 3 to 1 thrice: -ln 3/4, -ln 1/4 and, against 1/2, their mean; undecided it is ln 2, however many."""
     loss = head.loss(torch.full((1, 3), math.log(3.0)), torch.tensor([[1.0, 0.0, 0.5]]))
@@ -241,7 +241,7 @@ def test_gradient_of_mixed_sigmoids_is_that_of_cross_entropy_and_divergence_mixe
     logits = torch.from_numpy(rng.normal(size=(6, 3))).float().requires_grad_()
     teacher, lam = torch.from_numpy(rng.random((6, 3))).float(), float(rng.random())
     labels = torch.from_numpy(rng.integers(0, 4, 6))
-    head = Ordinal(4, GRADES)
+    head = OrdinalHead(4, GRADES)
     (ours,) = torch.autograd.grad(head.loss(logits, lam * head.encode(labels) + (1 - lam) * teacher).sum(), logits)
     hard = torch.nn.BCEWithLogitsLoss(reduction="sum")(logits, head.encode(labels))
     bernoulli = torch.distributions.Bernoulli

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bam_lightning.models import packing
-from bam_lightning.models.packing import few_sizes, pack
+from bam_lightning.models.packing import pack, round_to_bucket
 
 
 def drawn(seed, texts=40, longest=70):
@@ -77,7 +77,7 @@ def test_no_other_cuts_of_the_sorted_texts_are_cheaper(seed):
 
 
 def test_numbers_of_rows_are_few_and_little_above_what_is_asked():
-    found = [few_sizes(count) for count in range(1, 1 << 14)]
+    found = [round_to_bucket(count) for count in range(1, 1 << 14)]
     assert all(count <= size <= count * 17 / 16 for count, size in enumerate(found, 1))
     assert len({size for size in found if 1 << 12 < size <= 1 << 13}) == 16
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.models.kernels.sparse_embedding_grad import WordRows
+from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
 from bam_lightning.training.optimizer import build_optimizer, clip_gradients, parameter_groups, set_rates
 from families import FAMILIES, body, inputs
 
@@ -60,7 +60,9 @@ def trained(encoder, rows, corrected, parts):
 def test_the_update_is_that_of_a_whole_gradient(family, corrected, parts):
     plain, ours = encoder_of(family), encoder_of(family)
     norms = trained(plain, None, corrected, parts)
-    torch.testing.assert_close(trained(ours, WordRows(ours), corrected, parts), norms, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(
+        trained(ours, SparseEmbeddingGrad(ours), corrected, parts), norms, atol=1e-12, rtol=1e-12
+    )
     assert norms.min() > 0.5  # so all were clipped
     for (name, one), two in zip(ours.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-12, rtol=0, msg=name)
@@ -68,7 +70,7 @@ def test_the_update_is_that_of_a_whole_gradient(family, corrected, parts):
 
 def test_a_word_that_was_read_once_moves_on_and_one_that_never_was_decays():
     encoder = encoder_of()
-    rows, weight = WordRows(encoder), words_of(encoder).weight
+    rows, weight = SparseEmbeddingGrad(encoder), words_of(encoder).weight
     before = weight.detach().clone()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, weight_decay=0.5)
     for ids in ([3, 4], [4, 5]):
@@ -83,7 +85,7 @@ def test_a_word_that_was_read_once_moves_on_and_one_that_never_was_decays():
 
 def test_a_closed_one_leaves_whole_gradients():
     encoder = encoder_of()
-    WordRows(encoder).close()
+    SparseEmbeddingGrad(encoder).close()
     gradient(encoder, 0)
     assert not words_of(encoder).weight.grad.is_sparse
 
@@ -111,7 +113,7 @@ def test_what_torch_does_not_do_with_rows_stays_whole(change):
     model = transformers.BertModel(transformers.BertConfig(**FAMILIES["bert"][1]))
     model.embeddings.word_embeddings = change(model.embeddings.word_embeddings)
     encoder = Encoder(model, pooler=True).eval()
-    rows = WordRows(encoder)
+    rows = SparseEmbeddingGrad(encoder)
     gradient(encoder, 0)
     whole = words_of(encoder).weight.grad
     assert not whole.is_sparse
@@ -123,7 +125,7 @@ def test_what_torch_does_not_do_with_rows_stays_whole(change):
 def test_frozen_words_have_no_gradient():
     encoder = encoder_of()
     words_of(encoder).weight.requires_grad_(False)
-    rows = WordRows(encoder)
+    rows = SparseEmbeddingGrad(encoder)
     gradient(encoder, 0)
     with rows.whole():
         assert words_of(encoder).weight.grad is None

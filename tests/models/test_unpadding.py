@@ -76,9 +76,9 @@ def test_layers_that_are_not_written_out_are_left_to_transformers(fields):
     config = transformers.BertConfig(**SIZES, **fields)
     torch.manual_seed(0)
     encoder, batch = Encoder(transformers.BertModel(config), pooler=True).eval(), inputs(LENGTHS)
-    assert bert_layers.written_out(transformers.BertModel(transformers.BertConfig(**SIZES)))
+    assert bert_layers.supports_fused(transformers.BertModel(transformers.BertConfig(**SIZES)))
     assert encoder.packs is not config.is_decoder
-    assert not (encoder.packs and bert_layers.written_out(encoder.body))
+    assert not (encoder.packs and bert_layers.supports_fused(encoder.body))
     (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
     torch.testing.assert_close(packed, padded, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -165,7 +165,7 @@ def test_what_is_put_into_a_layer_is_computed(change):
             part.p = 0.0
     before = encoder(batch, LENGTHS)
     change(encoder.body)
-    assert not bert_layers.written_out(encoder.body)
+    assert not bert_layers.supports_fused(encoder.body)
     (padded, theirs), (packed, ours) = both(encoder, batch, LENGTHS)
     assert change is checkpointed or not torch.allclose(packed, before, atol=1e-3)
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)

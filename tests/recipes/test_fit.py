@@ -17,8 +17,8 @@ from bam_lightning.config import signals
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes import fit as room
 from bam_lightning.recipes.context import Context
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.callbacks import Checkpoints
 from conftest import sentences
@@ -38,9 +38,9 @@ def train(
     With ``signal_`` the process sends it to itself there.
     """
     config = compose([*overrides, f"paths.store={store}", "trainer.log_every=3"])
-    rows, texts, facts = look(config)
+    rows, texts, facts = load_data(config)
     context = Context(config, rows, texts, Store(store), store.parent / "out")
-    run = plan(config, facts)[kind]
+    run = plan_runs(config, facts)[kind]
 
     def listener(step: int) -> None:
         if stop_at is not None and step == stop_at:
@@ -48,10 +48,10 @@ def train(
                 raise Stopped
             os.kill(os.getpid(), signal_)
 
-    for other in plan(config, facts):
-        if other.id in run.needs and not context.store.finished(other.id):
-            room.execute(other, context)
-    return room.execute(run, Context(config, rows, texts, context.store, context.output, listener))
+    for other in plan_runs(config, facts):
+        if other.id in run.dependencies and not context.store.finished(other.id):
+            room.fit_run(other, context)
+    return room.fit_run(run, Context(config, rows, texts, context.store, context.output, listener))
 
 
 def result(store: Path, run_id: str) -> tuple[dict, dict, list]:
@@ -86,7 +86,7 @@ def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_p
     with pytest.raises(Stopped):
         train(overrides, tmp_path / "broken", stop_at=stop)
     store = Store(tmp_path / "broken")
-    assert store.begun(whole["id"])
+    assert store.has_checkpoint(whole["id"])
     assert not store.finished(whole["id"])
     again = train(overrides, tmp_path / "broken")
     assert again["id"] == whole["id"]
@@ -114,7 +114,7 @@ def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, sig
     finally:
         signal.signal(number, before)
     store = Store(tmp_path / "broken")
-    checkpoint = torch.load(store.building(whole["id"]) / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(store.staging_dir(whole["id"]) / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == saved
     train(tiny_job, tmp_path / "broken")
     (one, scores, record), (other, scores_again, record_again) = (

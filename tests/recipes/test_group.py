@@ -20,8 +20,8 @@ from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes import fit as room
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.follow import brief, lead
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.place import Place
 from conftest import sentences
@@ -237,8 +237,8 @@ def test_two_processes_go_on_where_one_stopped_and_pretrain(words, tmp_path):
     one, two = [], []
     for more in (["recipe=multi"], text):
         config = compose([*words, *more, "trainer.checkpoint_steps=1", "trainer.devices=2"])
-        rows, texts, facts = look(config)
-        (run,) = plan(config, facts)
+        rows, texts, facts = load_data(config)
+        (run,) = plan_runs(config, facts)
         for kept, name in ((one, "one"), (two, "store")):
             kept.append((run, Context(config, rows, texts, Store(tmp_path / name), tmp_path)))
 
@@ -247,13 +247,13 @@ def test_two_processes_go_on_where_one_stopped_and_pretrain(words, tmp_path):
             raise Halt
 
     for (run, whole), (_, broken) in zip(one, two, strict=True):
-        room.execute(run, whole)
+        room.fit_run(run, whole)
         with pytest.raises(Halt):
-            room.execute(run, replace(broken, listener=listener))
-        assert broken.store.begun(run.id)
+            room.fit_run(run, replace(broken, listener=listener))
+        assert broken.store.has_checkpoint(run.id)
     with lead(two[0][1], Place()) as context:
         for run, broken in two:
-            room.execute(run, brief(context.others, broken))
+            room.fit_run(run, brief(context.others, broken))
     assert close(tmp_path / "one", tmp_path / "store") == 2
 
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from bam_lightning.recipes import job_results
-from bam_lightning.recipes.job_results import Outcome
-from bam_lightning.store.job_records import read_all
+from bam_lightning.recipes.job_results import JobResult
+from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 
 
@@ -64,7 +64,7 @@ def test_failures_are_counted_whatever_the_folders_are_called(tiny_job):
 def test_a_job_that_fails_in_training_says_so_in_the_store(tiny_job, tmp_path):
     done = call("+experiment=multi", *tiny_job, "optimization.learning_rate=1e30", "seed=0,1")
     assert done.returncode == 1
-    jobs = read_all(Store(tmp_path / "store"))
+    jobs = read_records(Store(tmp_path / "store"))
     assert [job.state for job in jobs] == ["failed", "failed"]
     assert all(job.reason.startswith("the loss is no longer a number: task ") for job in jobs)
 
@@ -76,7 +76,7 @@ def test_students_of_a_sweep_share_their_teachers(tiny_job, tmp_path):
     assert len(ids) == len(set(ids)) == 2 * 3 + 3  # two tasks alone from three seeds, and three students
     own = call("+experiment=single_multi", *tiny_job, "seed=0,1,2", "teacher_seed=${seed}")
     assert len(trained(own.stderr)) == 2  # teachers of seeds 1 and 2 are there, students of theirs are not
-    jobs = [job for job in read_all(Store(tmp_path / "store")) if job.experiment == "single_multi"]
+    jobs = [job for job in read_records(Store(tmp_path / "store")) if job.experiment == "single_multi"]
     assert sorted((job.seed, job.teacher_seed) for job in jobs) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 2)]
 
 
@@ -104,7 +104,7 @@ def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
     after = {path.name: path.stat().st_ino for path in (store.root / "runs").iterdir()}
     assert before.items() <= after.items()  # none of them was written anew
     assert len(after) == 2 + 12
-    assert [job.state for job in read_all(store)] == ["finished"] * 12
+    assert [job.state for job in read_records(store)] == ["finished"] * 12
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_processes_on_one_empty_store_build_each_run_once(tiny_job, tmp_path, py
     built = [run_id for log in logs for run_id in trained(log.read_text())]
     assert len(built) == len(set(built)) == 2 * 2 + 2 * count
     assert {path.name for path in (tmp_path / "store" / "runs").iterdir()} == set(built)
-    assert [job.state for job in read_all(Store(tmp_path / "store"))] == ["finished"] * 2 * count
+    assert [job.state for job in read_records(Store(tmp_path / "store"))] == ["finished"] * 2 * count
     print(f"{count} processes: {together:.1f} s, each built {[len(trained(log.read_text())) for log in logs]}")
 
 
@@ -134,7 +134,7 @@ def test_submitit_runs_the_same_jobs_in_processes_of_its_own(tiny_job, tmp_path)
     done = call("+experiment=single_multi", *tiny_job, "seed=0,1", "hydra/launcher=submitit_local")
     assert done.returncode == 0, done.stderr
     assert "sweep: 2 jobs ended, 0 of them failed" in done.stderr
-    assert [job.state for job in read_all(Store(tmp_path / "store"))] == ["finished"] * 2
+    assert [job.state for job in read_records(Store(tmp_path / "store"))] == ["finished"] * 2
     assert len(list((tmp_path / "store" / "runs").iterdir())) == 2 + 2
 
 
@@ -157,7 +157,7 @@ def test_an_error_that_is_no_ours_leaves_its_traceback(monkeypatch, tmp_path, ca
     multirun.guarded(broken, lambda error: False, str)(None)
     (path,) = (tmp_path / "outcomes").rglob("3.json")
     error = "KeyError: 'deep inside'"
-    assert job_results.read(path) == Outcome(3, "seed=1", error, ended=True, folder=str(tmp_path / "job"))
+    assert job_results.read(path) == JobResult(3, "seed=1", error, ended=True, folder=str(tmp_path / "job"))
     assert "in broken" in (tmp_path / "job" / "error.txt").read_text()
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "Traceback (most recent call last):"  # a job on a cluster has its log and nothing else

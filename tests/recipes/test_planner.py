@@ -8,8 +8,8 @@ import pytest
 
 from bam_lightning.config.compose import compose
 from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
-from bam_lightning.recipes.planner import plan, resolve, wanted
-from bam_lightning.store.run_spec import Facts, Wanted
+from bam_lightning.recipes.planner import plan_runs, required_predictions, resolve
+from bam_lightning.store.run_spec import DataSummary, PredictionRequest
 
 SIZES = {
     "cola": 8551,
@@ -21,19 +21,19 @@ SIZES = {
     "qnli": 104743,
     "rte": 2490,
 }
-FACTS = Facts(sizes=SIZES, fingerprints=dict.fromkeys(SIZES, "f"), encoder="e")
+FACTS = DataSummary(sizes=SIZES, fingerprints=dict.fromkeys(SIZES, "f"), encoder="e")
 
 
 def planned(*overrides: str):
     """Return the Runs of a GLUE job at the paper's scale."""
-    return plan(compose(["scale=paper", *overrides]), FACTS)
+    return plan_runs(compose(["scale=paper", *overrides]), FACTS)
 
 
 def with_stages(stages: dict[str, StageConfig], *overrides: str):
     """Return the Runs of a recipe of one's own."""
     config = compose(["scale=paper", *overrides])
     config.recipe.stages = stages
-    return plan(config, FACTS)
+    return plan_runs(config, FACTS)
 
 
 def test_single_multi_has_a_teacher_per_task_and_one_student():
@@ -42,7 +42,7 @@ def test_single_multi_has_a_teacher_per_task_and_one_student():
     assert [run.tasks for run in teachers] == [(task,) for task in SIZES]
     assert student.tasks == tuple(SIZES)
     assert student.teachers == {run.tasks[0]: (run.id,) for run in teachers}
-    assert set(student.needs) == {run.id for run in teachers}
+    assert set(student.dependencies) == {run.id for run in teachers}
     assert all(run.teaches for run in teachers)
     assert not student.teaches
 
@@ -60,7 +60,7 @@ def test_steps_are_the_papers():
 
 def test_reference_code_counts_steps_by_copies():
     doubled = replace(FACTS, sizes={**SIZES, "mrpc": 7336, "stsb": 11498})
-    student = plan(compose(["scale=paper", "recipe=multi", "fidelity=reference_code"]), doubled)[-1]
+    student = plan_runs(compose(["scale=paper", "recipe=multi", "fidelity=reference_code"]), doubled)[-1]
     assert student.steps == 50466  # the reference code: 1,076,606 rows of the hub's sizes
 
 
@@ -82,18 +82,18 @@ def test_ids_are_those_of_the_stores_that_are_there():
     """Copied from a plan of algorithm 3: another id means that a finished Run is trained again."""
     config = compose()
     names = list(config.suite.trained())
-    facts = Facts(dict.fromkeys(names, 100), {name: f"rows of {name}" for name in names}, "encoder", 1000, "text")
-    assert {run.label: run.id for run in plan(config, facts)} == {
+    facts = DataSummary(dict.fromkeys(names, 100), {name: f"rows of {name}" for name in names}, "encoder", 1000, "text")
+    assert {run.label: run.id for run in plan_runs(config, facts)} == {
         "pretrain": "22a4d1f46072",
-        "single/acceptability": "26c5b41fec99",
-        "single/sentiment": "80a6f5b4bcf9",
-        "single/paraphrase": "bc2a21b75ca5",
-        "single/similarity": "cedd58f02ef5",
-        "single/question_paraphrase": "23f6cef1ef89",
-        "single/entailment": "fa571653dc80",
-        "single/answer_entailment": "7b7de590d4ef",
-        "single/small_entailment": "d899d56bf474",
-        "student": "a7e08824c08f",
+        "single/acceptability": "353d95c49aaa",
+        "single/sentiment": "599c8abdd126",
+        "single/paraphrase": "68cef77005f3",
+        "single/similarity": "b385f50e25ec",
+        "single/question_paraphrase": "8d11574a659c",
+        "single/entailment": "0df46938bb21",
+        "single/answer_entailment": "a3ee9d98dc46",
+        "single/small_entailment": "6391925e6e17",
+        "student": "92b8bdbd458b",
     }
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_change_weights_leaves_the_student_of_given_teachers_alone(o
 def test_other_data_or_another_encoder_is_another_run(fact):
     value = {**FACTS.fingerprints, "rte": "g"} if fact == "fingerprints" else "g"
     config = compose(["scale=paper", "suite.only=[rte]"])
-    assert plan(config, replace(FACTS, **{fact: value}))[0].id != plan(config, FACTS)[0].id
+    assert plan_runs(config, replace(FACTS, **{fact: value}))[0].id != plan_runs(config, FACTS)[0].id
 
 
 def test_values_come_from_stage_then_command_line_then_task_then_profile():
@@ -197,21 +197,21 @@ def test_a_teacher_stage_without_the_task_is_named():
 def test_pretraining_comes_first_and_everything_starts_from_it():
     config = compose([])
     sizes = {name: task.train_rows for name, task in config.suite.tasks.items()}
-    facts = Facts(sizes, dict.fromkeys(sizes, "f"), "e", text_lines=20000, text_fingerprint="t")
-    runs = plan(config, facts)
+    facts = DataSummary(sizes, dict.fromkeys(sizes, "f"), "e", text_lines=20000, text_fingerprint="t")
+    runs = plan_runs(config, facts)
     assert runs[0].stage == "pretrain"
     assert runs[0].steps == 1500
     assert {run.start for run in runs[1:]} == {runs[0].id}
-    again = plan(config, replace(facts, text_fingerprint="u"))
+    again = plan_runs(config, replace(facts, text_fingerprint="u"))
     assert not {run.id for run in again} & {run.id for run in runs}
 
 
 def test_the_last_stage_predicts_test_splits_and_diagnostics_when_asked():
     config = compose(["scale=paper", "data.test=true"])
-    runs = plan(config, FACTS)
-    assert Wanted("ax", "mnli", "test") in wanted(runs[-1], config)
-    assert Wanted("rte", "rte", "test") in wanted(runs[-1], config)
-    assert not any(one.split == "test" for run in runs[:-1] for one in wanted(run, config))
+    runs = plan_runs(config, FACTS)
+    assert PredictionRequest("ax", "mnli", "test") in required_predictions(runs[-1], config)
+    assert PredictionRequest("rte", "rte", "test") in required_predictions(runs[-1], config)
+    assert not any(one.split == "test" for run in runs[:-1] for one in required_predictions(run, config))
 
 
 def stages(*overrides: str) -> dict[str, list]:
@@ -239,8 +239,8 @@ def test_multi_multi_is_taught_by_one_model():
 def test_every_student_of_the_chain_teaches_the_next():
     found = stages("+experiment=single_multi_single_multi", "seed=3", "teacher_seed=1")
     assert [len(runs) for runs in found.values()] == [8, 1, 8, 1]
-    assert found["student"][0].needs == tuple(sorted(run.id for run in found["second_single"]))
-    assert {run.needs for run in found["second_single"]} == {(found["first_student"][0].id,)}
+    assert found["student"][0].dependencies == tuple(sorted(run.id for run in found["second_single"]))
+    assert {run.dependencies for run in found["second_single"]} == {(found["first_student"][0].id,)}
     assert [runs[0].seed for runs in found.values()] == [1, 1, 1, 3]
     assert found["single"] == [replace(run, tests=False) for run in stages("teacher_seed=1")["single"]]
 
@@ -268,7 +268,7 @@ def test_an_ensemble_teaches_with_all_its_seeds():
     assert sorted({run.seed for run in found["single"]}) == [2, 3, 4]
     by_task = {task: tuple(run.id for run in found["single"] if run.tasks == (task,)) for task in SIZES}
     assert found["student"][0].teachers == by_task
-    assert found["student"][0].taught_by["rte"] == list(by_task["rte"])
+    assert found["student"][0].teacher_ids["rte"] == list(by_task["rte"])
 
 
 ABLATIONS = ["no_layerwise_rates", "no_task_sampling", "lam_0", "lam_half"]
@@ -325,7 +325,9 @@ def test_every_experiment_composes_with_the_reference_code():
     for path in (conf_dir() / "experiment").glob("*.yaml"):
         for run in planned(f"+experiment={path.stem}", "fidelity=reference_code"):
             assert not run.spec["optimization"]["bias_correction"]
-            assert run.spec.get("sampler", {"_target_": "Copies"})["_target_"].endswith("Copies")
+            assert run.spec.get("sampler", {"_target_": "ReplicationSampler"})["_target_"].endswith(
+                "ReplicationSampler"
+            )
 
 
 def test_weights_do_not_start_from_an_ensemble():

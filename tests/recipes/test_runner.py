@@ -91,7 +91,7 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
         predicted, true = np.split(np.asarray(ids, dtype=np.int64), 2)
         student = found["runs"][-1]["metrics"][task]
         assert scores.scores(predicted, true, OWN[task]) == pytest.approx(student, abs=1e-12)
-    assert "| any of cat, dog, man | micro_f1 |" in model_card.make(model.saved)
+    assert "| any of cat, dog, man | micro_f1 |" in model_card.make_card(model.saved)
     source = str(tmp_path / "data" / "tags" / "validation.csv")
     predict_file.job(
         predict_file.PredictOptions(run=str(model.saved.run.path), task=["tags"], input=source, output="out.csv")
@@ -114,7 +114,7 @@ def test_teachers_of_label_sets_and_grades_have_a_column_per_output(recipe, seed
         teachers = [named] if isinstance(named, str) else named
         assert len(teachers) == seeds
         for teacher in teachers:
-            column = store.read_outputs(teacher, task, "train")
+            column = store.read_predictions(teacher, task, "train")
             assert [logits.shape for logits in column.values()] == [(outputs,)] * 150
 
 
@@ -163,7 +163,7 @@ def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
     found = run_recipe(config, tmp_path / "student")
     store = Store(config.paths.store)
     assert store.manifest(found["runs"][0]["id"])["teachers"] == {"rte": teacher}
-    assert len(store.read_outputs(teacher, "rte", "train")) == 40
+    assert len(store.read_predictions(teacher, "rte", "train")) == 40
 
 
 def test_a_teacher_that_is_not_there_is_named_at_the_start(tiny_job, tmp_path):
@@ -181,7 +181,7 @@ def test_test_splits_are_predicted_when_asked(tiny_job, tiny_data, tmp_path):
         parquet.write_table(pa.table(rows), tiny_data / task / "test.parquet")
     config = compose([*tiny_job, "recipe=multi", "data.test=true"])
     found = run_recipe(config, tmp_path / "out")
-    outputs = Store(config.paths.store).read_outputs(found["runs"][-1]["id"], "rte", "test")
+    outputs = Store(config.paths.store).read_predictions(found["runs"][-1]["id"], "rte", "test")
     assert [logits.shape for logits in outputs.values()] == [(2,)] * 3
 
 
@@ -264,15 +264,15 @@ def test_an_encoder_without_its_tokenizer_is_refused(tiny_job, tiny_bert, tmp_pa
 
 
 def test_a_student_with_fewer_steps_than_its_teachers_is_said(tiny_job, tmp_path):
-    from bam_lightning.recipes.planner import plan
-    from bam_lightning.recipes.runner import hurried, look
+    from bam_lightning.recipes.planner import plan_runs
+    from bam_lightning.recipes.runner import load_data, warn_undertrained_students
 
     few = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=3", "optimization.multi.epochs=0.1"])
-    runs = plan(few, look(few)[2])
-    (line,) = hurried(runs)
+    runs = plan_runs(few, load_data(few)[2])
+    (line,) = warn_undertrained_students(runs)
     assert line == (
         "student has 3 optimizer steps, a teacher of its 15; "
         "recipe.stages.student.optimization.min_steps=15 gives it as many"
     )
     enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=15"])
-    assert hurried(plan(enough, look(enough)[2])) == []
+    assert warn_undertrained_students(plan_runs(enough, load_data(enough)[2])) == []

@@ -10,7 +10,7 @@ import pytest
 import fake_slurm
 from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes import job_results
-from bam_lightning.recipes.job_results import Outcome
+from bam_lightning.recipes.job_results import JobResult
 from bam_lightning.recipes.slurm import job, scheduler
 from bam_lightning.recipes.slurm.job import Task, again
 
@@ -77,7 +77,7 @@ def test_a_job_that_slurm_does_not_start_again_says_so(node, path, tmp_path):
     (node / "scontrol.rc").write_text("1")
     (node / "scontrol.err").write_text("Job is no longer there\n")
     again(Stopped(signal.SIGUSR2), str(tmp_path), 3, 20)
-    assert job_results.read(path) == Outcome(
+    assert job_results.read(path) == JobResult(
         job=3,
         overrides="seed=3",
         error="SLURM does not start job 12_3 again: Job is no longer there; "
@@ -106,7 +106,7 @@ def test_slurm_hears_of_a_failed_job(error, status, node, path, tmp_path, monkey
     config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path))))
 
     def run(self, *given):
-        job_results.write(path, Outcome(3, "seed=3", error=error, ended=True))
+        job_results.write(path, JobResult(3, "seed=3", error=error, ended=True))
         return SimpleNamespace(status=job.JobStatus.COMPLETED)
 
     monkeypatch.setattr(Task, "_run", run)

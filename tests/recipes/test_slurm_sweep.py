@@ -11,11 +11,11 @@ import pytest
 
 import fake_slurm
 from bam_lightning.recipes import job_results
-from bam_lightning.recipes.job_results import Outcome
+from bam_lightning.recipes.job_results import JobResult
 from bam_lightning.recipes.slurm import scheduler
 from bam_lightning.recipes.slurm.options import Options, python
 from bam_lightning.recipes.slurm.sweep import Ask, Ticket, wait
-from bam_lightning.store.job_records import read_all
+from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 
 
@@ -31,7 +31,7 @@ def ask(number: int, tmp_path: Path, **ended) -> Ask:
     """Return a job that an earlier sweep submitted; ``ended`` is what its outcome says."""
     theirs = tmp_path / "earlier" / f"{number}.json"
     if ended:
-        job_results.write(theirs, Outcome(40 + number, f"seed={number}", **ended))
+        job_results.write(theirs, JobResult(40 + number, f"seed={number}", **ended))
     ticket = Ticket("bam-1", number, str(theirs), str(tmp_path / "logs"), [f"seed={number}"], f"12_{number}")
     where = job_results.path(tmp_path / "sweep", number)
     return Ask(number, [f"seed={number}"], None, Store(tmp_path / "store"), where, ticket)
@@ -83,7 +83,7 @@ def at_look(number: int, action, monkeypatch) -> None:
 
 def finish(one: Ask, *nodes: str) -> None:
     """Write the outcome of a job that went well."""
-    job_results.write(Path(one.ticket.outcome), Outcome(0, "", error="", ended=True, nodes=list(nodes)))
+    job_results.write(Path(one.ticket.outcome), JobResult(0, "", error="", ended=True, nodes=list(nodes)))
 
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT"])
@@ -149,7 +149,7 @@ def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, m
     assert "submitted to SLURM: 1 of 2 jobs, as 71" in third.stderr
     assert len(list(folder.glob("*.sbatch"))) == 2
     assert f" {python()} -u -m submitit.core._submit " in (folder / "70.sbatch").read_text()
-    assert sorted(job.state for job in read_all(Store(tmp_path / "store"))) == ["failed", "finished"]
+    assert sorted(job.state for job in read_records(Store(tmp_path / "store"))) == ["failed", "finished"]
 
 
 @pytest.mark.slow

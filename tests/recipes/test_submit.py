@@ -85,7 +85,7 @@ def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_pat
         assert [line.split("\t")[0] for line in lines] == ["index", "0", "1", "2", "3"]
         assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "not_entailment"}
         assert archive.read("WNLI.tsv").decode().splitlines() == ["index\tprediction", *(f"{i}\t0" for i in range(146))]
-    kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
+    kept = Store(f"{tmp_path}/store").read_predictions(run_id, "rte", "test")
     assert len(kept) == 4
 
 
@@ -104,13 +104,13 @@ def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
 
 
 def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
-    from bam_lightning.data.examples import load_texts
+    from bam_lightning.data.examples import load_unlabelled
 
     run_id, words = trained
     job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
     config = compose(words)
-    rows = load_texts("rte", config.suite.tasks["rte"], config.data, "test")
-    kept = Store(f"{tmp_path}/store").read_outputs(run_id, "rte", "test")
+    rows = load_unlabelled("rte", config.suite.tasks["rte"], config.data, "test")
+    kept = Store(f"{tmp_path}/store").read_predictions(run_id, "rte", "test")
     names = ["entailment", "not_entailment"]
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         lines = archive.read("RTE.tsv").decode().splitlines()[1:]
@@ -159,11 +159,11 @@ def test_a_bad_command_line_is_one_message(words, expected):
 @pytest.mark.skipif("BAM_GLUE_DIR" not in os.environ, reason="BAM_GLUE_DIR names no folder of GLUE")
 def test_real_test_sets_have_the_official_sizes():
     config = compose(["scale=small", f"data.root={os.environ['BAM_GLUE_DIR']}"])
-    from bam_lightning.data.examples import load_texts
+    from bam_lightning.data.examples import load_unlabelled
 
     for name in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte", "ax"):
         task = config.suite.tasks[name]
-        assert len(load_texts(name, task, config.data, task.test_split).keys) == glue_submission.FILES[name].rows
+        assert len(load_unlabelled(name, task, config.data, task.test_split).keys) == glue_submission.FILES[name].rows
     task = config.suite.tasks["mnli_mm"]
     with pytest.raises(FileNotFoundError, match=r"^task 'mnli_mm': no split 'test_mismatched' in "):
-        load_texts("mnli_mm", task, config.data, task.test_split)
+        load_unlabelled("mnli_mm", task, config.data, task.test_split)

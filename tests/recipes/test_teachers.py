@@ -10,7 +10,7 @@ import pytest
 
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
-from bam_lightning.recipes.teachers import unfit
+from bam_lightning.recipes.teachers import rejection_reason
 from bam_lightning.store import job_records
 from bam_lightning.store.run_store import Store
 
@@ -45,7 +45,7 @@ def test_a_teacher_that_collapses_while_its_job_runs_fails_the_job_and_trains_no
     with pytest.raises(ValueError, match=" is not fit to teach 'rte': "):
         train(tiny_job, "distillation.teacher_margin=0.9", "distillation.other_seeds=1")
     store = Store(tmp_path / "store")
-    (job,) = job_records.read_all(store)
+    (job,) = job_records.read_records(store)
     assert job.state == "failed"
     assert "(nor are those of 1 other seeds)" in job.reason
     seeds = sorted(store.manifest(path.name)["seed"] for path in (store.root / "runs").iterdir())
@@ -65,7 +65,7 @@ def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path
         found = train([*tiny_job, f"paths.store={root}"], *words, task="stsb")
         assert found["runs"][0]["id"] == other["id"]
         assert Store(root).manifest(found["runs"][1]["id"])["teachers"] == {"stsb": other["id"]}
-    (job,) = job_records.read_all(again)
+    (job,) = job_records.read_records(again)
     assert (job.state, job.stages["single"]) == ("finished", [other["id"]])
     assert "; another seed teaches in its place" in capsys.readouterr().err.replace("\n", " ")
 
@@ -96,4 +96,4 @@ def test_fit_is_who_is_above_the_commonest_answer_by_more_than_the_margin(score,
     )
     rows = {"rte": SimpleNamespace(dev=SimpleNamespace(labels=np.array([0, 0, 0, 1, 1])))}
     store = SimpleNamespace(manifest=lambda run_id: {"metrics": {"rte": {"accuracy": score}}})
-    assert (unfit("1a2b", ["rte"], "single/rte, seed 0", config, rows, store) is None) == fit
+    assert (rejection_reason("1a2b", ["rte"], "single/rte, seed 0", config, rows, store) is None) == fit

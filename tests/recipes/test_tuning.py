@@ -8,8 +8,8 @@ import pytest
 
 from bam_lightning.config.compose import compose
 from bam_lightning.config.options import split
-from bam_lightning.recipes.planner import plan
-from bam_lightning.recipes.runner import look, run_recipe
+from bam_lightning.recipes.planner import plan_runs
+from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.recipes.tuning import ChooseOptions, job
 from bam_lightning.store import tuned_decays
 
@@ -17,8 +17,8 @@ from bam_lightning.store import tuned_decays
 def decays(words: list[str]) -> dict[str, float]:
     """Return task -> layer-wise decay of its teacher in a plan."""
     config = compose(words)
-    _, _, facts = look(config)
-    return {run.tasks[0]: run.hyper.layerwise_decay for run in plan(config, facts) if run.stage == "single"}
+    _, _, facts = load_data(config)
+    return {run.tasks[0]: run.hyper.layerwise_decay for run in plan_runs(config, facts) if run.stage == "single"}
 
 
 def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_pa
 
 def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
     config = compose(tiny_job)
-    _, _, facts = look(config)
+    _, _, facts = load_data(config)
     (tmp_path / "store").mkdir(exist_ok=True)
     name = tuned_decays.key("rte", config, facts.fingerprints["rte"], facts.encoder)
     tuned_decays.write(config, {name: {"layerwise_decay": 0.9}})

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bam_lightning.store.atomic_io import Unwritable, check_zip, open_to_others, replacing, why, write_text, writing
+from bam_lightning.store.atomic_io import (
+    WriteError,
+    apply_umask,
+    atomic_write,
+    check_zip,
+    explain,
+    translate_os_errors,
+    write_text,
+)
 from conftest import umask
 
 END = ". What was finished is kept, and the same command goes on"
@@ -64,12 +72,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(writer, tmp_path)
 )
 def test_each_reason_has_its_advice(number, advice, tmp_path):
     error = OSError(number, os.strerror(number))
-    assert why(tmp_path / "x", error) == f"cannot write {tmp_path}/x ({os.strerror(number)}): {advice}"
+    assert explain(tmp_path / "x", error) == f"cannot write {tmp_path}/x ({os.strerror(number)}): {advice}"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_says_how_much_is_free(number, tmp_path):
-    said = why(tmp_path / "x", OSError(number, os.strerror(number)))
+    said = explain(tmp_path / "x", OSError(number, os.strerror(number)))
     assert said.startswith(f"cannot write {tmp_path}/x ({os.strerror(number)}): ")
     assert said.endswith(" MiB are free there; make room")
 
@@ -80,7 +88,7 @@ def test_a_folder_of_somebody_else_is_said():
         os.chmod(folder, 0o755)
         os.seteuid(65534)
         try:
-            with pytest.raises(Unwritable) as caught:
+            with pytest.raises(WriteError) as caught:
                 write_text(Path(folder) / "x", "text")
         finally:
             os.seteuid(0)
@@ -91,7 +99,7 @@ def test_a_folder_of_somebody_else_is_said():
 
 
 def test_a_folder_that_has_gone_is_said(tmp_path):
-    with pytest.raises(Unwritable) as caught:
+    with pytest.raises(WriteError) as caught:
         write_text(tmp_path / "gone" / "x", "text")
     assert str(caught.value) == (
         f"cannot write {tmp_path}/gone/x (No such file or directory): its folder has gone; put it back, "
@@ -100,9 +108,9 @@ def test_a_folder_that_has_gone_is_said(tmp_path):
 
 
 def test_what_is_no_matter_of_writing_is_left_alone(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes do not fit"), writing(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), translate_os_errors(tmp_path / "x"):
         raise RuntimeError("shapes do not fit")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x") as beside:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "x") as beside:  # noqa: PT012
         beside.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -157,6 +165,6 @@ def test_files_for_their_owner_alone_get_the_rights_of_new_ones_and_no_others_ar
         path.chmod(mode)
     link.symlink_to(outside)
     with umask(0o002):
-        open_to_others(ours, known, link)
+        apply_umask(ours, known, link)
     assert [path.stat().st_mode & 0o777 for path in (ours, known, outside)] == [0o664, 0o640, 0o600]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["known", "link", "ours", "outside"]

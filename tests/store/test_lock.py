@@ -11,7 +11,7 @@ import pytest
 from filelock import Timeout
 
 from bam_lightning.store import lock as room
-from bam_lightning.store.lock import Lease, machine
+from bam_lightning.store.lock import RunLock, machine
 
 HOLD = """
 import sys, time
@@ -58,20 +58,20 @@ def foreign(path, changed: float = 5.0) -> None:
 
 def taken(path) -> bool:
     try:
-        with Lease(path).acquire():
+        with RunLock(path).acquire():
             return False
     except Timeout:
         return True
 
 
 def test_a_lease_is_held_once_and_leaves_no_holder(path):
-    with Lease(path).acquire() as lease:
+    with RunLock(path).acquire() as lease:
         assert json.loads(lease.holder.read_text())["machine"] == machine()
         assert taken(path)
-        assert Lease(path).held()
+        assert RunLock(path).held()
     assert not lease.holder.exists()
     assert not taken(path)
-    assert not Lease(path).held()
+    assert not RunLock(path).held()
 
 
 def test_the_lease_of_a_killed_process_on_this_machine_is_free_at_once(path):
@@ -102,7 +102,7 @@ def test_a_holder_elsewhere_that_is_heard_is_alive(path, clock):
 
 def test_a_holder_beats_while_it_holds(path, monkeypatch):
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
-    with Lease(path).acquire() as lease:
+    with RunLock(path).acquire() as lease:
         os.utime(lease.holder, (5, 5))
         for _ in range(500):
             if lease.holder.stat().st_mtime > 5:
@@ -125,16 +125,16 @@ def test_a_file_system_without_locks_is_refused(path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(OSError, match="has no file locks") as caught:
-        Lease(path).acquire()
+        RunLock(path).acquire()
     assert str(caught.value) == (
         f"paths.store: the file system of {path} has no file locks, so two processes could train the same Run; "
         "give a folder on one that has (a local disk, NFS 4, Lustre mounted with flock)"
     )
-    assert not Lease(path).held()
+    assert not RunLock(path).held()
 
 
 def test_a_lock_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="a file lies where a folder should") as caught:
-        Lease(tmp_path / "file" / "abc.lock").acquire()
+        RunLock(tmp_path / "file" / "abc.lock").acquire()
     assert str(caught.value).startswith(f"paths.store: cannot write {tmp_path}/file/abc.lock (")

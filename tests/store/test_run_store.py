@@ -10,7 +10,7 @@ import pytest
 from filelock import Timeout
 from safetensors.numpy import save_file
 
-from bam_lightning.store.run_store import Store, outputs_column
+from bam_lightning.store.run_store import Store, load_logits
 from conftest import umask
 
 RUN, OTHER = "0123456789ab", "ba9876543210"
@@ -26,12 +26,12 @@ def store(tmp_path) -> Store:
 
 def build(store: Store, run_id: str = RUN) -> None:
     """Publish a Run of two files."""
-    folder = store.building(run_id)
+    folder = store.staging_dir(run_id)
     (folder / "encoder").mkdir()
     (folder / "model.safetensors").write_bytes(b"weights of a model")
     (folder / "encoder" / "config.json").write_text("{}")
     (folder / "last.ckpt").write_bytes(b"a checkpoint")
-    store.publish(run_id, {"stage": "teachers", "scores": {"rte": 0.5}})
+    store.commit(run_id, {"stage": "teachers", "scores": {"rte": 0.5}})
 
 
 def flip(path, place: int, bits: int = 1) -> None:
@@ -64,17 +64,17 @@ def test_checkpoints_are_left_out_of_a_finished_run(store):
 
 
 def test_half_built_run_is_not_finished_but_begun(store):
-    (store.building(RUN) / "model.safetensors").write_bytes(b"half")
-    assert not store.begun(RUN)
-    (store.building(RUN) / "last.ckpt").write_bytes(b"a checkpoint")
-    assert store.begun(RUN)
+    (store.staging_dir(RUN) / "model.safetensors").write_bytes(b"half")
+    assert not store.has_checkpoint(RUN)
+    (store.staging_dir(RUN) / "last.ckpt").write_bytes(b"a checkpoint")
+    assert store.has_checkpoint(RUN)
     assert not store.finished(RUN)
 
 
 def test_publishing_again_replaces_the_run(store):
     build(store)
-    (store.building(RUN) / "model.safetensors").write_bytes(b"other weights")
-    store.publish(RUN, {})
+    (store.staging_dir(RUN) / "model.safetensors").write_bytes(b"other weights")
+    store.commit(RUN, {})
     assert store.run(RUN).file("model.safetensors").read_bytes() == b"other weights"
     assert sorted(store.manifest(RUN)["files"]) == ["model.safetensors"]
 
@@ -119,43 +119,43 @@ def test_damaged_manifest_is_named(store):
 
 
 def test_outputs_come_back_bit_for_bit_under_their_keys(store):
-    store.write_outputs(RUN, "rte", "train", KEYS, LOGITS)
-    read = store.read_outputs(RUN, "rte", "train")
+    store.write_predictions(RUN, "rte", "train", KEYS, LOGITS)
+    read = store.read_predictions(RUN, "rte", "train")
     assert list(read) == KEYS
     assert np.stack(list(read.values())).tobytes() == LOGITS.tobytes()
-    assert store.predicted(RUN, "rte", "train", KEYS)
-    assert store.predicted(RUN, "rte", "train", KEYS[:1])
-    assert not store.predicted(RUN, "rte", "train", [*KEYS, b"x" * 16])
-    assert not store.predicted(RUN, "rte", "dev", KEYS)
-    assert len(list(store.outputs_path(RUN, "rte", "train").parent.iterdir())) == 1
+    assert store.has_predictions(RUN, "rte", "train", KEYS)
+    assert store.has_predictions(RUN, "rte", "train", KEYS[:1])
+    assert not store.has_predictions(RUN, "rte", "train", [*KEYS, b"x" * 16])
+    assert not store.has_predictions(RUN, "rte", "dev", KEYS)
+    assert len(list(store.predictions_path(RUN, "rte", "train").parent.iterdir())) == 1
 
 
 def test_others_may_read_a_run_and_its_outputs(store):
-    building = store.building("a")
+    building = store.staging_dir("a")
     save_file({"weight": np.zeros(2)}, building / "model.safetensors")  # with rights for its owner alone
     with umask(0o022):
-        store.publish("a", {"stage": "single"})
-        store.write_outputs("a", "rte", "dev", KEYS, LOGITS)
-    there = [store.folder("a") / "model.safetensors", store.outputs_path("a", "rte", "dev")]
+        store.commit("a", {"stage": "single"})
+        store.write_predictions("a", "rte", "dev", KEYS, LOGITS)
+    there = [store.folder("a") / "model.safetensors", store.predictions_path("a", "rte", "dev")]
     assert [path.stat().st_mode & 0o777 for path in there] == [0o644, 0o644]
 
 
 def test_missing_outputs_are_named(store):
-    path = store.outputs_path(RUN, "rte", "train")
-    assert refusal(FileNotFoundError, store.read_outputs, RUN, "rte", "train") == (
+    path = store.predictions_path(RUN, "rte", "train")
+    assert refusal(FileNotFoundError, store.read_predictions, RUN, "rte", "train") == (
         f"no predictions of Run {RUN} on 'rte' (train) at {path}; train it first"
     )
 
 
 @pytest.mark.parametrize("bits", [1, 0x0F, 0x20, 0x80])
 def test_no_flipped_byte_of_outputs_changes_what_is_read(store, bits):
-    store.write_outputs(RUN, "rte", "train", KEYS, LOGITS)
-    path = store.outputs_path(RUN, "rte", "train")
+    store.write_predictions(RUN, "rte", "train", KEYS, LOGITS)
+    path = store.predictions_path(RUN, "rte", "train")
     whole, refused, unseen = path.read_bytes(), 0, []
     for place in range(len(whole)):
         flip(path, place, bits)
         try:
-            read = store.read_outputs(RUN, "rte", "train")
+            read = store.read_predictions(RUN, "rte", "train")
             if list(read) != KEYS or np.stack(list(read.values())).tolist() != LOGITS.tolist():
                 unseen.append((place, whole[max(0, place - 9) : place + 9]))
         except ValueError as error:
@@ -167,47 +167,47 @@ def test_no_flipped_byte_of_outputs_changes_what_is_read(store, bits):
 
 @pytest.mark.parametrize("place", [-1, -24, -40])
 def test_flipped_byte_of_logits_or_keys_is_refused(store, place):
-    store.write_outputs(RUN, "rte", "train", KEYS, LOGITS)
-    path = store.outputs_path(RUN, "rte", "train")
+    store.write_predictions(RUN, "rte", "train", KEYS, LOGITS)
+    path = store.predictions_path(RUN, "rte", "train")
     flip(path, place)
-    assert refusal(ValueError, store.read_outputs, RUN, "rte", "train") == (
+    assert refusal(ValueError, store.read_predictions, RUN, "rte", "train") == (
         f"{path} is damaged or belongs to another Run; delete it, and it is written anew"
     )
 
 
 def test_truncated_outputs_are_refused(store):
-    store.write_outputs(RUN, "rte", "train", KEYS, LOGITS)
-    path = store.outputs_path(RUN, "rte", "train")
+    store.write_predictions(RUN, "rte", "train", KEYS, LOGITS)
+    path = store.predictions_path(RUN, "rte", "train")
     path.write_bytes(path.read_bytes()[:-1])
-    said = refusal(ValueError, store.read_outputs, RUN, "rte", "train")
+    said = refusal(ValueError, store.read_predictions, RUN, "rte", "train")
     assert said.startswith(f"{path} is damaged (")
     assert said.endswith("); delete it, and it is written anew")
 
 
 @pytest.mark.parametrize(("run_id", "task"), [(OTHER, "rte"), (RUN, "mrpc")])
 def test_outputs_under_another_name_are_refused(store, run_id, task):
-    store.write_outputs(run_id, task, "train", KEYS, LOGITS)
-    path = store.outputs_path(RUN, "rte", "train")
+    store.write_predictions(run_id, task, "train", KEYS, LOGITS)
+    path = store.predictions_path(RUN, "rte", "train")
     path.parent.mkdir(exist_ok=True)
-    store.outputs_path(run_id, task, "train").rename(path)
-    assert refusal(ValueError, store.read_outputs, RUN, "rte", "train") == (
+    store.predictions_path(run_id, task, "train").rename(path)
+    assert refusal(ValueError, store.read_predictions, RUN, "rte", "train") == (
         f"{path} is damaged or belongs to another Run; delete it, and it is written anew"
     )
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 1, 0], [2]])
 def test_column_of_outputs_finds_its_rows_whatever_their_order(store, order):
-    store.write_outputs(RUN, "rte", "train", KEYS, LOGITS)
+    store.write_predictions(RUN, "rte", "train", KEYS, LOGITS)
     texts = tuple([column[i] for i in order] for column in TEXTS)
-    column = outputs_column(store, RUN, "rte", "train", [KEYS[i] for i in order], texts)
+    column = load_logits(store, RUN, "rte", "train", [KEYS[i] for i in order], texts)
     assert column.dtype == np.float32
     np.testing.assert_array_equal(column, LOGITS[order])
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_row_that_the_run_has_not_predicted_is_named(store, split):
-    store.write_outputs(RUN, "rte", split, KEYS[:2], LOGITS[:2])
-    assert refusal(ValueError, outputs_column, store, RUN, "rte", split, KEYS, TEXTS) == (
+    store.write_predictions(RUN, "rte", split, KEYS[:2], LOGITS[:2])
+    assert refusal(ValueError, load_logits, store, RUN, "rte", split, KEYS, TEXTS) == (
         f"Run {RUN} has no prediction of task 'rte', {split} row 2 ('it is / good'); "
         "it predicted other rows, texts or labels"
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bam_lightning.data.collate import PREDICT_TOKENS, Examples
-from bam_lightning.data.sampling import EMPTY, Copies, SizePower, Stream
+from bam_lightning.data.sampling import PAD_INDEX, ReplicationSampler, SizeProportionalSampler, Stream
 from bam_lightning.data.tokenization import Tokens
 from bam_lightning.training.datamodule import Blocks, MultiTaskData, StepLoader
 
@@ -56,17 +56,19 @@ def numbers(step: list) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("sampler", [SizePower(0.75), Copies(0.75)], ids=["sampled", "copies"])
+@pytest.mark.parametrize(
+    "sampler", [SizeProportionalSampler(0.75), ReplicationSampler(0.75)], ids=["sampled", "copies"]
+)
 def test_every_step_holds_exactly_the_rows_of_the_stream(sampler):
     stream = sampler.stream(SIZES, steps=12, batch_size=16, seed=0)
     steps = list(module(stream).train_dataloader())
     assert len(steps) == 12
     for step, rows in zip(steps, stream.rows, strict=True):
-        assert numbers(step) == sorted(rows[rows != EMPTY].tolist())
+        assert numbers(step) == sorted(rows[rows != PAD_INDEX].tolist())
 
 
 def test_every_row_of_a_step_brings_its_own_tokens_and_label():
-    for step in module(SizePower(0.5).stream(SIZES, 5, 16, seed=1)).train_dataloader():
+    for step in module(SizeProportionalSampler(0.5).stream(SIZES, 5, 16, seed=1)).train_dataloader():
         for batch in step:
             for name, index in batch.numbers.items():
                 assert batch.labels[name].tolist() == index.tolist()
@@ -78,13 +80,13 @@ def test_every_row_of_a_step_brings_its_own_tokens_and_label():
 
 
 def test_empty_places_are_left_out():
-    rows = np.array([[EMPTY, 5, 82, EMPTY], [EMPTY, EMPTY, EMPTY, 61]], dtype=np.int32)
+    rows = np.array([[PAD_INDEX, 5, 82, PAD_INDEX], [PAD_INDEX, PAD_INDEX, PAD_INDEX, 61]], dtype=np.int32)
     steps = list(module(Stream(rows, {})).train_dataloader())
     assert [numbers(step) for step in steps] == [[5, 82], [61]]
 
 
 def test_a_step_without_a_row_for_this_process_is_an_empty_list():
-    rows = np.array([[4, EMPTY], [5, 6]], dtype=np.int32)
+    rows = np.array([[4, PAD_INDEX], [5, 6]], dtype=np.int32)
     first, second = (
         [numbers(step) for step in module(Stream(rows, {}), place=(rank, 2)).train_dataloader()] for rank in (0, 1)
     )
@@ -94,7 +96,7 @@ def test_a_step_without_a_row_for_this_process_is_an_empty_list():
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_all_processes_together_hold_the_rows_of_one(processes):
-    stream = Copies(0.75).stream(SIZES, steps=8, batch_size=12, seed=3)
+    stream = ReplicationSampler(0.75).stream(SIZES, steps=8, batch_size=12, seed=3)
     alone = [numbers(step) for step in module(stream).train_dataloader()]
     ranks = [list(module(stream, place=(rank, processes)).train_dataloader()) for rank in range(processes)]
     for step, expected in enumerate(alone):
@@ -107,14 +109,14 @@ def test_all_processes_together_hold_the_rows_of_one(processes):
 
 
 def test_loader_goes_on_at_the_trainers_step():
-    stream = SizePower(0.75).stream(SIZES, steps=9, batch_size=8, seed=0)
+    stream = SizeProportionalSampler(0.75).stream(SIZES, steps=9, batch_size=8, seed=0)
     whole = [numbers(step) for step in module(stream).train_dataloader()]
     rest = [numbers(step) for step in module(stream, place=(0, 1), done=4).train_dataloader()]
     assert rest == whole[4:]
 
 
 def test_loader_keeps_no_state_of_its_own():
-    loader = module(SizePower(0.75).stream(SIZES, 2, 8, seed=0)).train_dataloader()
+    loader = module(SizeProportionalSampler(0.75).stream(SIZES, 2, 8, seed=0)).train_dataloader()
     loader.load_state_dict({"anything": 1})
     assert isinstance(loader, StepLoader)
     assert loader.state_dict() == {}
@@ -127,7 +129,7 @@ def predicted(loader) -> Counter:
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_processes_predict_on_every_row_once(processes):
     dev = examples(100)
-    stream = SizePower(1.0).stream(SIZES, 1, 4, seed=0)
+    stream = SizeProportionalSampler(1.0).stream(SIZES, 1, 4, seed=0)
     seen: Counter = Counter()
     for rank in range(processes):
         (loader,) = module(stream, {"big": dev}, place=(rank, processes)).predict_dataloader()
@@ -143,7 +145,7 @@ def test_a_process_without_a_row_to_predict_on_has_no_block():
 
 
 def test_tasks_are_predicted_on_in_their_order():
-    data = module(SizePower(1.0).stream(SIZES, 1, 4, seed=0), {"mid": TASKS["mid"], "big": TASKS["big"]})
+    data = module(SizeProportionalSampler(1.0).stream(SIZES, 1, 4, seed=0), {"mid": TASKS["mid"], "big": TASKS["big"]})
     assert [{name for batch in loader for name in batch.numbers} for loader in data.predict_dataloader()] == [
         {"mid"},
         {"big"},
@@ -176,7 +178,7 @@ def test_predictions_come_back_in_the_order_of_the_rows():
     import pytorch_lightning as pl
     import torch
 
-    from bam_lightning.recipes.predictions import predict
+    from bam_lightning.recipes.predictions import predict_logits
 
     class Lengths(pl.LightningModule):
         """Predicts the number of a row's tokens."""
@@ -190,5 +192,5 @@ def test_predictions_come_back_in_the_order_of_the_rows():
     examples = Examples(Tokens(ids, offsets, None), np.zeros(300, np.int64))
     data = MultiTaskData({}, {}, Stream(np.empty((0, 0), np.int32), {}), 0, 0)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    assert predict(Lengths(), trainer, data, examples, "t")[:, 0].tolist() == lengths.tolist()
+    assert predict_logits(Lengths(), trainer, data, examples, "t")[:, 0].tolist() == lengths.tolist()
     assert torch.is_inference_mode_enabled() is False

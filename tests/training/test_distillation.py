@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam_lightning.training.distillation import average, mix_targets
+from bam_lightning.training.distillation import ensemble_mean, mix_targets
 
 
 @pytest.mark.parametrize(("lam", "expected"), [(0.0, 0.6), (0.25, 0.7), (0.5, 0.8), (1.0, 1.0)])
@@ -67,6 +67,6 @@ def test_shapes_that_would_broadcast_are_refused():
 
 def test_an_ensembles_prediction_is_the_mean_of_its_members():
     members = torch.tensor([[[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
-    torch.testing.assert_close(average(members), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
-    assert torch.equal(average(members[:, 0]), members[:, 0])
-    assert torch.equal(average(members[:, :1]), members[:, 0])  # an ensemble of one is its member, bit for bit
+    torch.testing.assert_close(ensemble_mean(members), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    assert torch.equal(ensemble_mean(members[:, 0]), members[:, 0])
+    assert torch.equal(ensemble_mean(members[:, :1]), members[:, 0])  # an ensemble of one is its member, bit for bit

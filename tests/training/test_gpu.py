@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.collate import ONE_CALL
-from bam_lightning.data.sampling import SizePower
+from bam_lightning.data.sampling import SizeProportionalSampler
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.training import hardware
 from bam_lightning.training.datamodule import MultiTaskData
@@ -93,7 +93,9 @@ def test_the_host_waits_for_nothing_within_a_step(compiled, tiny_bert, tmp_path)
     module = build(tiny_bert, log_every=100)
     if compiled:
         module.encoder.compile_layers()
-    data = MultiTaskData(tasks, {}, SizePower(0.75).stream(dict.fromkeys(tasks, ROWS), 12, 8, seed=0), 0, ONE_CALL)
+    data = MultiTaskData(
+        tasks, {}, SizeProportionalSampler(0.75).stream(dict.fromkeys(tasks, ROWS), 12, 8, seed=0), 0, ONE_CALL
+    )
     try:
         hardware.trainer(TrainerConfig(), tmp_path, 13, callbacks=[watch]).fit(module, data)
     finally:

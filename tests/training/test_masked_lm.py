@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam_lightning.data.examples import Rows
+from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.tokenization import encode
 from bam_lightning.models.encoder import Encoder, load_tokenizer
 from bam_lightning.training.masked_lm import IGNORED, MaskedModule, MaskedSteps, MaskedText, make_tokenizer, mask_tokens
@@ -107,7 +107,7 @@ def steps(tiny_bert, tmp_path):
     tokenizer = load_tokenizer(tiny_bert)
     texts = sentences(20, 0)
     keys = [text.encode().ljust(64)[:64] for text in texts]
-    tokens = encode(Rows((texts,), np.zeros(20), keys), tokenizer, 64, tmp_path / "cache")
+    tokens = encode(TaskSplit((texts,), np.zeros(20), keys), tokenizer, 64, tmp_path / "cache")
     rows = np.random.default_rng(0).integers(0, 20, (6, 8)).astype(np.int32)
     rows[1] = rows[0]
     return lambda seed=0: MaskedSteps(tokens, rows, tokenizer, 0.5, seed)

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector as flat
 
 from bam_lightning.config.job_config import OptimizationConfig, RateShape
-from bam_lightning.data.collate import ONE_CALL, Examples, make_batch
-from bam_lightning.data.sampling import SizePower
+from bam_lightning.data.collate import ONE_CALL, Examples, collate
+from bam_lightning.data.sampling import SizeProportionalSampler
 from bam_lightning.data.tokenization import Tokens
 from bam_lightning.models.encoder import Encoder, from_path
-from bam_lightning.models.heads import Classification, Regression
+from bam_lightning.models.heads import ClassificationHead, RegressionHead
 from bam_lightning.training.datamodule import MultiTaskData, Steps
 from bam_lightning.training.module import BamModule
-from bam_lightning.training.schedules import Constant, Linear, bert_rate, linear_rate
+from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing, bert_rate, linear_rate
 from families import FAMILIES, body
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -46,10 +46,10 @@ def build(encoder, schedule=None, **options):
     if not isinstance(encoder, Encoder):
         encoder = from_path(str(encoder), None, pooler=True)
     width = encoder.width
-    heads = {"rte": Classification(width, ["yes", "no"]), "mnli": Classification(width, ["a", "b", "c"])}
-    heads["stsb"] = Regression(width, [0.0, 5.0])
+    heads = {"rte": ClassificationHead(width, ["yes", "no"]), "mnli": ClassificationHead(width, ["a", "b", "c"])}
+    heads["stsb"] = RegressionHead(width, [0.0, 5.0])
     settings = OptimizationConfig(**options.pop("optimization", {}))
-    return BamModule(encoder, heads, schedule or Linear(), settings, 1e-2, 0.9, **options)
+    return BamModule(encoder, heads, schedule or LinearAnnealing(), settings, 1e-2, 0.9, **options)
 
 
 def places_of(rows):
@@ -64,7 +64,7 @@ def places(seed, count=12):
 def batch_of(tasks, minibatch, where=None):
     task_of, rows = minibatch
     where = range(len(rows)) if where is None else where
-    return make_batch(tasks, [task_of[i] for i in where], rows[list(where)], pad_id=0)
+    return collate(tasks, [task_of[i] for i in where], rows[list(where)], pad_id=0)
 
 
 def total(module, batches, lam):
@@ -115,7 +115,7 @@ def test_gradient_of_a_step_is_that_of_the_minibatch_padded_to_its_longest(famil
     torch.manual_seed(3)
     module = build(Encoder(body(family), pooler=True)).eval()
     tasks = {name: one._replace(tokens=one.tokens._replace(types=None)) for name, one in pool(0).items()}
-    stream = SizePower(0.75).stream(dict.fromkeys(TASKS, ROWS), 1, 40, seed=0)
+    stream = SizeProportionalSampler(0.75).stream(dict.fromkeys(TASKS, ROWS), 1, 40, seed=0)
     step = Steps(tasks, stream, 0, ONE_CALL if module.encoder.packs else 20, rank=0, processes=1)[0]
     assert (len(step) == 1) is module.encoder.packs
     padded = batch_of(tasks, places_of(stream.rows[0]))._replace(lengths=())
@@ -183,7 +183,7 @@ def test_a_task_without_teacher_learns_from_gold_beside_one_that_has(resting):
 
 
 def fit(module, tasks, steps=6, callbacks=(), **more):
-    stream = SizePower(0.75).stream(dict.fromkeys(tasks, ROWS), steps, 8, seed=0)
+    stream = SizeProportionalSampler(0.75).stream(dict.fromkeys(tasks, ROWS), steps, 8, seed=0)
     data = MultiTaskData(tasks, {}, stream, pad_id=0, call_tokens=20)
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=list(callbacks), **off, **more)
@@ -200,7 +200,7 @@ def rested(module):
 
 
 def test_lam_one_trains_the_same_weights_as_no_teachers_bit_for_bit(tiny_bert):
-    taught, alone, half, untrained = (build(tiny_bert, Constant(lam)) for lam in (1, 0, 0.5, 1))
+    taught, alone, half, untrained = (build(tiny_bert, ConstantAnnealing(lam)) for lam in (1, 0, 0.5, 1))
     fit(taught, pool(0))
     fit(alone, pool(0, teachers=()))
     fit(half, pool(0))
@@ -212,7 +212,7 @@ def test_lam_one_trains_the_same_weights_as_no_teachers_bit_for_bit(tiny_bert):
 def test_a_step_is_adamw_on_the_clipped_gradient_of_the_whole_minibatch(tiny_bert):
     """Plain torch without micro-batches; a large epsilon, since Adam's first steps blow up rounding."""
     tasks = pool(0)
-    ours, theirs = (rested(build(tiny_bert, Constant(0.5), optimization={"epsilon": 1e-2})) for _ in range(2))
+    ours, theirs = (rested(build(tiny_bert, ConstantAnnealing(0.5), optimization={"epsilon": 1e-2})) for _ in range(2))
     optimizer = theirs.configure_optimizers()
     for step, rows in enumerate(fit(ours, tasks, steps=4).rows):
         total(theirs, [batch_of(tasks, places_of(rows))], 0.5).backward()
@@ -277,7 +277,7 @@ def test_history_has_lam_and_rate_of_the_clock(tiny_bert, shape, rate):
 
 def test_history_has_the_mean_loss_of_each_tasks_examples(tiny_bert):
     """One step without learning, so the loss can be computed again: rate 0, as in the first step of a warm-up."""
-    tasks, module = pool(0), rested(build(tiny_bert, Constant(1), log_every=1))
+    tasks, module = pool(0), rested(build(tiny_bert, ConstantAnnealing(1), log_every=1))
     step = places_of(fit(module, tasks, steps=1).rows[0])
     losses = losses_by_hand(module, tasks, step, of_teacher=False)
     means = {f"loss/{task}": float(loss) / step[0].count(task) for task, loss in losses.items()}

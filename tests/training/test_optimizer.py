@@ -11,7 +11,7 @@ from torch import nn
 
 from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.models.heads import Classification, Regression
+from bam_lightning.models.heads import ClassificationHead, RegressionHead
 from bam_lightning.training.optimizer import BertAdam, build_optimizer, clip_gradients, parameter_groups, set_rates
 
 TINY = {"vocab_size": 20, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
@@ -34,7 +34,7 @@ def encoder_of(kind, layers=2):
 
 
 def two_heads():
-    return nn.ModuleDict({"mnli": Classification(8, ["a", "b", "c"]), "stsb": Regression(8, [0.0, 5.0])})
+    return nn.ModuleDict({"mnli": ClassificationHead(8, ["a", "b", "c"]), "stsb": RegressionHead(8, [0.0, 5.0])})
 
 
 def settings_of(encoder, heads, decay=0.9, weight_decay=0.01):

@@ -4,22 +4,29 @@ import pytest
 import torch
 
 from bam_lightning.config.job_config import RateShape
-from bam_lightning.training.schedules import RATES, Constant, Linear, bert_rate, constant_rate, linear_rate
+from bam_lightning.training.schedules import (
+    RATES,
+    ConstantAnnealing,
+    LinearAnnealing,
+    bert_rate,
+    constant_rate,
+    linear_rate,
+)
 
 
 def test_linear_goes_from_teacher_to_gold_with_progress():
-    assert [Linear()(step / 8) for step in range(9)] == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
+    assert [LinearAnnealing()(step / 8) for step in range(9)] == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
 
 
 @pytest.mark.parametrize("lam", [0, 0.5, 1])
 def test_constant_is_the_same_at_every_progress(lam):
-    assert {Constant(lam)(step / 10) for step in range(11)} == {lam}
+    assert {ConstantAnnealing(lam)(step / 10) for step in range(11)} == {lam}
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.5, float("nan")])
 def test_constant_out_of_range_names_the_value(lam):
     with pytest.raises(ValueError, match=rf"^lam must be in \[0, 1\], got {lam}$"):
-        Constant(lam)
+        ConstantAnnealing(lam)
 
 
 @pytest.mark.parametrize("steps", [10, 30, 70, 100, 730])

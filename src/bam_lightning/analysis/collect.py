@@ -12,7 +12,7 @@ from typing import Any
 
 from bam_lightning.analysis.table_config import TableConfig
 from bam_lightning.config.validation import suggest
-from bam_lightning.store.job_records import FINISHED, Job
+from bam_lightning.store.job_records import FINISHED, JobRecord
 from bam_lightning.store.run_store import Store
 
 AVERAGE = "average"
@@ -25,7 +25,7 @@ class Row:
 
     name: str
     label: str
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[JobRecord] = field(default_factory=list)
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     mixed: bool = False  # then scores are keyed by the place in ``jobs``, since seeds may come twice
@@ -41,20 +41,20 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TableFilter:
     """What of the store a table is made of.
 
     ``seeds`` are those expected, ``settings`` picks a variant by its hash, ``mix`` puts all variants together.
     """
 
-    scale: str = "embedded"
+    scale: str = "demo"
     fidelity: str = "paper"
     seeds: int | None = None
     settings: str | None = None
     mix: bool = False
 
 
-def collect(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choice) -> list[Row]:
+def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice: TableFilter) -> list[Row]:
     """Return the rows of a table, in its order.
 
     Raises:
@@ -104,7 +104,7 @@ class _Manifests:
             self.known[run_id] = self.store.manifest(run_id)
         return self.known[run_id]
 
-    def code(self, job: Job) -> str:
+    def code(self, job: JobRecord) -> str:
         """Return the versions behind a finished job's Runs; unfinished ones are taken for what they will be."""
         if job.state != FINISHED:
             return ""
@@ -118,7 +118,7 @@ class _Manifests:
 Variant = tuple[object, ...]
 
 
-def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests, settings: str | None) -> list[Job]:
+def _one_variant(jobs: Sequence[JobRecord], row: Row, manifests: _Manifests, settings: str | None) -> list[JobRecord]:
     """Return the jobs of the variant with most finished seeds, of equals the latest; note the others."""
     if not jobs:
         return []
@@ -134,21 +134,21 @@ def _one_variant(jobs: Sequence[Job], row: Row, manifests: _Manifests, settings:
     return kept
 
 
-def _variants(job: Job, manifests: _Manifests) -> list[Variant]:
+def _variants(job: JobRecord, manifests: _Manifests) -> list[Variant]:
     """Return what the job may be one seed of: students of shared teachers, or each with teachers of its own."""
     made = (tuple(sorted(job.data.items())), (job.settings, job.encoder), manifests.code(job))
     own = [(*made, "own")] if job.teacher_seed == job.seed else []
     return [*own, (*made, job.teacher_seed)]
 
 
-def _fits(job: Job, variant: Variant, manifests: _Manifests) -> bool:
+def _fits(job: JobRecord, variant: Variant, manifests: _Manifests) -> bool:
     mine = _variants(job, manifests)
     return variant in mine or any(one[2] == "" and (*one[:2], variant[2], one[3]) == variant for one in mine)
 
 
-def _say_left(jobs: Sequence[Job], chosen: Variant, row: Row, manifests: _Manifests) -> None:
+def _say_left(jobs: Sequence[JobRecord], chosen: Variant, row: Row, manifests: _Manifests) -> None:
     """Note the jobs left out, under the first thing in which they differ."""
-    reasons: dict[str, list[Job]] = {}
+    reasons: dict[str, list[JobRecord]] = {}
     for job in jobs:
         own = _variants(job, manifests)[-1]
         names = ("data", "settings", "code", "teachers")
@@ -164,7 +164,7 @@ def _say_mixed(row: Row, manifests: _Manifests) -> None:
         row.notes.append(f"{len(row.jobs)} jobs of {len(kinds)} variants (data, settings, code or teachers) mixed")
 
 
-def _say_missing(row: Row, asked: set[int], choice: Choice) -> None:
+def _say_missing(row: Row, asked: set[int], choice: TableFilter) -> None:
     """Note the seeds of a row that have no score, and why."""
     by_state: dict[str, list[int]] = {}
     done = {job.seed for job in row.jobs if job.state == FINISHED}
@@ -194,7 +194,7 @@ def _numbers(seeds: Iterable[int]) -> str:
     return ", ".join("-".join(map(str, span)) for span in spans)
 
 
-def _nothing(table: TableConfig, jobs: Sequence[Job], store: Store, choice: Choice) -> str:
+def _nothing(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice: TableFilter) -> str:
     there = sorted({f"{job.experiment} ({job.scale}, {job.fidelity}, {job.state})" for job in jobs})
     return (
         f"no finished job of {', '.join(table.rows)} with scale={choice.scale} fidelity={choice.fidelity} in "

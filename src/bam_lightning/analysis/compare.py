@@ -54,7 +54,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Table:
     """A whole table: ``cells`` maps row -> column -> cell."""
 
     config: TableConfig
@@ -92,7 +92,7 @@ class Compared:
         return len({(runs[one.row], one.column, "" if self.config.jointly else runs[one.against]) for one in tested})
 
 
-def compare(table: TableConfig, rows: Sequence[Row]) -> Compared:
+def compare(table: TableConfig, rows: Sequence[Row]) -> Table:
     """Return the table of ``rows``.
 
     A mark in a cell says that the row is better than (or merely different from: ``marks``) every row it is tested
@@ -104,7 +104,7 @@ def compare(table: TableConfig, rows: Sequence[Row]) -> Compared:
         row.name: {column: _cell(row.values(column), _marks(table, row.name, column, found)) for column in columns}
         for row in rows
     }
-    return Compared(table, list(rows), columns, cells, found)
+    return Table(table, list(rows), columns, cells, found)
 
 
 def _comparisons(table: TableConfig, rows: Mapping[str, Row], columns: Sequence[str]) -> list[Comparison]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bam_lightning.analysis.compare import Cell, Compared
+from bam_lightning.analysis.compare import Cell, Table
 
 TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -40,12 +40,12 @@ def cell_text(cell: Cell, short: bool = False) -> str:
     return f"{number(cell.median)}{cell.marks}{spread}"
 
 
-def heading(table: Compared) -> list[str]:
+def heading(table: Table) -> list[str]:
     """Return the title row."""
     return ["", "n", *table.columns]
 
 
-def body(table: Compared, short: bool = False, paper: bool = False) -> list[list[str]]:
+def body(table: Table, short: bool = False, paper: bool = False) -> list[list[str]]:
     """Return the rows; under each that the paper has too, its numbers, where ``paper`` asks for them."""
     lines = []
     for row in table.rows:
@@ -57,7 +57,7 @@ def body(table: Compared, short: bool = False, paper: bool = False) -> list[list
     return lines
 
 
-def legend(table: Compared, short: bool = False) -> list[str]:
+def legend(table: Table, short: bool = False) -> list[str]:
     """Return what the reader must know: what is shown, how it was tested, what is missing."""
     spread = "and their number n" if short else "with n, standard deviation and range"
     lines = [f"Dev scores x 100: median of the seeds, {spread}."]
@@ -84,7 +84,7 @@ def _all(names: Iterable[str]) -> str:
     return " and ".join(names)
 
 
-def comparisons(table: Compared) -> list[list[str]]:
+def comparisons(table: Table) -> list[list[str]]:
     """Return title row and rows of the tests: difference of medians with its interval, effect size, p values."""
     names = {row.name: row.label.strip() for row in table.rows}
     lines = [["row", "against", "column", "difference (95 %)", "Cliff's delta", "p", "p (Holm)"]]
@@ -96,7 +96,7 @@ def comparisons(table: Compared) -> list[list[str]]:
     return lines
 
 
-def markdown(table: Compared, paper: bool = False) -> str:
+def markdown(table: Table, paper: bool = False) -> str:
     """Return the table in Markdown."""
     lines = [heading(table), ["---", "--:", *["--:"] * len(table.columns)], *body(table, paper=paper)]
     rows = ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
@@ -110,7 +110,7 @@ def _markdown(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
-def latex(table: Compared, paper: bool = False) -> str:
+def latex(table: Table, paper: bool = False) -> str:
     """Return the table in LaTeX, for ``\\usepackage{booktabs}``."""
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{lr{'r' * len(table.columns)}}}", r"\toprule"]
     lines += [" & ".join(map(tex, heading(table))) + r" \\", r"\midrule"]
@@ -136,7 +136,7 @@ def _tex_marks(cell: str) -> str:
     return tex(bare) + (f"$^{{{'*' * marks}}}$" if marks else "")
 
 
-def numbers(table: Compared) -> list[list[Any]]:
+def numbers(table: Table) -> list[list[Any]]:
     """Return a title row, and one line per row and column: n, median, spread, 95 % interval of the median."""
     lines: list[list[Any]] = [
         ["row", "column", "n", "median", "sd", "min", "max", "median_low95", "median_high95", "marks"]
@@ -149,12 +149,12 @@ def numbers(table: Compared) -> list[list[Any]]:
     return lines
 
 
-def cells_csv(table: Compared) -> str:
+def cells_csv(table: Table) -> str:
     """Return ``numbers`` as CSV."""
     return _csv(numbers(table))
 
 
-def tests_csv(table: Compared) -> str:
+def tests_csv(table: Table) -> str:
     """Return one line per comparison: difference of medians with its interval, Cliff's delta, p, p after Holm."""
     lines: list[Sequence[Any]] = [
         ("row", "against", "column", "difference", "low95", "high95", "cliffs_delta", "test", "effect", "p", "p_holm")
@@ -167,7 +167,7 @@ def tests_csv(table: Compared) -> str:
     return _csv(lines)
 
 
-def seeds_csv(table: Compared) -> str:
+def seeds_csv(table: Table) -> str:
     """Return one line per row, seed and column: the score x 100."""
     lines: list[Sequence[Any]] = [("row", "seed", "column", "score")]
     for row in table.rows:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bam_lightning.analysis import formats
-from bam_lightning.analysis.compare import Cell, Compared
+from bam_lightning.analysis.compare import Cell, Table
 from bam_lightning.store.run_store import Store
 
 STYLE = """
@@ -30,7 +30,7 @@ svg { max-width: 100%; height: auto } details { margin: 1rem 0 } summary { curso
 COLOURS = ("#4c6f9f", "#c2703d", "#5b8f5b", "#a4506a", "#7a6bb0", "#8c7a3f", "#4f9296", "#555555")
 
 
-def page(table: Compared, store: Store, paper: bool = False) -> str:
+def page(table: Table, store: Store, paper: bool = False) -> str:
     """Return the whole page: scores, every seed as a point, tests, curves of one seed, and where it came from."""
     parts = [
         f"<h1>{escape(table.config.title)}</h1>",
@@ -84,7 +84,7 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def seeds_plot(table: Compared) -> str:
+def seeds_plot(table: Table) -> str:
     """Return an SVG with a panel per column: the seeds of each row as points, with median and interval."""
     across = min(3, len(table.columns))
     down = -(-len(table.columns) // across)
@@ -116,7 +116,7 @@ def _points(place: Any, line: int, values: Sequence[float], cell: Cell) -> None:
         place.plot(list(cell.interval), [line, line], color=colour, linewidth=1)
 
 
-def curves_plot(table: Compared, store: Store) -> str:
+def curves_plot(table: Table, store: Store) -> str:
     """Return an SVG with the training loss over progress, and lam where there are teachers, for each row's first seed.
 
     Of several Runs, one per task, the mean loss is drawn.
@@ -143,7 +143,7 @@ def curves_plot(table: Compared, store: Store) -> str:
     return _svg(figure)
 
 
-def _provenance(table: Compared, store: Store) -> str:
+def _provenance(table: Table, store: Store) -> str:
     lines = []
     for row in table.rows:
         for job in sorted(row.jobs, key=lambda job: job.seed):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.job_config import Config
-from bam_lightning.store.atomic_io import replacing, write_text
+from bam_lightning.store.atomic_io import atomic_write, write_text
 from bam_lightning.store.run_spec import Run
 from bam_lightning.store.run_store import Store
 
@@ -114,7 +114,7 @@ def plot(folder: Path, config: Config, found: Mapping[str, Any], store: Store) -
     history = json.loads(store.run(last["id"]).file("history.json").read_text())
     _plot_curves(right, last, history)
     figure.suptitle(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}")
-    with replacing(folder / "results.png") as beside:
+    with atomic_write(folder / "results.png") as beside:
         figure.savefig(beside, dpi=110, format="png")
 
 

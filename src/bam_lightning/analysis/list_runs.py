@@ -11,9 +11,9 @@ from rich.progress import track
 
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.options import StoreOptions, command, option
-from bam_lightning.config.validation import known_name
-from bam_lightning.store.cleanup import DAMAGED, FINISHED, STATES, Entry, damage, delete, entries, forget, unused
-from bam_lightning.store.job_records import Job, read_all
+from bam_lightning.config.validation import check_choice
+from bam_lightning.store.cleanup import DAMAGED, FINISHED, STATES, RunEntry, damage, delete, entries, forget, unused
+from bam_lightning.store.job_records import JobRecord, read_records
 from bam_lightning.store.run_store import Store
 
 USAGE = """
@@ -45,21 +45,21 @@ class RunsOptions(StoreOptions):
 def job(options: RunsOptions) -> int:
     """List, delete or forget; return the exit status."""
     store = Store(options.store, create=False)
-    jobs = read_all(store)
+    jobs = read_records(store)
     found = entries(store, jobs)
     if options.experiment is not None:
-        known_name("experiment", options.experiment, sorted({name for entry in found for name in entry.users}))
+        check_choice("experiment", options.experiment, sorted({name for entry in found for name in entry.users}))
     if options.task is not None:
-        known_name("task", options.task, sorted({name for entry in found for name in entry.tasks}))
+        check_choice("task", options.task, sorted({name for entry in found for name in entry.tasks}))
     if options.state is not None:
-        known_name("state", options.state, STATES)
+        check_choice("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
         raise ValueError("give either delete=... or forget=EXPERIMENT, one after the other")
     if options.delete is not None:
-        known_name("delete", options.delete, ["unused", DAMAGED])
+        check_choice("delete", options.delete, ["unused", DAMAGED])
         return _delete(store, options)
     if options.forget is not None:
-        known_name("forget", options.forget, sorted({one.experiment for one in jobs}))
+        check_choice("forget", options.forget, sorted({one.experiment for one in jobs}))
         mine = [one for one in jobs if one.experiment == options.forget]
         if not _sure(f"forget {len(mine)} jobs of {options.forget}?", options.yes):
             return 1
@@ -75,7 +75,7 @@ def job(options: RunsOptions) -> int:
     return 1 if options.check and any(entry.state == DAMAGED for entry in chosen) else 0
 
 
-def _checked(store: Store, found: Sequence[Entry]) -> list[Entry]:
+def _checked(store: Store, found: Sequence[RunEntry]) -> list[RunEntry]:
     """Return the entries, those that are damaged marked so; print what is wrong with each."""
     checked = []
     bar = Console(file=sys.stderr)
@@ -87,7 +87,7 @@ def _checked(store: Store, found: Sequence[Entry]) -> list[Entry]:
     return checked
 
 
-def _fits(entry: Entry, options: RunsOptions) -> bool:
+def _fits(entry: RunEntry, options: RunsOptions) -> bool:
     return (
         (options.experiment is None or options.experiment in entry.users)
         and (options.task is None or options.task in entry.tasks)
@@ -95,7 +95,7 @@ def _fits(entry: Entry, options: RunsOptions) -> bool:
     )
 
 
-def _line(entry: Entry) -> list[str]:
+def _line(entry: RunEntry) -> list[str]:
     tasks = ", ".join(entry.tasks) if len(entry.tasks) < 3 else f"{entry.tasks[0]} and {len(entry.tasks) - 1} more"
     users = ", ".join(entry.users) if len(entry.users) < 3 else f"{entry.users[0]} and {len(entry.users) - 1} more"
     seed = "" if entry.seed is None else str(entry.seed)
@@ -113,14 +113,14 @@ def _line(entry: Entry) -> list[str]:
     ]
 
 
-def _unfinished(jobs: Sequence[Job]) -> None:
+def _unfinished(jobs: Sequence[JobRecord]) -> None:
     for one in jobs:
         if one.state != "finished":
             print(f"job {one.experiment} seed {one.seed}: {one.state}{f' ({one.reason})' if one.reason else ''}")
 
 
-def _doomed(store: Store, options: RunsOptions) -> list[Entry]:
-    found = entries(store, read_all(store))
+def _doomed(store: Store, options: RunsOptions) -> list[RunEntry]:
+    found = entries(store, read_records(store))
     if options.delete == DAMAGED:
         chosen = [entry for entry in _checked(store, found) if entry.state == DAMAGED]
     else:
@@ -136,7 +136,7 @@ def _delete(store: Store, options: RunsOptions) -> int:
         return 0
     title = "Runs that nothing refers to" if options.delete == "unused" else "Damaged Runs"
     show(title, HEAD, [_line(entry) for entry in doomed])
-    if options.delete == "unused" and not read_all(store):
+    if options.delete == "unused" and not read_records(store):
         print("note: no job of this store left a file, so nothing tells which Runs are still wanted")
     if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", options.yes):
         return 1

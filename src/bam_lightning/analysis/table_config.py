@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bam_lightning.config.validation import known_name, suggest
+from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.metrics.significance import TESTS
 
 PAPER_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # of the paper's average
@@ -39,17 +39,17 @@ class TableConfig:
         """Raise ``ValueError`` for a table without rows, an unknown test, or a comparison with no row."""
         if not self.rows:
             raise ValueError(f"table {name}: rows is empty; give at least one, as in rows: {{single: Single}}")
-        known_name(f"table {name}: test", self.test, TESTS)
-        known_name(f"table {name}: marks", self.marks, ("better", "different"))
+        check_choice(f"table {name}: test", self.test, TESTS)
+        check_choice(f"table {name}: marks", self.marks, ("better", "different"))
         for row, others in self.against.items():
             if not others:
                 raise ValueError(f"table {name}: against.{row} is empty; name the rows to test against, or remove it")
             for one in (row, *others):
-                known_name(f"table {name}: against", one, self.rows)
+                check_choice(f"table {name}: against", one, self.rows)
             if row in others:
                 raise ValueError(f"table {name}: against compares row {row!r} with itself")
         for row in self.paper:
-            known_name(f"table {name}: paper", row, self.rows)
+            check_choice(f"table {name}: paper", row, self.rows)
 
 
 def load_table(name: str, folder: Path) -> TableConfig:

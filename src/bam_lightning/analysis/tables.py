@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bam_lightning.analysis import formats
-from bam_lightning.analysis.collect import Choice, collect
-from bam_lightning.analysis.compare import Compared, compare
+from bam_lightning.analysis.collect import TableFilter, collect
+from bam_lightning.analysis.compare import Table, compare
 from bam_lightning.analysis.html_report import page
 from bam_lightning.analysis.table_config import load_table
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import conf_dir
 from bam_lightning.config.options import StoreOptions, command, option
-from bam_lightning.config.validation import at_least
+from bam_lightning.config.validation import check_at_least
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.job_records import read_all
+from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 
 USAGE = """
@@ -32,7 +32,7 @@ class TableOptions(StoreOptions):
     """Options of the command."""
 
     table: str = option("???", "name of a table, or a YAML file")
-    scale: str = option("embedded", "scale of the jobs")
+    scale: str = option("demo", "scale of the jobs")
     fidelity: str = option("paper", "fidelity of the jobs")
     seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
     settings: str | None = option(None, "of several variants of a row, the one with this hash (notes name it)")
@@ -41,18 +41,18 @@ class TableOptions(StoreOptions):
     output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
 
 
-def make(options: TableOptions) -> Compared:
+def make(options: TableOptions) -> Table:
     """Return the table and write its files.
 
     Raises:
         ValueError: for an unknown table, or a store without its jobs.
     """
     if options.seeds is not None:
-        at_least("seeds", options.seeds, 1)
+        check_at_least("seeds", options.seeds, 1)
     config = load_table(options.table, conf_dir() / "table")
     store = Store(options.store, create=False)
-    choice = Choice(options.scale, options.fidelity, options.seeds, options.settings, options.mix)
-    table = compare(config, collect(config, read_all(store), store, choice))
+    choice = TableFilter(options.scale, options.fidelity, options.seeds, options.settings, options.mix)
+    table = compare(config, collect(config, read_records(store), store, choice))
     paper = options.scale == "paper"
     name, folder = Path(options.table).stem, Path(options.output)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.data_config import TaskConfig
-from bam_lightning.config.exceptions import PACKAGE, deliberate, message, option_names
+from bam_lightning.config.exceptions import PACKAGE, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.signals import Stopped
 from bam_lightning.config.validation import suggest
@@ -85,9 +85,9 @@ def console(main: Callable[[], int], full: bool | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if (os.environ.get("HYDRA_FULL_ERROR") == "1" if full is None else full) or not deliberate(error):
+        if (os.environ.get("HYDRA_FULL_ERROR") == "1" if full is None else full) or not is_user_error(error):
             raise
-        print(f"error: {message(error)}", file=sys.stderr)
+        print(f"error: {format_error(error)}", file=sys.stderr)
         return 1
 
 

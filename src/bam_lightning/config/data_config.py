@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bam_lightning.config.validation import at_least, in_range, known_name, positive
+from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
 LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
@@ -34,10 +34,10 @@ SETS = (Metric.micro_f1, Metric.macro_f1, Metric.exact_match)
 # What the package's heads are scored by. A head from elsewhere takes what fits its labels: spearman for a label_range,
 # anything for label_names.
 HEADS = {
-    "bam_lightning.models.heads.Classification": CLASSES,
-    "bam_lightning.models.heads.Regression": (Metric.spearman,),
-    "bam_lightning.models.heads.MultiLabel": SETS,
-    "bam_lightning.models.heads.Ordinal": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
+    "bam_lightning.ClassificationHead": CLASSES,
+    "bam_lightning.RegressionHead": (Metric.spearman,),
+    "bam_lightning.MultiLabelHead": SETS,
+    "bam_lightning.OrdinalHead": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
 }
 
 
@@ -101,13 +101,13 @@ class TaskConfig:
         for name in ("train_rows", "dev_rows"):
             rows = getattr(self, name)
             if rows is not None:
-                at_least(f"{key}.{name}", rows, 1, LARGEST)
+                check_at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
             raise ValueError(f"{key}.label_separator must be at least one character, got ''")
         if self.symmetric and len(self.text_columns) != 2:
             raise ValueError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
         if self.layerwise_decay is not None:
-            in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
+            check_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
 
     def _check_head(self, key: str) -> None:
         names, span = self.head.label_names, self.head.label_range
@@ -128,7 +128,7 @@ class TaskConfig:
             )
         if self.metric is Metric.f1 and len(names) != 2:
             raise ValueError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
-        in_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
+        check_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
 
 
 @dataclass
@@ -147,14 +147,14 @@ class SuiteConfig:
     def check(self) -> None:
         """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""
         for name in self.only:
-            known_name("suite.only", name, self.tasks)
+            check_choice("suite.only", name, self.tasks)
         chosen = self.chosen()
         if not any(task.scored_by is None for task in chosen.values()):
             raise ValueError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")
         for name, task in chosen.items():
             task.check(f"suite.tasks.{name}")
             if task.scored_by is not None:
-                known_name(f"suite.tasks.{name}.scored_by", task.scored_by, chosen)
+                check_choice(f"suite.tasks.{name}.scored_by", task.scored_by, chosen)
 
     def trained(self) -> dict[str, TaskConfig]:
         """Return the chosen tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
@@ -180,9 +180,9 @@ class DataConfig:
 
     def check(self) -> None:
         """Raise ``ValueError`` for lengths and counts out of range."""
-        at_least("data.seed", self.seed, 0)
-        at_least("data.max_length", self.max_length, 8, LARGEST)
-        at_least("data.workers", self.workers, 0, 1024)
+        check_at_least("data.seed", self.seed, 0)
+        check_at_least("data.max_length", self.max_length, 8, LARGEST)
+        check_at_least("data.workers", self.workers, 0, 1024)
 
 
 @dataclass
@@ -213,13 +213,13 @@ class PretrainingConfig:
                 "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
                 f"got text={self.text} and sentences={self.sentences}"
             )
-        at_least("encoder.pretraining.sentences", self.sentences, 0, LARGEST)
-        at_least("encoder.pretraining.vocabulary", self.vocabulary, 1)
-        at_least("encoder.pretraining.seed", self.seed, 0)
-        in_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
-        at_least("encoder.pretraining.batch_size", self.batch_size, 1)
-        positive("encoder.pretraining.epochs", self.epochs, MOST_EPOCHS)
-        positive("encoder.pretraining.learning_rate", self.learning_rate)
+        check_at_least("encoder.pretraining.sentences", self.sentences, 0, LARGEST)
+        check_at_least("encoder.pretraining.vocabulary", self.vocabulary, 1)
+        check_at_least("encoder.pretraining.seed", self.seed, 0)
+        check_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
+        check_at_least("encoder.pretraining.batch_size", self.batch_size, 1)
+        check_positive("encoder.pretraining.epochs", self.epochs, MOST_EPOCHS)
+        check_positive("encoder.pretraining.learning_rate", self.learning_rate)
 
 
 @dataclass

@@ -22,7 +22,7 @@ COMPOSERS = (f"{Path('/hydra')}/", f"{Path('/omegaconf')}/", f"{Path('/hydra_plu
 NOISE = ("full_key:", "reference_type=", "object_type=", "See https://")  # lines that Hydra ends its messages with
 
 
-def deliberate(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Return whether the error was raised on purpose: by this library for bad input, or by Hydra."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -42,7 +42,7 @@ def deliberate(error: BaseException) -> bool:
     return ours and _by_raise(last) and isinstance(error, (ValueError, OSError, RuntimeError))
 
 
-def message(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return what the error says, in one line; of Hydra's, with the key, the file and the nearest known name.
 
     What cannot be printed (a line feed in a column's name, a terminal's commands) is escaped."""

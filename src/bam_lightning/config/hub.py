@@ -11,7 +11,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
-from bam_lightning.config.validation import place
+from bam_lightning.config.validation import expand_path
 
 HUB_SECONDS = 4.0
 ENCODER_HINT = (
@@ -55,14 +55,14 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
     Raises:
         OSError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
     """
-    local = place("encoder.path", path)
+    local = expand_path("encoder.path", path)
     if _there(local) and local.is_dir():
         digest = hashlib.sha256()
         for file in sorted(local.iterdir()):
             if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]
-    if no_hub_id(path):
+    if is_local_path(path):
         raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     if not hub_or_offline():
         from huggingface_hub import try_to_load_from_cache
@@ -75,7 +75,7 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
     return f"{path}@{revision or 'main'}"
 
 
-def no_hub_id(path: str) -> bool:
+def is_local_path(path: str) -> bool:
     """Return whether an encoder's path can only be a folder's: ids of the hub are ``NAME`` or ``OWNER/NAME``."""
     return not re.fullmatch(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", path)
 

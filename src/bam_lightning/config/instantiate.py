@@ -10,15 +10,15 @@ from typing import Any
 from bam_lightning.config.validation import suggest
 
 
-def build(key: str, section: Mapping[str, Any]) -> Any:
+def instantiate(key: str, section: Mapping[str, Any]) -> Any:
     """Return ``_target_(**the rest of section)``.
 
     Raises:
         ValueError: naming ``key``, if ``_target_`` is missing or not importable, if an argument is unknown
             or missing, or if the target refuses a value.
 
-    >>> build("distillation.schedule", {"_target_": "bam_lightning.training.schedules.Constant", "lam": 0.5})
-    Constant(lam=0.5)
+    >>> instantiate("distillation.schedule", {"_target_": "bam_lightning.ConstantAnnealing", "lam": 0.5})
+    ConstantAnnealing(lam=0.5)
     """
     arguments = {name: value for name, value in section.items() if name != "_target_"}
     target = _locate(key, section.get("_target_"))
@@ -52,6 +52,6 @@ def _locate(key: str, path: Any) -> Any:
     if not callable(target):
         raise ValueError(
             f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
-            f"{suggest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
+            f"{suggest(name, [n for n in dir(module) if not n.startswith('_') and callable(getattr(module, n, None))])}"
         )
     return target

@@ -12,7 +12,7 @@ from typing import Any
 
 from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, TrainerConfig
-from bam_lightning.config.validation import at_least, in_range, known_name, positive
+from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 
 class StageKind(Enum):
@@ -43,15 +43,15 @@ class Hyperparameters:
     def check(self, key: str) -> None:
         """Raise ``ValueError`` for a value out of range, naming it by ``key``."""
         if self.learning_rate is not None:
-            positive(f"{key}.learning_rate", self.learning_rate)
+            check_positive(f"{key}.learning_rate", self.learning_rate)
         if self.batch_size is not None:
-            at_least(f"{key}.batch_size", self.batch_size, 1)
+            check_at_least(f"{key}.batch_size", self.batch_size, 1)
         if self.epochs is not None:
-            positive(f"{key}.epochs", self.epochs, MOST_EPOCHS)
+            check_positive(f"{key}.epochs", self.epochs, MOST_EPOCHS)
         if self.layerwise_decay is not None:
-            in_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
+            check_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
         if self.min_steps is not None:
-            at_least(f"{key}.min_steps", self.min_steps, 0)
+            check_at_least(f"{key}.min_steps", self.min_steps, 0)
 
 
 @dataclass
@@ -76,11 +76,11 @@ class OptimizationConfig(Hyperparameters):
     def check(self, key: str = "optimization") -> None:
         """Raise ``ValueError`` for a value out of range or a profile left incomplete."""
         super().check(key)
-        in_range(f"{key}.warmup", self.warmup, 0, 1, open_high=True)
-        in_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
-        positive(f"{key}.clip_norm", self.clip_norm)
-        positive(f"{key}.epsilon", self.epsilon)
-        positive(f"{key}.finetuning_rate", self.finetuning_rate)
+        check_range(f"{key}.warmup", self.warmup, 0, 1, open_high=True)
+        check_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
+        check_positive(f"{key}.clip_norm", self.clip_norm)
+        check_positive(f"{key}.epsilon", self.epsilon)
+        check_positive(f"{key}.finetuning_rate", self.finetuning_rate)
         for name, profile in (("single", self.single), ("multi", self.multi)):
             profile.check(f"{key}.{name}")
             for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
@@ -127,8 +127,8 @@ class RecipeConfig:
             if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
                 raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
             for task in stage.tasks:
-                known_name(f"{key}.tasks", task, suite.trained())
-            at_least(f"{key}.seeds", stage.seeds, 1, 1000)
+                check_choice(f"{key}.tasks", task, suite.trained())
+            check_at_least(f"{key}.seeds", stage.seeds, 1, 1000)
             if stage.start is not None and self.stages[stage.start].seeds > 1:
                 raise ValueError(
                     f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "
@@ -171,7 +171,7 @@ class DistillationConfig:
                 f"distillation.teacher_margin is {self.teacher_margin}, but scores lie between -1 and 1; "
                 "give the least distance from the commonest answer's score, or null for none"
             )
-        at_least("distillation.other_seeds", self.other_seeds, 0)
+        check_at_least("distillation.other_seeds", self.other_seeds, 0)
 
 
 @dataclass
@@ -197,12 +197,12 @@ class Config:
     def __post_init__(self) -> None:
         """Check everything once; see the parts' ``check``."""
         for name in ("seed", "teacher_seed"):
-            at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer):
             part.check()
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:
-            known_name("distillation.teachers", task, self.suite.trained())
+            check_choice("distillation.teachers", task, self.suite.trained())
         if self.data.root is not None and all(task.path == "generated" for task in self.suite.trained().values()):
             raise ValueError(
                 f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from bam_lightning.config.compose import console
-from bam_lightning.config.validation import known_name, suggest
+from bam_lightning.config.validation import check_choice, suggest
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def convert(name: str, text: str, kind: Any) -> Any:
     if text == "null" and len(kinds) < len(get_args(kind)):
         return None
     if kinds == [bool]:
-        known_name(name, text.lower(), ("true", "false"))
+        check_choice(name, text.lower(), ("true", "false"))
         return text.lower() == "true"
     try:
         return kinds[0](text)

@@ -42,7 +42,7 @@ class Stopped(BaseException):
         return 128 + self.signal
 
 
-class Stop:
+class SignalListener:
     """Notes signals while its context is open, for the training loop to look at; ``signal`` is the first one.
 
     After that a Ctrl-C stops at once. Other signals may come as often as they like: clusters send several.
@@ -53,7 +53,7 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> SignalListener:
         self._before = _heard()
         self.listen()
         return self
@@ -80,7 +80,7 @@ class Stop:
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Raise ``Stopped`` where a signal arrives."""
     process = os.getpid()
 
@@ -96,13 +96,13 @@ def at_once() -> Iterator[None]:
         _install(before)
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """Leave the signals to another process, which will end this one."""
     if threading.current_thread() is threading.main_thread():
         _install(dict.fromkeys(SIGNALS, signal.SIG_IGN))
 
 
-def spare_worker(_: int) -> None:
+def ignore_sigterm_in_worker(_: int) -> None:
     """Let a loader's worker outlive a SIGTERM to all processes of a job: the step it works for must be finished.
 
     It ends with its parent all the same. PyTorch would have it die of the signal, and the training with it.

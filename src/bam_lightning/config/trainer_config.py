@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from bam_lightning.config.data_config import MISSING
-from bam_lightning.config.validation import at_least, known_name, positive
+from bam_lightning.config.validation import check_at_least, check_choice, check_positive
 
 
 class LoggerKind(Enum):
@@ -56,16 +56,16 @@ class TrainerConfig:
 
     def check(self) -> None:
         """Raise ``ValueError`` for a choice or a count out of range."""
-        known_name("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        check_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         for name in ("devices", "nodes", "log_every"):
-            at_least(f"trainer.{name}", getattr(self, name), 1)
+            check_at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("max_steps", "checkpoint_steps"):
             if getattr(self, name) is not None:
-                at_least(f"trainer.{name}", getattr(self, name), 1)
+                check_at_least(f"trainer.{name}", getattr(self, name), 1)
         if self.compile and self.strategy is Strategy.fsdp:
             raise ValueError("trainer.compile=true and trainer.strategy=fsdp do not go together; leave one of them out")
-        positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
-        at_least("trainer.call_tokens", self.call_tokens, 0)
+        check_positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
+        check_at_least("trainer.call_tokens", self.call_tokens, 0)
 
 
 @dataclass

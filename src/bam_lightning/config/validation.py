@@ -19,14 +19,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def known_name(key: str, name: str, known: Iterable[str]) -> None:
+def check_choice(key: str, name: str, known: Iterable[str]) -> None:
     """Raise ``ValueError`` unless ``name`` is one of ``known``."""
     known = list(known)
     if name not in known:
         raise ValueError(f"{key} names {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}")
 
 
-def at_least(key: str, value: int, low: int, most: int | None = None) -> None:
+def check_at_least(key: str, value: int, low: int, most: int | None = None) -> None:
     """Raise ``ValueError`` unless ``value >= low``, or where it is above ``most``: a mistyped number must not fill the
     memory, or never end."""
     if value < low:
@@ -35,7 +35,7 @@ def at_least(key: str, value: int, low: int, most: int | None = None) -> None:
         raise ValueError(f"{key} must be at most {most}, got {value}")
 
 
-def place(key: str, text: str) -> Path:
+def expand_path(key: str, text: str) -> Path:
     """Return a path with ``~`` resolved.
 
     Raises:
@@ -49,7 +49,7 @@ def place(key: str, text: str) -> Path:
         raise ValueError(f"{key}: no home folder is known for {text!r}; write the whole path") from error
 
 
-def positive(key: str, value: float, most: float = math.inf) -> None:
+def check_positive(key: str, value: float, most: float = math.inf) -> None:
     """Raise ``ValueError`` unless ``value`` is finite, above 0 and at most ``most``."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{key} must be above 0, got {value}")
@@ -57,7 +57,7 @@ def positive(key: str, value: float, most: float = math.inf) -> None:
         raise ValueError(f"{key} must be at most {most:g}, got {value:g}")
 
 
-def in_range(
+def check_range(
     key: str, value: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> None:
     """Raise ``ValueError`` unless ``value`` lies between ``low`` and ``high``; ends belong to it unless open."""
@@ -81,7 +81,7 @@ def wrong_separator(columns: Iterable[str], ending: str) -> str:
     return f"; the columns seem to be separated by {other!r}, a {ending} has {own!r}"
 
 
-def installed(what: str, packages: Iterable[str], extra: str) -> None:
+def require_extra(what: str, packages: Iterable[str], extra: str) -> None:
     """Raise ``RuntimeError``, saying what to install, unless the packages that ``what`` needs are there."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

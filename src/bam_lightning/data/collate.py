@@ -31,7 +31,7 @@ class Examples(NamedTuple):
     teacher: NDArray[np.float32] | None = None
 
 
-def split_by_length(
+def token_budget_batches(
     lengths: NDArray[np.integer], call_tokens: int, largest: int = LARGEST_CALL
 ) -> list[NDArray[np.int64]]:
     """Return positions grouped so that padded tokens plus ``call_tokens`` per group are fewest.
@@ -41,7 +41,7 @@ def split_by_length(
         call_tokens: what one more encoder call costs, in tokens.
         largest: padded tokens a group may hold, unless a single row is longer.
 
-    >>> [group.tolist() for group in split_by_length(np.array([9, 128, 10, 120]), call_tokens=50)]
+    >>> [group.tolist() for group in token_budget_batches(np.array([9, 128, 10, 120]), call_tokens=50)]
     [[0, 2], [3, 1]]
     """
     order = np.argsort(lengths, kind="stable")
@@ -63,11 +63,11 @@ def split_by_length(
     return groups[::-1]
 
 
-def share(lengths: NDArray[np.integer], rank: int, processes: int) -> NDArray[np.int64]:
+def split_across_ranks(lengths: NDArray[np.integer], rank: int, processes: int) -> NDArray[np.int64]:
     """Return the positions of one process's rows, in order: as many rows as any other's, and as many tokens but for a
     row's. Processes wait for each other at every step, so the one with most tokens would hold up all.
 
-    >>> [share(np.array([9, 128, 10, 120]), rank, 2).tolist() for rank in (0, 1)]
+    >>> [split_across_ranks(np.array([9, 128, 10, 120]), rank, 2).tolist() for rank in (0, 1)]
     [[0, 1], [2, 3]]
     """
     lap, seat = np.divmod(np.arange(len(lengths)), processes)
@@ -76,10 +76,10 @@ def share(lengths: NDArray[np.integer], rank: int, processes: int) -> NDArray[np
     return mine
 
 
-def cut_into_blocks(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+def length_batches(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
     """Return the positions of rows of the given ``[N]`` lengths, sorted by length and cut into blocks to predict on.
 
-    >>> [block.tolist() for block in cut_into_blocks(np.array([5000, 10, 4500]))]
+    >>> [block.tolist() for block in length_batches(np.array([5000, 10, 4500]))]
     [[1], [2], [0]]
     """
     order = np.argsort(lengths, kind="stable")
@@ -92,7 +92,7 @@ def cut_into_blocks(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
     return [*blocks, order[start:]] if len(order) else []
 
 
-def make_batch(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int) -> Batch:
+def collate(tasks: Mapping[str, Examples], task_of: Sequence[str], rows: NDArray[np.integer], pad_id: int) -> Batch:
     """Return the block of the given rows, padded to the longest of them.
 
     Args:

@@ -48,7 +48,7 @@ LABELS: dict[str, list[str] | tuple[float, float]] = {
     "answer_entailment": ["entailment", "not_entailment"],
     "small_entailment": ["entailment", "not_entailment"],
 }
-KINDS: tuple[str, ...] = tuple(LABELS)
+DEMO_TASKS: tuple[str, ...] = tuple(LABELS)
 NOISE = 0.05  # share of wrong labels: no model can reach 100 %
 Row = tuple[str, str, float]
 
@@ -156,7 +156,7 @@ _MAKERS: dict[str, Callable[[random.Random], Row]] = {
 
 
 @lru_cache(maxsize=1)  # a task's splits are asked for one after the other
-def generate(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[str, list]]:
+def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[str, list]]:
     """Rows of one task as columns by split; no text (or pair of texts) occurs twice."""
     rng = random.Random(f"{kind} {seed}")  # a text as seed does not depend on hash randomisation
     rows: dict[tuple[str, str], int | float] = {}
@@ -180,7 +180,7 @@ def generate(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[s
     return data
 
 
-def corpus(sentences: int, seed: int = 0) -> list[str]:
+def generate_sentences(sentences: int, seed: int = 0) -> list[str]:
     """Unlabelled documents of two related clauses, so that a masked word can be found by its like in the other."""
     rng, documents = random.Random(f"corpus {seed}"), []
     for _ in range(sentences):

@@ -25,7 +25,7 @@ from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.readers import read_split
 
 
-class Rows(NamedTuple):
+class TaskSplit(NamedTuple):
     """One split. ``texts``: one or two columns of N strings; ``labels``: int64 class ids or float32 scores ``[N]``, of
     a multi-label task int64 0 and 1 ``[N, C]``; ``keys``: N hashes of 16 bytes."""
 
@@ -33,14 +33,14 @@ class Rows(NamedTuple):
     labels: NDArray[np.generic]
     keys: list[bytes]
 
-    def take(self, order: NDArray[np.int64]) -> Rows:
+    def take(self, order: NDArray[np.int64]) -> TaskSplit:
         """Return the rows at the positions ``order``, in that order."""
         places = order.tolist()
         picked = tuple(
             column.take(order) if isinstance(column, LateTexts) else [column[i] for i in places]
             for column in self.texts
         )
-        return Rows(picked, self.labels[order], [self.keys[i] for i in places])
+        return TaskSplit(picked, self.labels[order], [self.keys[i] for i in places])
 
     @property
     def fingerprint(self) -> str:
@@ -50,11 +50,11 @@ class Rows(NamedTuple):
         return digest.hexdigest()[:16]
 
 
-class TaskRows(NamedTuple):
+class TaskExamples(NamedTuple):
     """The training rows, in the order of their keys, and the dev rows, in the order of the file."""
 
-    train: Rows
-    dev: Rows
+    train: TaskSplit
+    dev: TaskSplit
 
     @property
     def fingerprint(self) -> str:
@@ -65,7 +65,7 @@ class TaskRows(NamedTuple):
         return hashlib.sha256(f"{self.train.fingerprint}{dev}".encode()).hexdigest()[:16]
 
 
-def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
+def load_examples(name: str, task: TaskConfig, data: DataConfig) -> TaskExamples:
     """Read and check the training and dev rows of one task.
 
     Raises:
@@ -74,32 +74,32 @@ def load_task(name: str, task: TaskConfig, data: DataConfig) -> TaskRows:
     """
     assert task.train_split is not None
     assert task.dev_split is not None
-    train = load_rows(name, task, data, task.train_split, task.train_rows)
-    dev = load_rows(name, task, data, task.dev_split, task.dev_rows)
+    train = load_split(name, task, data, task.train_split, task.train_rows)
+    dev = load_split(name, task, data, task.dev_split, task.dev_rows)
     if data.double_symmetric and task.symmetric:
         train = doubled(name, task, train)
-    return arranged(train, dev)[1]
+    return sort_by_key(train, dev)[1]
 
 
-def arranged(train: Rows, dev: Rows) -> tuple[NDArray[np.int64], TaskRows]:
+def sort_by_key(train: TaskSplit, dev: TaskSplit) -> tuple[NDArray[np.int64], TaskExamples]:
     """Return the order of the training rows by key, then by label, and the rows of a task in it."""
     halves = np.frombuffer(b"".join(train.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
     labels = train.labels.reshape(len(train.labels), -1)
     order = np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last of them counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
-    return order, TaskRows(train.take(order), dev)
+    return order, TaskExamples(train.take(order), dev)
 
 
-def load_rows(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> Rows:
+def load_split(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> TaskSplit:
     """Read and check one labelled split; ``limit`` keeps its first rows."""
     table, where = _table(name, task, data, split, [task.label_column])
     if limit is not None:
         table = table.slice(0, limit)
     texts = _all_texts(where, name, task, table)
-    return Rows(texts, read_labels(where, name, task, table), row_keys(name, task, texts))
+    return TaskSplit(texts, read_labels(where, name, task, table), row_keys(name, task, texts))
 
 
-def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str, in_order: bool = False) -> Rows:
+def load_unlabelled(name: str, task: TaskConfig, data: DataConfig, split: str, in_order: bool = False) -> TaskSplit:
     """Read and check a split without looking at labels, which a test split does not have; all are -1.
 
     ``in_order`` refuses rows that are not sorted by their ids: a submission counts them.
@@ -114,7 +114,7 @@ def load_texts(name: str, task: TaskConfig, data: DataConfig, split: str, in_ord
                     "order, which a submission needs; sort the file by its ids"
                 )
     texts = _all_texts(where, name, task, table)
-    return Rows(texts, np.full(len(texts[0]), UNLABELLED), row_keys(name, task, texts))
+    return TaskSplit(texts, np.full(len(texts[0]), UNLABELLED), row_keys(name, task, texts))
 
 
 def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list[str]) -> tuple[pa.Table, str]:
@@ -153,27 +153,27 @@ def row_keys(name: str, task: TaskConfig, texts: tuple[Sequence[str], ...]) -> l
     return keys
 
 
-def text_keys(texts: Sequence[str]) -> list[bytes]:
+def hash_texts(texts: Sequence[str]) -> list[bytes]:
     """Return the content key of each text that belongs to no task."""
     return row_keys("", TaskConfig(), (texts,))
 
 
-def doubled(name: str, task: TaskConfig, rows: Rows) -> Rows:
+def doubled(name: str, task: TaskConfig, rows: TaskSplit) -> TaskSplit:
     """Return the rows followed by their pairs in the other order (reference code: MRPC and STS-B)."""
     swapped = (rows.texts[1], rows.texts[0])
     both = tuple([*one, *two] for one, two in zip(rows.texts, swapped, strict=True))
     labels = np.concatenate([rows.labels, rows.labels])
-    return Rows(both, labels, rows.keys + row_keys(name, task, swapped))
+    return TaskSplit(both, labels, rows.keys + row_keys(name, task, swapped))
 
 
 def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.Table:
-    from bam_lightning.config.validation import known_name
-    from bam_lightning.data.demo_tasks import KINDS, generate
+    from bam_lightning.config.validation import check_choice
+    from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
 
-    known_name(f"suite.tasks.{name}.subset", task.subset or "", KINDS)
+    check_choice(f"suite.tasks.{name}.subset", task.subset or "", DEMO_TASKS)
     if task.train_rows is None or task.dev_rows is None:
         raise ValueError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
-    splits = generate(task.subset or "", task.train_rows, task.dev_rows, data.seed)
+    splits = generate_splits(task.subset or "", task.train_rows, task.dev_rows, data.seed)
     if split not in splits:
         raise ValueError(f"suite.tasks.{name} is generated and has no split {split!r}; splits: {', '.join(splits)}")
     return pa.table(splits[split])

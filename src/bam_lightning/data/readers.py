@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import DataConfig, TaskConfig
 from bam_lightning.config.hub import hub_or_offline
-from bam_lightning.config.validation import place
+from bam_lightning.config.validation import expand_path
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 LONGEST_ROW = 1 << 20  # bytes: the block in which pyarrow parses CSV and JSON lines
@@ -41,10 +41,10 @@ def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tup
 
 def local_path(name: str, task: TaskConfig, data: DataConfig) -> Path | None:
     """Return the folder or file that holds the task, or ``None`` if it comes from the hub."""
-    own = place(f"suite.tasks.{name}.path", task.path)
+    own = expand_path(f"suite.tasks.{name}.path", task.path)
     if _there(own) or task.path.startswith((".", "/", "~")) or task.path.count("/") > 1 or own.suffix in ENDINGS:
         return own  # an id of the hub has one slash at most
-    return place("data.root", data.root) / (task.subset or name) if data.root is not None else None
+    return expand_path("data.root", data.root) / (task.subset or name) if data.root is not None else None
 
 
 def split_file(name: str, folder: Path, split: str) -> Path:
@@ -158,7 +158,7 @@ def read_texts(files: Iterable[str]) -> list[str]:
     """
     texts: list[str] = []
     for name in files:
-        path = place("encoder.pretraining.text", name)
+        path = expand_path("encoder.pretraining.text", name)
         if not (_there(path) and path.is_file()):
             raise FileNotFoundError(f"encoder.pretraining.text: no file {path}; give text files, one text a line")
         try:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bam_lightning.config.validation import known_name
+from bam_lightning.config.validation import check_choice
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 STREAM = "-"
@@ -36,7 +36,7 @@ def format_of(key: str, name: str, given: str | None) -> str:
     """
     found = given or ("" if name == STREAM else Path(name).suffix.removeprefix("."))
     if given is not None:
-        known_name(f"{key}_format", given, FORMATS)
+        check_choice(f"{key}_format", given, FORMATS)
     if found not in FORMATS:
         raise ValueError(
             f"{key}: {name!r} has none of the endings {', '.join(FORMATS)}; give {key}_format, one of them"

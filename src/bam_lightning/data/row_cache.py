@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import DataConfig, TaskConfig
-from bam_lightning.data.examples import Rows, TaskRows, arranged, load_rows, load_task
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, load_split, sort_by_key
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.readers import local_path, split_file
-from bam_lightning.store.atomic_io import replacing
+from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.run_dir import file_hash
-from bam_lightning.store.run_spec import plain
+from bam_lightning.store.run_spec import to_json
 from bam_lightning.store.run_store import KEY_BYTES, digest
 
 FORMAT = 1  # of what is kept and of how rows are checked: what is of another one is not found
@@ -42,7 +42,7 @@ class Split(NamedTuple):
     digest: str
 
 
-def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskRows:
+def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskExamples:
     """Return what ``sources.load_task`` does, from ``cache`` where the same files were looked at before.
 
     Raises:
@@ -50,14 +50,16 @@ def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskRows
     """
     splits = _splits(name, task, data)
     if splits is None:
-        return load_task(name, task, data)
-    asked = [FORMAT, name, plain(asdict(task)), *(split.digest for split in splits)]
+        return load_examples(name, task, data)
+    asked = [FORMAT, name, to_json(asdict(task)), *(split.digest for split in splits)]
     path = cache / f"rows-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]}.safetensors"
     kept = _read(path)
     if kept is not None:
-        return TaskRows(*(_rows(kept, part, split) for part, split in zip(TaskRows._fields, splits, strict=True)))
-    train, dev = (load_rows(*split[:5]) for split in splits)
-    order, rows = arranged(train, dev)
+        return TaskExamples(
+            *(_rows(kept, part, split) for part, split in zip(TaskExamples._fields, splits, strict=True))
+        )
+    train, dev = (load_split(*split[:5]) for split in splits)
+    order, rows = sort_by_key(train, dev)
     if all(_unchanged(split) for split in splits):  # else what was read may be other rows than what was hashed
         with suppress(OSError):  # a job needs no cache: it may be somebody else's, or full
             _write(path, rows, {"train": order, "dev": np.arange(len(dev.keys))})
@@ -88,7 +90,7 @@ def _splits(name: str, task: TaskConfig, data: DataConfig) -> tuple[Split, Split
     return train, dev
 
 
-def _rows(kept: Tensors, part: str, split: Split) -> Rows:
+def _rows(kept: Tensors, part: str, split: Split) -> TaskSplit:
     joined = kept[f"{part}_keys"].tobytes()
     keys = [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)]
     reader = Reader(split)
@@ -96,7 +98,7 @@ def _rows(kept: Tensors, part: str, split: Split) -> Rows:
         LateTexts(partial(reader.column, number), kept[f"{part}_order"])
         for number in range(len(split.task.text_columns))
     )
-    return Rows(texts, kept[f"{part}_labels"], keys)
+    return TaskSplit(texts, kept[f"{part}_labels"], keys)
 
 
 class Reader:
@@ -114,7 +116,7 @@ class Reader:
         """
         if self._texts is None:
             with suppress(FileNotFoundError):
-                self._texts = load_rows(*self.split[:5]).texts
+                self._texts = load_split(*self.split[:5]).texts
             if self._texts is None or not _unchanged(self.split):
                 raise ValueError(f"{self.split.path} has changed since this job began; start the job again")
         return self._texts[number]
@@ -131,15 +133,15 @@ def _unchanged(split: Split) -> bool:
         return False
 
 
-def _write(path: Path, rows: TaskRows, orders: dict[str, NDArray[Any]]) -> None:
+def _write(path: Path, rows: TaskExamples, orders: dict[str, NDArray[Any]]) -> None:
     from safetensors.numpy import save_file
 
     tensors: Tensors = {}
-    for part, one in zip(TaskRows._fields, rows, strict=True):
+    for part, one in zip(TaskExamples._fields, rows, strict=True):
         tensors[f"{part}_keys"] = np.frombuffer(b"".join(one.keys), dtype=np.uint8).copy()
         tensors[f"{part}_labels"] = np.ascontiguousarray(one.labels)
         tensors[f"{part}_order"] = orders[part].astype(np.int32)
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, beside, metadata={"digest": digest(tensors)})
 

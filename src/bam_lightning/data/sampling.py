@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-EMPTY = -1  # a place without an example: the last step of an epoch of copies may have some
+PAD_INDEX = -1  # a place without an example: the last step of an epoch of copies may have some
 
 
 class Stream(NamedTuple):
@@ -36,10 +36,10 @@ def size_power(sizes: Mapping[str, int], exponent: float) -> dict[str, float]:
     return {task: power / total for task, power in powers.items()}
 
 
-def epoch_steps(sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+def count_steps(sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
     """Return the optimizer steps of ``epochs`` passes over as many examples as there are rows, rounded up.
 
-    >>> epoch_steps({"rte": 2490}, epochs=3, batch_size=32)
+    >>> count_steps({"rte": 2490}, epochs=3, batch_size=32)
     234
     """
     return max(1, math.ceil(epochs * sum(sizes.values()) / batch_size - 1e-9))
@@ -51,12 +51,12 @@ def _check_exponent(exponent: float) -> None:
 
 
 @dataclass(frozen=True)
-class SizePower:
+class SizeProportionalSampler:
     """True sampling: each place draws its task with p proportional to ``size ** exponent``.
 
     Exponent 1 is proportional, 0 uniform. Within a task, rows come without replacement, in passes of
     their own: a small task starts its next pass when it is through. The length of training does not depend on
-    the exponent, so ``steps_of`` (see ``Copies``) changes nothing here.
+    the exponent, so ``steps_of`` (see ``ReplicationSampler``) changes nothing here.
     """
 
     exponent: float
@@ -68,7 +68,7 @@ class SizePower:
 
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps."""
-        return epoch_steps(sizes, epochs, batch_size)
+        return count_steps(sizes, epochs, batch_size)
 
     def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
         """Return the whole order of a training run."""
@@ -90,7 +90,7 @@ def _passes(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64
 
 
 @dataclass(frozen=True)
-class Copies:
+class ReplicationSampler:
     """The reference code's balance: whole copies of small tasks, and loss weights for the remainder.
 
     Copies bring each task near ``size ** exponent``, weights the rest of the way. ``anchor`` is the size that
@@ -112,7 +112,7 @@ class Copies:
     def copies(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return how often each task stands in an epoch; a task of the anchor's size stands in it once.
 
-        >>> Copies(0.75).copies({"mnli": 392702, "rte": 2490, "cola": 8551})
+        >>> ReplicationSampler(0.75).copies({"mnli": 392702, "rte": 2490, "cola": 8551})
         {'mnli': 1, 'rte': 4, 'cola': 3}
         """
         largest = self.anchor or max(sizes.values())
@@ -129,7 +129,7 @@ class Copies:
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps: an epoch is filled up to whole batches.
 
-        >>> Copies(0.75, anchor=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
+        >>> ReplicationSampler(0.75, anchor=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
         1500
         """
         copies = replace(self, exponent=self.exponent if self.steps_of is None else self.steps_of).copies(sizes)
@@ -145,7 +145,7 @@ class Copies:
             for (task, size), first in zip(sizes.items(), firsts, strict=False)
         ]
         epoch = np.concatenate(parts)
-        empty = np.full(-len(epoch) % batch_size, EMPTY, dtype=np.int32)
+        empty = np.full(-len(epoch) % batch_size, PAD_INDEX, dtype=np.int32)
         epoch = np.concatenate([epoch, empty])
         count = -(-steps * batch_size // len(epoch))
         orders = [np.random.default_rng([seed, 2, e]).permutation(epoch) for e in range(count)]
@@ -153,4 +153,4 @@ class Copies:
         return Stream(rows, self.weights(sizes))
 
 
-Sampler = SizePower | Copies
+Sampler = SizeProportionalSampler | ReplicationSampler

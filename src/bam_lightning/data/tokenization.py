@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bam_lightning.data.examples import Rows
-from bam_lightning.store.atomic_io import replacing
+from bam_lightning.data.examples import TaskSplit
+from bam_lightning.store.atomic_io import atomic_write
 
 CHUNK_ROWS = 10_000
 FORMAT = 3  # of the cached files; one of another format is not found
@@ -48,7 +48,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def encode(rows: Rows, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
+def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
     """Return the rows' tokens, from the cache where it has them.
 
     Pairs are cut from the longer side, single texts at the end, to ``max_length`` tokens with the special ones.
@@ -109,7 +109,7 @@ def _encoded(columns: list[list[str]], tokenizer: Any, max_length: int) -> tuple
 
 def _write(path: Path, table: pa.Table) -> None:
     """Write an Arrow file, and after it the hash of its bytes."""
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

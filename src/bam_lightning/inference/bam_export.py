@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bam_lightning.inference.export_check import exact, largest_difference, sample, staged, write_record
-from bam_lightning.inference.predictor import Model, load
+from bam_lightning.inference.predictor import Predictor, load
 
 
-def export_bam(model: Model, output: Path) -> float:
+def export_bam(model: Predictor, output: Path) -> float:
     """Write what ``save_pretrained`` writes; return the largest difference of logits.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bam_lightning.config.options import StoreOptions, command, option
-from bam_lightning.config.validation import known_name
+from bam_lightning.config.validation import check_choice
 
 USAGE = """
 Write a trained model for other tools. Every export is read back and compared with the model before it is there.
@@ -31,7 +31,7 @@ class ExportOptions(StoreOptions):
 
 def job(options: ExportOptions) -> None:
     """Export a model and say what was written."""
-    known_name("format", options.format, FORMATS)
+    check_choice("format", options.format, FORMATS)
     if options.format == "bam" and options.task:
         raise ValueError("format=bam writes the whole model; leave task out, or give format=hf or onnx")
     from bam_lightning.inference.predictor import load

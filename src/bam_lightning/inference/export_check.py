@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bam_lightning.inference.model_info import Task
-from bam_lightning.inference.predictor import Model
+from bam_lightning.inference.model_info import TaskInfo
+from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
-from bam_lightning.store.atomic_io import open_to_others
+from bam_lightning.store.atomic_io import apply_umask
 from bam_lightning.training import hardware
 
 RECORD = "export.json"
@@ -29,13 +29,13 @@ BATCHES = (1, 2, 7, 32)  # sizes that an export is checked with
 Logits = Callable[[Sequence[Sequence[str]]], Mapping[str, NDArray[np.float32]]]
 
 
-def exact(model: Model) -> Model:
+def exact(model: Predictor) -> Predictor:
     """Return a copy of the model that computes in float32 on the CPU."""
     heads = {task: copy.deepcopy(model.head(task)) for task in model.tasks}
-    return Model(model.saved, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
+    return Predictor(model.saved, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
 
 
-def sample(model: Model, width: int, count: int = 128, seed: int = 0) -> list[tuple[str, ...]]:
+def sample(model: Predictor, width: int, count: int = 128, seed: int = 0) -> list[tuple[str, ...]]:
     """Return rows of words of the model's vocabulary, from one word to more than ``max_length``."""
     rng = np.random.default_rng(seed)
     special = set(model.tokenizer.all_special_ids)
@@ -45,7 +45,7 @@ def sample(model: Model, width: int, count: int = 128, seed: int = 0) -> list[tu
     return [tuple(model.tokenizer.decode(rng.choice(words, size)) or "a" for size in row) for row in longest]
 
 
-def largest_difference(model: Model, names: Sequence[str], theirs: Logits, rows: Sequence[Sequence[str]]) -> float:
+def largest_difference(model: Predictor, names: Sequence[str], theirs: Logits, rows: Sequence[Sequence[str]]) -> float:
     """Return the largest distance between the model's logits of some tasks and an export's, over batches of all sizes.
 
     Raises:
@@ -85,7 +85,7 @@ def staged(output: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
-        open_to_others(*(beside / name for name in files(beside)))
+        apply_umask(*(beside / name for name in files(beside)))
         _check_free(output)  # something may have come into it meanwhile
         if output.exists():
             shutil.rmtree(output)
@@ -116,7 +116,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def write_record(folder: Path, model: Model, kind: str, names: Sequence[str], difference: float) -> None:
+def write_record(folder: Path, model: Predictor, kind: str, names: Sequence[str], difference: float) -> None:
     """Write what the export holds: tasks, how their logits are read, what it was made from; the last file written."""
     record = {
         "format": kind,
@@ -130,7 +130,7 @@ def write_record(folder: Path, model: Model, kind: str, names: Sequence[str], di
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def describe(task: Task, head: Head) -> dict[str, Any]:
+def describe(task: TaskInfo, head: Head) -> dict[str, Any]:
     """Return what a stranger must know of a task to read its logits."""
     outside = head.outside(task.label_names)
     return {
@@ -145,6 +145,6 @@ def describe(task: Task, head: Head) -> dict[str, Any]:
     }
 
 
-def example(task: Task) -> tuple[str, ...]:
+def example(task: TaskInfo) -> tuple[str, ...]:
     """Return a row to show how the task is asked."""
     return ("A first text.", "A second text.")[: len(task.columns)]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
-from bam_lightning.inference.predictor import Model
+from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
 
 # Families whose classifier is first token -> linear -> tanh -> linear, and where its two layers lie.
@@ -42,7 +42,7 @@ print(ask([{asked}], top_k=None))
 """
 
 
-def export_hf(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
+def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> float:
     """Write ``output/TASK`` for each task (none given: all); return the largest difference of logits.
 
     Raises:
@@ -66,7 +66,7 @@ def export_hf(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
     return difference
 
 
-def _check_family(model: Model) -> None:
+def _check_family(model: Predictor) -> None:
     family = model.encoder.body.config.model_type
     if family not in PLACES:
         raise ValueError(
@@ -80,7 +80,7 @@ def _check_family(model: Model) -> None:
         )
 
 
-def _export(model: Model, folder: Path, name: str) -> float:
+def _export(model: Predictor, folder: Path, name: str) -> float:
     classifier = _classifier(model, name)
     classifier.save_pretrained(folder)
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -99,7 +99,7 @@ def _export(model: Model, folder: Path, name: str) -> float:
     return difference
 
 
-def _classifier(model: Model, name: str) -> Any:
+def _classifier(model: Predictor, name: str) -> Any:
     """Return transformers' classifier with the model's weights."""
     from transformers import AutoModelForSequenceClassification
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from bam_lightning.config.data_config import SETS
-from bam_lightning.inference.model_info import Saved, Task
-from bam_lightning.store.job_records import FINISHED, Job, read_all
+from bam_lightning.inference.model_info import ModelInfo, TaskInfo
+from bam_lightning.store.job_records import FINISHED, JobRecord, read_records
 from bam_lightning.store.run_store import Store
 
 NAME = "README.md"
@@ -34,7 +34,7 @@ model.predict([{row}], task="{task}")
 """
 
 
-def make(saved: Saved) -> str:
+def make_card(saved: ModelInfo) -> str:
     """Return the card; of a Run that still lies in its store, with the scores of its other seeds.
 
     A model that was carried elsewhere keeps the card it came with.
@@ -55,13 +55,13 @@ def make(saved: Saved) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _origin(saved: Saved) -> tuple[Job | None, list[Mapping[str, Any]]]:
+def _origin(saved: ModelInfo) -> tuple[JobRecord | None, list[Mapping[str, Any]]]:
     """Return the job that trained the model, and the manifests of the same model from all seeds, its own included."""
     folder = saved.run.path
     if folder.parent.name != "runs":
         return None, [saved.manifest]
     store = Store(folder.parents[1], create=False)
-    jobs = [job for job in read_all(store) if job.state == FINISHED]
+    jobs = [job for job in read_records(store) if job.state == FINISHED]
     mine = next((job for job in jobs if saved.id in job.runs), None)
     if mine is None:
         return None, [saved.manifest]
@@ -74,7 +74,7 @@ def _origin(saved: Saved) -> tuple[Job | None, list[Mapping[str, Any]]]:
     return mine, [one for one in found if one["tasks"] == tasks]
 
 
-def _tasks(tasks: Mapping[str, Task], peers: Sequence[Mapping[str, Any]]) -> str:
+def _tasks(tasks: Mapping[str, TaskInfo], peers: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| task | reads | answers | metric | dev score x 100 | all seeds: n, median (lowest to highest) |",
         "|---|---|---|---|---|---|",
@@ -97,7 +97,7 @@ def _cell(text: str) -> str:
     return text
 
 
-def _training(manifest: Mapping[str, Any], job: Job | None) -> list[str]:
+def _training(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:
     spec = manifest["spec"]
     teachers = manifest.get("teachers") or {}
     lines = [
@@ -117,7 +117,7 @@ def _training(manifest: Mapping[str, Any], job: Job | None) -> list[str]:
     return lines
 
 
-def _words(job: Job) -> list[str]:
+def _words(job: JobRecord) -> list[str]:
     """Return the words of the command line that trained a model; without Hydra's own record, what the job knows."""
     record = Path(job.output) / ".hydra" / "overrides.yaml"
     if record.is_file():

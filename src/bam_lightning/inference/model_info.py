@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bam_lightning.config.trainer_config import Precision
-from bam_lightning.config.validation import known_name, suggest
+from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.data.readers import hub_or_offline
 from bam_lightning.store.run_dir import MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
@@ -19,7 +19,7 @@ NAME = re.compile(r"[\w-]+")
 PARTS = ("*.safetensors", "run.json", "encoder/*", "README.md", "history.json")
 
 
-class Task(NamedTuple):
+class TaskInfo(NamedTuple):
     """One task of a saved model.
 
     ``columns`` are its texts, one or two; labels are ``label_names``, in the order of class ids, or numbers in
@@ -59,7 +59,7 @@ def _whole(text: str) -> bool:
     return True
 
 
-def check_rows(tasks: Iterable[Task], rows: Sequence[Sequence[Any]]) -> None:
+def check_rows(tasks: Iterable[TaskInfo], rows: Sequence[Sequence[Any]]) -> None:
     """Raise ``ValueError``, naming the first row that a task cannot score."""
     for task in tasks:
         for number, row in enumerate(rows):
@@ -68,12 +68,12 @@ def check_rows(tasks: Iterable[Task], rows: Sequence[Sequence[Any]]) -> None:
 
 
 @dataclass(frozen=True)
-class Saved:
+class ModelInfo:
     """A saved model before its weights are read: ``run`` is its folder, ``manifest`` all that is known of it."""
 
     run: RunFolder
     manifest: Mapping[str, Any]
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, TaskInfo]
 
     @property
     def id(self) -> str:
@@ -85,16 +85,16 @@ class Saved:
         """Tokens, special ones included, that a row is cut to."""
         return int(self.manifest["spec"]["max_length"])
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> TaskInfo:
         """Return a task.
 
         Raises:
             ValueError: naming the tasks there are.
         """
-        known_name("task", name, self.tasks)
+        check_choice("task", name, self.tasks)
         return self.tasks[name]
 
-    def named(self, names: str | Sequence[str], width: int | None = None) -> list[Task]:
+    def named(self, names: str | Sequence[str], width: int | None = None) -> list[TaskInfo]:
         """Return the tasks of the given names; ``all`` are those that read ``width`` texts.
 
         Raises:
@@ -109,7 +109,7 @@ class Saved:
         return found
 
 
-def find(name: str, store: str = "store", revision: str | None = None) -> RunFolder:
+def find_model(name: str, store: str = "store", revision: str | None = None) -> RunFolder:
     """Return the folder of a saved model: itself, that of a Run in ``store``, or one downloaded from the hub.
 
     Raises:
@@ -151,7 +151,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise OSError(f"model {name!r} is no folder, and could not be read from the hub ({reason})") from error
 
 
-def read(run: RunFolder) -> Saved:
+def read_model_info(run: RunFolder) -> ModelInfo:
     """Return what the model in a folder says of itself.
 
     Raises:
@@ -173,15 +173,15 @@ def read(run: RunFolder) -> Saved:
         ) from error
     if not tasks:
         raise ValueError(f"{run.path} holds a {manifest.get('kind')} Run, which has no task; give one that has")
-    return Saved(run, manifest, tasks)
+    return ModelInfo(run, manifest, tasks)
 
 
-def _task(name: str, manifest: Mapping[str, Any]) -> Task:
+def _task(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
     if len(reads["text_columns"]) not in (1, 2) or isinstance(reads["text_columns"], str):
         raise ValueError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
-    return Task(
+    return TaskInfo(
         name,
         tuple(map(str, reads["text_columns"])),
         tuple(map(str, head["label_names"])),

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bam_lightning.config.validation import installed
+from bam_lightning.config.validation import require_extra
 from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
-from bam_lightning.inference.predictor import Model
+from bam_lightning.inference.predictor import Predictor
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
 GRAPH = "model.onnx"
@@ -49,7 +49,7 @@ for output, rows in zip(session.get_outputs(), logits):
 """
 
 
-def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
+def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> float:
     """Write the graph of some heads (none given: all) with the tokenizer; return the largest difference of logits.
 
     Raises:
@@ -57,7 +57,7 @@ def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
         ValueError: for an unknown task, or an export that does not compute the same.
         FileExistsError, FileNotFoundError: see ``staged``.
     """
-    installed("format=onnx", NEEDS, "onnx")
+    require_extra("format=onnx", NEEDS, "onnx")
     names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
         model.head(name).outside(model.tasks[name].label_names)
@@ -83,7 +83,7 @@ def export_onnx(model: Model, output: Path, tasks: Sequence[str] = ()) -> float:
 class _Graph(nn.Module):
     """Encoder inputs in the tokenizer's order -> logits of every head."""
 
-    def __init__(self, model: Model, names: Sequence[str], inputs: Sequence[str]) -> None:
+    def __init__(self, model: Predictor, names: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
         self.encoder, self.inputs = model.encoder, list(inputs)
         self.heads = nn.ModuleList([model.head(name) for name in names])
@@ -93,7 +93,7 @@ class _Graph(nn.Module):
         return tuple(head(pooled) for head in self.heads)
 
 
-def _write(model: Model, names: Sequence[str], path: Path) -> None:
+def _write(model: Predictor, names: Sequence[str], path: Path) -> None:
     inputs = list(model.tokenizer.model_input_names)
     graph = _Graph(model, names, inputs).eval()
     rows = model.tokenizer(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
@@ -143,7 +143,7 @@ def _quiet() -> Iterator[None]:
 class _Reader:
     """What was written, read back as a stranger would: rows -> logits by task."""
 
-    def __init__(self, folder: Path, model: Model) -> None:
+    def __init__(self, folder: Path, model: Predictor) -> None:
         import onnxruntime
         from transformers import AutoTokenizer
 

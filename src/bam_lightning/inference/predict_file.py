@@ -15,11 +15,11 @@ from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import wrong_separator
 from bam_lightning.data.records import STREAM, Record, Source, chunks, format_of
 from bam_lightning.data.writers import Writer, make_writer
-from bam_lightning.inference.model_info import Saved, Task, find
-from bam_lightning.inference.model_info import read as read_saved
+from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model
+from bam_lightning.inference.model_info import read_model_info as read_saved
 
 if TYPE_CHECKING:
-    from bam_lightning.inference.predictor import Model
+    from bam_lightning.inference.predictor import Predictor
 
 USAGE = """
 Score texts with a trained model: labels and probabilities by name, in the order of the rows.
@@ -67,7 +67,7 @@ def job(options: PredictOptions) -> int:
     source = Source(options.input, kind)
     parts = chunks(source)
     first = next(parts, [])
-    saved = read_saved(find(options.run, options.store))
+    saved = read_saved(find_model(options.run, options.store))
     readable = list(dict.fromkeys([*source.columns, *(name for one in first if not one.fault for name in one.values)]))
     plan = _plan(saved, options, readable or next(iter(saved.tasks.values())).columns)
     from bam_lightning.inference.predictor import load
@@ -102,7 +102,7 @@ def _check_paths(options: PredictOptions) -> None:
         raise FileNotFoundError(f"output: no folder {target.parent}")
 
 
-def _plan(saved: Saved, options: PredictOptions, there: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _plan(saved: ModelInfo, options: PredictOptions, there: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return task -> the columns of its texts in the input."""
     if options.task and options.task != ["all"]:
         chosen = [saved.task(name) for name in options.task]
@@ -129,14 +129,14 @@ def _plan(saved: Saved, options: PredictOptions, there: Sequence[str]) -> dict[s
     )
 
 
-def _names(task: Task) -> list[str]:
+def _names(task: TaskInfo) -> list[str]:
     if task.label_range:
         return [f"{task.name}.score"]
     return [f"{task.name}.label", *(f"{task.name}.{name}" for name in task.label_names)]
 
 
 def _run(
-    model: Model,
+    model: Predictor,
     plan: Mapping[str, tuple[str, ...]],
     first: list[Record],
     rest: Iterator[list[Record]],
@@ -165,7 +165,7 @@ def _run(
     return rows, bad, faults
 
 
-def score(model: Model, plan: Mapping[str, tuple[str, ...]], part: Sequence[Record]) -> list[dict[str, Any]]:
+def score(model: Predictor, plan: Mapping[str, tuple[str, ...]], part: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the rows with what the model says of them, or why it says nothing; one encoder pass for like columns."""
     rows = [{name: value for name, value in record.values.items() if name != ERROR} for record in part]
     for columns in dict.fromkeys(plan.values()):

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bam_lightning.config.data_config import HEADS
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import Precision, TrainerConfig
-from bam_lightning.config.validation import known_name
-from bam_lightning.data.collate import Examples, cut_into_blocks, make_batch
+from bam_lightning.config.validation import check_choice
+from bam_lightning.data.collate import Examples, collate, length_batches
 from bam_lightning.data.tokenization import join, tokenise
 from bam_lightning.inference import model_card
-from bam_lightning.inference.model_info import Saved, Task, check_rows, find, read
+from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, find_model, read_model_info
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
 
 
-class Model:
+class Predictor:
     """An encoder with the heads of all its tasks; made by ``load``.
 
     Attributes:
@@ -53,7 +53,7 @@ class Model:
     """
 
     def __init__(
-        self, saved: Saved, encoder: Encoder, heads: Mapping[str, Head], tokenizer: Any, device: str, precision: str
+        self, saved: ModelInfo, encoder: Encoder, heads: Mapping[str, Head], tokenizer: Any, device: str, precision: str
     ) -> None:
         self.saved, self.tokenizer = saved, tokenizer
         self.device, self.precision = torch.device(device), precision
@@ -61,7 +61,7 @@ class Model:
         self.heads = nn.ModuleDict(dict(heads)).eval().to(self.device)
 
     @property
-    def tasks(self) -> Mapping[str, Task]:
+    def tasks(self) -> Mapping[str, TaskInfo]:
         """Name -> what the task reads and answers."""
         return self.saved.tasks
 
@@ -103,9 +103,9 @@ class Model:
         tokens = join([tokenise(columns, self.tokenizer, self.saved.max_length) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
         parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in tasks}
-        blocks = cut_into_blocks(tokens.lengths)
+        blocks = length_batches(tokens.lengths)
         for block in blocks:
-            batch = make_batch(examples, [""] * len(block), block, self.tokenizer.pad_token_id)
+            batch = collate(examples, [""] * len(block), block, self.tokenizer.pad_token_id)
             for task, found in self._forward(batch, tasks).items():
                 parts[task].append(found)
         back = np.argsort(order[np.concatenate(blocks)], kind="stable")
@@ -145,7 +145,7 @@ class Model:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
         shutil.copyfile(source.path / MANIFEST, target / MANIFEST)
-        (target / model_card.NAME).write_text(model_card.make(self.saved), encoding="utf-8")
+        (target / model_card.NAME).write_text(model_card.make_card(self.saved), encoding="utf-8")
         return target
 
     def push_to_hub(self, repo: str, private: bool = True, token: str | None = None) -> str:
@@ -186,7 +186,7 @@ def load(
     precision: str = "auto",
     heads: Sequence[str] = (),
     revision: str | None = None,
-) -> Model:
+) -> Predictor:
     """Return a trained model, ready to predict.
 
     Args:
@@ -202,20 +202,20 @@ def load(
         FileNotFoundError, OSError: if there is no such model.
         ValueError: if it is damaged, or needs a head that is not allowed.
     """
-    saved = read(find(str(name), str(store), revision))
+    saved = read_model_info(find_model(str(name), str(store), revision))
     hardware.prepare()
     spec = saved.manifest["spec"]
     encoder, tokenizer, weights = load_encoder(saved.run, bool(spec["pooler"]))
     check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
-    known_name("precision", precision, [one.value for one in Precision if one is not Precision.float64])
+    check_choice("precision", precision, [one.value for one in Precision if one is not Precision.float64])
     trained = "float32" if spec["precision"] == "float64" else spec["precision"]
     settings = TrainerConfig(
         accelerator="cpu" if place == "cpu" else "gpu",
         precision=Precision(trained if precision == "auto" else precision),
     )
-    return Model(saved, encoder, built, tokenizer, place, hardware.precision(settings))
+    return Predictor(saved, encoder, built, tokenizer, place, hardware.precision(settings))
 
 
 def _device(name: str) -> str:
@@ -223,11 +223,11 @@ def _device(name: str) -> str:
     if name == "auto":
         return there[-1] if len(there) == 1 else there[1]
     name = "cuda:0" if name == "cuda" else name
-    known_name("device", name, there)
+    check_choice("device", name, there)
     return name
 
 
-def _head(saved: Saved, name: str, width: int, weights: Mapping[str, torch.Tensor], allowed: Sequence[str]) -> Head:
+def _head(saved: ModelInfo, name: str, width: int, weights: Mapping[str, torch.Tensor], allowed: Sequence[str]) -> Head:
     settings = saved.tasks[name].head
     target = str(settings.get("_target_"))
     if target not in allowed and target not in HEADS:
@@ -237,7 +237,7 @@ def _head(saved: Saved, name: str, width: int, weights: Mapping[str, torch.Tenso
         )
     ours = target in HEADS
     with torch.device("meta" if ours else "cpu"):  # sizes that the weights do not have must not fill the memory
-        head: Head = build(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
+        head: Head = instantiate(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
     try:
         head.load_state_dict(
             {key: value.to(torch.float32, copy=True) for key, value in weights.items()} if ours else weights,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bam_lightning.models.kernels.dropout import Dropout, keep_mask
+from bam_lightning.models.kernels.dropout import Dropout, dropout_mask
 from bam_lightning.models.kernels.dropout import dropout as drop
 from bam_lightning.models.packing import Group, Packing
 
@@ -42,7 +42,7 @@ def attention(
         if packing.groups:
             rows = torch.stack((query, key, value), 1)
             return Grouped.apply(rows, packing.groups, scale, dropout)[None], None
-        return _by_kernel(query, key, value, packing, scale)[None], None
+        return _varlen_attention(query, key, value, packing, scale)[None], None
     if dropout == 0.0 or query.device.type != "cpu":
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale
@@ -55,7 +55,7 @@ def attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
     """Return attention within each text, ``[N, H, D]``. The CUDA kernel has no dropout, so nothing is dropped there."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -75,7 +75,7 @@ class Grouped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: Tensor, groups: Groups, scale: float, p: float) -> Tensor:
         """Return ``[N, H, D]`` of queries, keys and values ``[N, 3, H, D]``."""
-        mixed, kept = mix(parts, groups, scale, p)
+        mixed, kept = attention_forward(parts, groups, scale, p)
         ctx.save_for_backward(parts, *kept)
         ctx.settings = groups, scale, p
         return mixed
@@ -84,10 +84,10 @@ class Grouped(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the parts."""
         parts, *kept = ctx.saved_tensors
-        return unmix(gradient, parts, kept, *ctx.settings), None, None, None
+        return attention_backward(gradient, parts, kept, *ctx.settings), None, None, None
 
 
-def mix(parts: Tensor, groups: Groups, scale: float, p: float) -> tuple[Tensor, list[Tensor | None]]:
+def attention_forward(parts: Tensor, groups: Groups, scale: float, p: float) -> tuple[Tensor, list[Tensor | None]]:
     """Return attention within each text, group by group, and what ``unmix`` needs of it.
 
     Written out by hand: autograd would fill a row of zeros for the gradient of every group.
@@ -101,19 +101,19 @@ def mix(parts: Tensor, groups: Groups, scale: float, p: float) -> tuple[Tensor, 
     mixed[groups[-1].last :] = 0  # the row's filling
     kept: list[Tensor | None] = []
     for group in groups:
-        query, key, value = _spread(parts, group)
+        query, key, value = _pad(parts, group)
         scores = torch.matmul(query, key.transpose(2, 3)).mul_(scale)  # [n, H, t, t]
         if group.mask is not None:
             scores[..., group.shortest :].masked_fill_(group.mask, torch.finfo(scores.dtype).min)
         shares = _softmax(scores)
-        keep = keep_mask(shares.shape, p) if p else None
+        keep = dropout_mask(shares.shape, p) if p else None
         dropped = shares if keep is None else shares * keep.to(shares.dtype)
-        _gather(torch.matmul(dropped, value).transpose(1, 2), group, mixed)
+        _unpad(torch.matmul(dropped, value).transpose(1, 2), group, mixed)
         kept += [shares, dropped, keep]
     return mixed.mul_(1.0 / (1.0 - p)), kept
 
 
-def unmix(
+def attention_backward(
     gradient: Tensor, parts: Tensor, kept: Sequence[Tensor | None], groups: Groups, scale: float, p: float
 ) -> Tensor:
     """Return the gradient of ``parts`` from that of ``mix``'s result ``[N, H, D]``."""
@@ -124,15 +124,15 @@ def unmix(
         shares, dropped, keep = kept[3 * number : 3 * number + 3]
         assert shares is not None
         assert dropped is not None
-        query, key, value = _spread(parts, group)
-        (flow,) = _spread(gradient, group, blank=True)
+        query, key, value = _pad(parts, group)
+        (flow,) = _pad(gradient, group, blank=True)
         of_value = torch.matmul(dropped.transpose(2, 3), flow)
         of_shares = torch.matmul(flow, value.transpose(2, 3))
         if keep is not None:
             of_shares *= keep.to(of_shares.dtype)
         of_scores = _softmax_back(of_shares, shares).mul_(scale)
         found = (torch.matmul(of_scores, key), torch.matmul(of_scores.transpose(2, 3), query), of_value)
-        _gather(torch.stack(found, 2).permute(0, 3, 2, 1, 4), group, end)
+        _unpad(torch.stack(found, 2).permute(0, 3, 2, 1, 4), group, end)
     return end
 
 
@@ -148,7 +148,7 @@ def _softmax_back(gradient: Tensor, shares: Tensor) -> Tensor:
     return torch._softmax_backward_data(gradient, shares, -1, shares.dtype)
 
 
-def _spread(row: Tensor, group: Group, blank: bool = False) -> Tensor:
+def _pad(row: Tensor, group: Group, blank: bool = False) -> Tensor:
     """Return a group's tokens ``[N, k, H, D]`` as padded texts ``[k, n, H, t, D]``; padding is 0 if ``blank``."""
     part = row[group.first : group.last]
     if group.fill is not None:
@@ -158,7 +158,7 @@ def _spread(row: Tensor, group: Group, blank: bool = False) -> Tensor:
     return part.view(group.texts, group.longest, *row.shape[1:]).permute(2, 0, 3, 1, 4).contiguous()
 
 
-def _gather(texts: Tensor, group: Group, row: Tensor) -> None:
+def _unpad(texts: Tensor, group: Group, row: Tensor) -> None:
     """Write padded texts ``[n, t, ...]`` to their places in a row ``[N, ...]``."""
     end = row[group.first : group.last]
     if group.kept is None:

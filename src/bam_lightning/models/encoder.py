@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bam_lightning.config.hub import ENCODER_HINT, no_hub_id
-from bam_lightning.config.validation import known_name
+from bam_lightning.config.hub import ENCODER_HINT, is_local_path
+from bam_lightning.config.validation import check_choice
 from bam_lightning.models import attention, unpadding
 from bam_lightning.models.safe_loading import Shapes, body_shapes, check_config, check_shapes
 
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     @property
     def packs(self) -> bool:
         """Whether texts can be computed without their padding."""
-        return unpadding.possible(self.body)
+        return unpadding.supports_unpadding(self.body)
 
     def forward(self, inputs: Mapping[str, Tensor], lengths: Sequence[int] = ()) -> Tensor:
         """Return one vector per text, ``[B, D]``, of padded inputs ``[B, T]``.
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
         device = inputs["input_ids"].device
         kernel = device.type == "cpu" or (torch.is_autocast_enabled("cuda") and attention.ampere(device))
         if len(lengths) and self.packs and kernel:
-            first = unpadding.first_tokens(self.body, inputs, lengths)
+            first = unpadding.encode_cls(self.body, inputs, lengths)
         else:
             first = self.body(**inputs).last_hidden_state[:, 0]  # [B, D]
         return first if self.pooler is None else torch.tanh(self.pooler(first))
@@ -160,7 +160,7 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
         family = fields.pop("model_type")
         known = AutoConfig.for_model(family).to_dict()
         for name in fields:
-            known_name("encoder.sizes", name, known)
+            check_choice("encoder.sizes", name, known)
         return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooler)
     except (KeyError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"encoder.sizes cannot be built: {error}") from error
@@ -230,7 +230,7 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
-    if no_hub_id(path) and not local.is_dir():
+    if is_local_path(path) and not local.is_dir():
         raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     try:
         if local.is_dir():

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bam_lightning.models.kernels.dropout import Dropout
 
 
-class Outside(NamedTuple):
+class ExportSpec(NamedTuple):
     """How a head's K logits are read where this library is not.
 
     ``problem_type`` is that of transformers, whose pipeline takes the sigmoid of a single output that has none;
@@ -64,7 +64,7 @@ class Head(nn.Module, ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
 
-    def outside(self, label_names: Sequence[str]) -> Outside:
+    def outside(self, label_names: Sequence[str]) -> ExportSpec:
         """Return what an export says of the logits.
 
         Raises:
@@ -73,7 +73,7 @@ class Head(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
 
 
-class OfNames(Head, ABC):
+class LabelHead(Head, ABC):
     """A head whose labels have names: an output for each of ``label_names``, but for ``spared`` of them.
 
     The other options are those of heads of other kinds, so that a task's file may name any head.
@@ -96,7 +96,7 @@ class OfNames(Head, ABC):
         return self.outputs(logits)
 
 
-class Classification(OfNames):
+class ClassificationHead(LabelHead):
     """Softmax over ``label_names`` and cross-entropy."""
 
     def encode(self, labels: Tensor) -> Tensor:
@@ -115,12 +115,12 @@ class Classification(OfNames):
         """Return the likeliest class ids."""
         return logits.argmax(dim=-1)
 
-    def outside(self, label_names: Sequence[str]) -> Outside:
+    def outside(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each label name."""
-        return Outside("single_label_classification", tuple(label_names), "the label with the highest score")
+        return ExportSpec("single_label_classification", tuple(label_names), "the label with the highest score")
 
 
-class Regression(Head):
+class RegressionHead(Head):
     """One output for scores in ``label_range``, trained in [0, 1] with squared error (section 3.1).
 
     ``sigmoid=False`` leaves the output linear, as the reference code does.
@@ -158,13 +158,13 @@ class Regression(Head):
         """Return nothing: a score has no classes."""
         return logits[:, :0]
 
-    def outside(self, label_names: Sequence[str]) -> Outside:
+    def outside(self, label_names: Sequence[str]) -> ExportSpec:
         """Return one output, and the way back to label units."""
         how = f"{self.low:.15g} + {self.high - self.low:.15g} * score"
-        return Outside(None if self.sigmoid else "regression", ("score",), how)
+        return ExportSpec(None if self.sigmoid else "regression", ("score",), how)
 
 
-class Sigmoids(OfNames, ABC):
+class BinaryHeads(LabelHead, ABC):
     """K yes-or-no questions, each a sigmoid of its own.
 
     Their losses are averaged, not summed: the loss of an untrained head is then ln 2 for any K, as large as that of
@@ -180,7 +180,7 @@ class Sigmoids(OfNames, ABC):
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=-1)
 
 
-class MultiLabel(Sigmoids):
+class MultiLabelHead(BinaryHeads):
     """Any number of ``label_names``, each decided by itself: K = C, and their probabilities do not sum to 1."""
 
     def encode(self, labels: Tensor) -> Tensor:
@@ -191,12 +191,12 @@ class MultiLabel(Sigmoids):
         """Return 1 for each label more likely than not, else 0: int64 ``[n, C]``; a row may have none."""
         return (self.outputs(logits) > 0.5).long()
 
-    def outside(self, label_names: Sequence[str]) -> Outside:
+    def outside(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each label name."""
-        return Outside("multi_label_classification", tuple(label_names), "every label whose score is above 0.5")
+        return ExportSpec("multi_label_classification", tuple(label_names), "every label whose score is above 0.5")
 
 
-class Ordinal(Sigmoids):
+class OrdinalHead(BinaryHeads):
     """``label_names`` from lowest to highest: output k is P(class > k), so K = C - 1.
 
     After Frank and Hall (2001), as one network with K outputs (Niu et al. 2016). Each output has weights of its own:
@@ -224,8 +224,8 @@ class Ordinal(Sigmoids):
         ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
         return -torch.cat([ends[0], above, ends[1]], dim=-1).diff(dim=-1)
 
-    def outside(self, label_names: Sequence[str]) -> Outside:
+    def outside(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each threshold."""
         names = tuple(f"above {name}" for name in label_names[:-1])
         how = f"the label whose place in {', '.join(label_names)} is the number of scores above 0.5, counted from 0"
-        return Outside("multi_label_classification", names, how)
+        return ExportSpec("multi_label_classification", names, how)

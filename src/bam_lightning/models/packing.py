@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 GROUP_TOKENS = 64  # what one more group costs attention, in tokens; measured on two CPU cores
-FINENESS = (
+BUCKET_BITS = (
     5  # bits of a number of rows: for each new number the kernels are made anew, which takes as long as some rows
 )
 LANES = 16  # attention's rows are filled up to a multiple of it: the kernels are several times slower on others
@@ -68,7 +68,7 @@ def pack(lengths: Sequence[int], width: int, grouped: bool) -> Packing:
     ordered = sizes[order]
     offsets = np.concatenate([[0], np.cumsum(ordered)])
     count = int(offsets[-1])
-    positions, take = np.zeros((2, few_sizes(count) if grouped else count), dtype=np.int64)
+    positions, take = np.zeros((2, round_to_bucket(count) if grouped else count), dtype=np.int64)
     positions[:count] = np.arange(count) - np.repeat(offsets[:-1], ordered)
     take[:count] = np.repeat(order * width, ordered) + positions[:count]
     firsts = np.empty_like(sizes)
@@ -83,13 +83,13 @@ def pack(lengths: Sequence[int], width: int, grouped: bool) -> Packing:
     )
 
 
-def few_sizes(count: int) -> int:
+def round_to_bucket(count: int) -> int:
     """Return the next number at or above ``count`` of ``FINENESS`` bits: at most a sixteenth more.
 
-    >>> few_sizes(15), few_sizes(17), few_sizes(3400)
+    >>> round_to_bucket(15), round_to_bucket(17), round_to_bucket(3400)
     (15, 17, 3456)
     """
-    step = 1 << max(0, count.bit_length() - FINENESS)
+    step = 1 << max(0, count.bit_length() - BUCKET_BITS)
     return -(-count // step) * step
 
 
@@ -118,7 +118,7 @@ def _cuts(ordered: NDArray[np.int64]) -> list[int]:
 
 
 def _group(lengths: NDArray[np.int64], first: int, last: int) -> Group:
-    texts, longest, shortest = few_sizes(len(lengths)), int(-(-lengths[-1] // LANES) * LANES), int(lengths[0])
+    texts, longest, shortest = round_to_bucket(len(lengths)), int(-(-lengths[-1] // LANES) * LANES), int(lengths[0])
     if texts * longest == last - first:
         return Group(first, last, texts, longest, shortest, None, None, None, None)
     places, sizes = np.arange(longest), np.zeros(texts, dtype=np.int64)

@@ -15,14 +15,14 @@ from bam_lightning.models.packing import Packing, pack
 FAMILIES = (*bert_layers.FAMILIES, "distilbert")
 
 
-def possible(body: Any) -> bool:
+def supports_unpadding(body: Any) -> bool:
     """Return whether the model can be computed so: its family, with this library's attention."""
     config = body.config
     known = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)  # whose tokens look back alone
     return bool(known and config._attn_implementation == attention.NAME)
 
 
-def first_tokens(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]) -> Tensor:
+def encode_cls(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]) -> Tensor:
     """Return the top layer's vectors ``[B, D]`` of the first tokens.
 
     Args:
@@ -35,7 +35,7 @@ def first_tokens(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]
     told = {name: value for name, value in inputs.items() if name != "attention_mask"}
     row = {name: value.reshape(-1)[packing.take][None] for name, value in told.items()}  # [1, N] each
     row["position_ids"] = _positions(body, inputs["input_ids"], packing)
-    if packing.groups and bert_layers.written_out(body):
+    if packing.groups and bert_layers.supports_fused(body):
         return bert_layers.run(body.encoder.layer, _embedded(body, row), packing)
     states: Tensor = body(**row, packing=packing).last_hidden_state
     return states[0, packing.firsts]

@@ -61,7 +61,7 @@ def others(context: Context, runs: Sequence[Run]) -> Iterator[Context]:
         yield context
         return
     with _uncollected():
-        from bam_lightning.recipes.fit import check as check_execution
+        from bam_lightning.recipes.fit import check_trainable as check_execution
 
     check_execution(context.config)
     if context.config.trainer.devices * context.config.trainer.nodes == 1:

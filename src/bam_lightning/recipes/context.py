@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bam_lightning.config.job_config import Config
-from bam_lightning.data.examples import Rows, TaskRows
-from bam_lightning.store.run_spec import TEST, TRAIN, Wanted
+from bam_lightning.data.examples import TaskExamples, TaskSplit
+from bam_lightning.store.run_spec import TEST, TRAIN, PredictionRequest
 from bam_lightning.store.run_store import Store
 
 
@@ -31,15 +31,15 @@ class Context:
     """
 
     config: Config
-    rows: Mapping[str, TaskRows]
+    rows: Mapping[str, TaskExamples]
     texts: list[str]
     store: Store
     output: Path
     listener: Callable[[int], None] = field(default=lambda step: None)
-    tests: Mapping[str, Rows] = field(default_factory=dict)
+    tests: Mapping[str, TaskSplit] = field(default_factory=dict)
     others: Others | None = None
 
-    def rows_of(self, one: Wanted) -> Rows:
+    def rows_of(self, one: PredictionRequest) -> TaskSplit:
         """Return the rows that are to be predicted."""
         if one.split == TEST:
             return self.tests[one.task]

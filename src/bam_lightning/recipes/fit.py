@@ -16,13 +16,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
-from bam_lightning.config.signals import Stop, at_once
+from bam_lightning.config.signals import SignalListener, raise_on_signal
 from bam_lightning.config.trainer_config import Precision, Strategy
 from bam_lightning.data.collate import ONE_CALL, Examples
-from bam_lightning.data.examples import Rows, text_keys
-from bam_lightning.data.sampling import SizePower, Stream
+from bam_lightning.data.examples import TaskSplit, hash_texts
+from bam_lightning.data.sampling import SizeProportionalSampler, Stream
 from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import Head
@@ -30,32 +30,32 @@ from bam_lightning.models.saving import load_encoder, save_model
 from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.manifest import make_manifest
-from bam_lightning.recipes.planner import wanted
-from bam_lightning.store.atomic_io import write_text, writing
-from bam_lightning.store.run_spec import TRAIN, Run, Wanted
-from bam_lightning.store.run_store import outputs_column
+from bam_lightning.recipes.planner import required_predictions
+from bam_lightning.store.atomic_io import translate_os_errors, write_text
+from bam_lightning.store.run_spec import TRAIN, PredictionRequest, Run
+from bam_lightning.store.run_store import load_logits
 from bam_lightning.training import distributed, hardware
 from bam_lightning.training.callbacks import Advance, Checkpoints, SameStart, last_checkpoint
 from bam_lightning.training.datamodule import MultiTaskData
 from bam_lightning.training.loggers import finish, log_end, make_logger
 from bam_lightning.training.masked_lm import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
 from bam_lightning.training.module import BamModule
-from bam_lightning.training.schedules import Linear
+from bam_lightning.training.schedules import LinearAnnealing
 
 
-def check(config: Config) -> None:
+def check_trainable(config: Config) -> None:
     """Raise ``ValueError`` for what would stop a Run later: no such device, a head that cannot be built."""
     hardware.check_devices(config.trainer)
     for name, task in config.suite.trained().items():
-        build(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
+        instantiate(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
 
 
-@at_once()
-def execute(run: Run, context: Context) -> dict[str, Any]:
+@raise_on_signal()
+def fit_run(run: Run, context: Context) -> dict[str, Any]:
     """Train ``run``, score it on dev, keep it in the store and return its manifest.
 
-    A Run that was stopped goes on from its last checkpoint. Needs the Runs named by ``run.needs`` finished. Where
-    processes work together, only the first one writes and returns anything.
+    A Run that was stopped resumes from its last checkpoint. All ``run.dependencies`` must be finished. In a
+    multi-process job only rank 0 writes and returns the manifest.
 
     Raises:
         Stopped: on Ctrl-C and the other signals of `stopping`; in training with a checkpoint.
@@ -66,7 +66,7 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
     torch.manual_seed(int(np.random.SeedSequence([run.seed, 4]).generate_state(1)[0]))
     make = _pretraining if run.kind is StageKind.pretrain else _finetuning
     module, data, tokenizer, tokens = make(run, context)
-    building = context.store.building(run.id)
+    building = context.store.staging_dir(run.id)
     first = distributed.rank() == 0
     logger = make_logger(run, context.config, context.output) if first else None
     scores, heads = {}, module.heads if isinstance(module, BamModule) else None
@@ -74,20 +74,20 @@ def execute(run: Run, context: Context) -> dict[str, Any]:
         seconds = _fit(run, context, module, data, building, logger)
         if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
             if first:
-                context.store.forget_outputs(run.id)
-            _write_outputs(run.id, wanted(run, context.config), context, module, data, tokenizer)
+                context.store.delete_predictions(run.id)
+            _write_outputs(run.id, required_predictions(run, context.config), context, module, data, tokenizer)
     if not first:
         return {}
     if heads is not None:
-        scores = predictions.score(run, context)
-    with writing(building):
+        scores = predictions.score_run(run, context)
+    with translate_os_errors(building):
         save_model(building, module.encoder, heads, tokenizer)
     write_text(building / "history.json", json.dumps(module.record.history))
     manifest = make_manifest(run, context.config, seconds, tokens, scores)
     if logger:
         log_end(logger, manifest)
         finish(logger)
-    context.store.publish(run.id, manifest)
+    context.store.commit(run.id, manifest)
     return manifest
 
 
@@ -99,7 +99,7 @@ def _fit(
     building: Path,
     logger: Any,
 ) -> float:
-    settings, stop = context.config.trainer, Stop()
+    settings, stop = context.config.trainer, SignalListener()
     first = distributed.rank() == 0  # the others save nothing, and no signal stops them
     often = (settings.checkpoint_minutes, settings.checkpoint_steps) if first else (math.inf, None)
     checkpoints = Checkpoints(building, *often, stop)
@@ -139,7 +139,7 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
     module = BamModule(
         encoder,
         heads,
-        build("distillation.schedule", config.distillation.schedule),
+        instantiate("distillation.schedule", config.distillation.schedule),
         config.optimization,
         run.hyper.learning_rate,
         run.hyper.layerwise_decay,
@@ -152,7 +152,7 @@ def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, A
     return module, data, tokenizer, int(lengths[stream.rows[stream.rows >= 0]].sum())
 
 
-def _tokenised(context: Context, tokenizer: Any) -> Callable[[Rows], Tokens]:
+def _tokenised(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
     cache = Path(context.config.paths.cache)
     return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
 
@@ -164,22 +164,22 @@ def _heads(
     heads: dict[str, Head] = {}
     for task in tasks:
         settings = vars(config.suite.tasks[task].head)
-        heads[task] = build(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
+        heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
         if task in kept:
             heads[task].load_state_dict(kept[task])
     return heads
 
 
 def _stream(run: Run, config: Config, sizes: Mapping[str, int]) -> Stream:
-    sampler = build("sampler", config.sampler) if len(sizes) > 1 else SizePower(1.0)
+    sampler = instantiate("sampler", config.sampler) if len(sizes) > 1 else SizeProportionalSampler(1.0)
     stream: Stream = sampler.stream(sizes, run.steps, run.batch_size, run.seed)
     return stream
 
 
-def _column(run: Run, context: Context, task: str, rows: Rows) -> Any:
+def _column(run: Run, context: Context, task: str, rows: TaskSplit) -> Any:
     """Return the teacher's logits ``[N, K]``, those of an ensemble of k ``[N, k, K]``, or ``None``."""
     columns = [
-        outputs_column(context.store, teacher, task, TRAIN, rows.keys, rows.texts)
+        load_logits(context.store, teacher, task, TRAIN, rows.keys, rows.texts)
         for teacher in run.teachers.get(task, ())
     ]
     if len(columns) > 1:
@@ -205,16 +205,16 @@ def _pretraining(run: Run, context: Context) -> tuple[MaskedModule, MaskedText, 
     settings = config.encoder.pretraining
     encoder, tokenizer, _ = _start(run, context)
     texts = (context.texts,)
-    rows = Rows(texts, np.zeros(len(context.texts)), text_keys(context.texts))
+    rows = TaskSplit(texts, np.zeros(len(context.texts)), hash_texts(context.texts))
     tokens = encode(rows, tokenizer, config.data.max_length, Path(config.paths.cache))
-    stream = SizePower(1.0).stream({"text": len(rows.keys)}, run.steps, run.batch_size, run.seed)
+    stream = SizeProportionalSampler(1.0).stream({"text": len(rows.keys)}, run.steps, run.batch_size, run.seed)
     steps = MaskedSteps(tokens, stream.rows, tokenizer, settings.masked, run.seed)
     module = MaskedModule(encoder, settings.learning_rate, run.seed, config.trainer.log_every)
     return module, MaskedText(steps, config.data.workers), tokenizer, int(tokens.lengths[stream.rows].sum())
 
 
-@at_once()
-def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
+@raise_on_signal()
+def backfill_predictions(run_id: str, every: Sequence[PredictionRequest], context: Context) -> None:
     """Predict what a finished Run has not predicted yet: it did not teach when it was trained, say.
 
     The Run may have another encoder, tokenizer, length and precision than this job's config.
@@ -228,7 +228,7 @@ def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
     module = BamModule(
         encoder,
         _heads({one.head for one in every}, encoder, kept, context.config),
-        Linear(),
+        LinearAnnealing(),
         context.config.optimization,
         learning_rate=0.0,
         layerwise_decay=1.0,
@@ -239,12 +239,17 @@ def complete(run_id: str, every: Sequence[Wanted], context: Context) -> None:
 
 
 def _write_outputs(
-    run_id: str, every: Sequence[Wanted], context: Context, module: BamModule, data: MultiTaskData, tokenizer: Any
+    run_id: str,
+    every: Sequence[PredictionRequest],
+    context: Context,
+    module: BamModule,
+    data: MultiTaskData,
+    tokenizer: Any,
 ) -> None:
     trainer = hardware.trainer(context.config.trainer, context.output)
     tokenised = _tokenised(context, tokenizer)
 
-    def logits_of(rows: Rows, head: str) -> np.ndarray:
-        return predictions.predict(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
+    def logits_of(rows: TaskSplit, head: str) -> np.ndarray:
+        return predictions.predict_logits(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
 
-    predictions.write(run_id, every, context, logits_of)
+    predictions.write_predictions(run_id, every, context, logits_of)

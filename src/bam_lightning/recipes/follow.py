@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from bam_lightning.config.signals import ignore
+from bam_lightning.config.signals import ignore_signals
 from bam_lightning.recipes.context import Context
-from bam_lightning.recipes.fit import complete, execute
+from bam_lightning.recipes.fit import backfill_predictions, fit_run
 from bam_lightning.recipes.group import Ended, Group, connect, start
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.place import Place, here
@@ -50,7 +50,7 @@ def follow(group: Group, one: bool = False) -> Any:
 
     Signals are the first one's business: where it stops, this process is sent home.
     """
-    ignore()
+    ignore_signals()
     context: Context | None = None
     try:
         while True:
@@ -61,7 +61,7 @@ def follow(group: Group, one: bool = False) -> Any:
                 return what[0]
             elif name != DONE:
                 assert context is not None
-                work: Callable[..., Any] = execute if name == TRAIN else complete
+                work: Callable[..., Any] = fit_run if name == TRAIN else backfill_predictions
                 work(*what, context)
     except Ended:
         group.leave()
@@ -99,7 +99,7 @@ def _quietly(group: Group) -> None:
 
 def main() -> None:
     """Entry point."""
-    ignore()
+    ignore_signals()
     _quietly(connect(here()))
 
 

@@ -29,7 +29,7 @@ def make_manifest(
         "tokens_per_second": tokens / seconds,
         "metrics": scores,
         "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
-        "teachers": run.taught_by,
+        "teachers": run.teacher_ids,
         "start": run.start,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),

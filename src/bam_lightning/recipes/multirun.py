@@ -16,7 +16,7 @@ from hydra.types import RunMode
 
 from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes import job_results
-from bam_lightning.recipes.job_results import TOKEN, Outcome
+from bam_lightning.recipes.job_results import SWEEP_ID_ENV, JobResult
 from bam_lightning.recipes.slurm import scheduler
 
 
@@ -66,7 +66,7 @@ class Summary(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Give the sweep its token: jobs of another sweep in the same folder do not count."""
-        os.environ[TOKEN] = uuid4().hex[:8]
+        os.environ[SWEEP_ID_ENV] = uuid4().hex[:8]
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Print what ran where on a cluster, the jobs that failed, with reason, and what to do."""
@@ -85,14 +85,14 @@ class Summary(Callback):
             print("  the same command does only what is missing", file=sys.stderr)
 
 
-def _own(one: Outcome, found: Sequence[Outcome]) -> str:
+def _own(one: JobResult, found: Sequence[JobResult]) -> str:
     """Return the overrides of a job that not all jobs of its sweep have."""
     given = [set(other.overrides.split(", ")) for other in found]
     common = set.intersection(*given) if len(given) > 1 else set()
     return ", ".join(override for override in one.overrides.split(", ") if override not in common)
 
 
-def _place(one: Outcome, sweep: Path) -> str:
+def _place(one: JobResult, sweep: Path) -> str:
     """Return where a job was, in the order of its starts, and its folder if that is another sweep's."""
     starts = len(one.nodes)
     again = f", {starts} starts" if starts > 1 else ""

@@ -9,21 +9,31 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, Hyperparameters, StageConfig, StageKind, shared_stages
-from bam_lightning.data.sampling import Sampler, epoch_steps
-from bam_lightning.store.run_spec import ALGORITHM, DEV, TEST, TRAIN, Facts, Run, Wanted, plain, run_spec
+from bam_lightning.data.sampling import Sampler, count_steps
+from bam_lightning.store.run_spec import (
+    ALGORITHM,
+    DEV,
+    TEST,
+    TRAIN,
+    DataSummary,
+    PredictionRequest,
+    Run,
+    run_spec,
+    to_json,
+)
 
 PRETRAIN = "pretrain"
 LARGEST = 2**31 - 1  # examples of a Run: its stream is computed whole, 4 bytes each
 OTHER_SEED = 1000  # between a Run that is refused as a teacher and the next one tried: apart from an ensemble's seeds
 
 
-def plan(config: Config, facts: Facts) -> list[Run]:
+def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
     """Return the recipe's Runs, each after those it needs (section 3.2: teachers first, then the student)."""
-    sampler: Sampler = build("sampler", config.sampler)
+    sampler: Sampler = instantiate("sampler", config.sampler)
     if config.distillation.schedule:
-        build("distillation.schedule", config.distillation.schedule)
+        instantiate("distillation.schedule", config.distillation.schedule)
     stages = dict(config.recipe.stages)
     if config.encoder.pretraining.wanted and not any(s.kind is StageKind.pretrain for s in stages.values()):
         stages = {PRETRAIN: StageConfig(kind=StageKind.pretrain), **stages}
@@ -56,20 +66,20 @@ def plan(config: Config, facts: Facts) -> list[Run]:
     return every
 
 
-def wanted(run: Run, config: Config) -> list[Wanted]:
+def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
     """Return what a fine-tuned Run must have predicted in this recipe."""
-    found = [Wanted(task, task, DEV) for task in run.tasks]
+    found = [PredictionRequest(task, task, DEV) for task in run.tasks]
     if run.teaches:
-        found += [Wanted(task, task, TRAIN) for task in run.tasks]
+        found += [PredictionRequest(task, task, TRAIN) for task in run.tasks]
     if run.tests:
         for name, task in config.suite.chosen().items():
             head = task.scored_by or name
             if head in run.tasks and task.test_split is not None and task.path != "generated":
-                found.append(Wanted(name, head, TEST))
+                found.append(PredictionRequest(name, head, TEST))
     return found
 
 
-def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: Facts) -> Run:
+def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSummary) -> Run:
     """Return the Run of ``seed``, or of the first other seed that was not refused as a teacher.
 
     Raises:
@@ -98,7 +108,7 @@ def _finetuning(
     seed: int,
     *,
     config: Config,
-    facts: Facts,
+    facts: DataSummary,
     sampler: Sampler,
     done: Mapping[str, list[Run]],
     pretrained: str | None,
@@ -108,7 +118,7 @@ def _finetuning(
     assert hyper.batch_size is not None
     assert hyper.min_steps is not None
     sizes = {task: facts.sizes[task] for task in tasks}
-    count = sampler.steps if len(tasks) > 1 else epoch_steps
+    count = sampler.steps if len(tasks) > 1 else count_steps
     steps = max(count(sizes, hyper.epochs, hyper.batch_size), hyper.min_steps)
     steps = min(steps, config.trainer.max_steps or steps)
     teachers: dict[str, tuple[str, ...]] = {}
@@ -135,9 +145,9 @@ def _of_task(runs: list[Run], task: str, asker: str) -> tuple[str, ...]:
     return found
 
 
-def _pretraining(name: str, config: Config, facts: Facts) -> Run:
+def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
     settings = config.encoder.pretraining
-    steps = epoch_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
+    steps = count_steps({"text": facts.text_lines}, settings.epochs, settings.batch_size)
     hyper = Hyperparameters(settings.learning_rate, settings.batch_size, settings.epochs, 1.0, 0)
     steps = min(steps, config.trainer.max_steps or steps)
     spec: dict[str, Any] = {
@@ -151,10 +161,10 @@ def _pretraining(name: str, config: Config, facts: Facts) -> Run:
         "pooler": config.encoder.pooler,
         "steps": steps,
     }
-    return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=plain(spec))
+    return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=to_json(spec))
 
 
-def by_choice(run: Run, config: Config, facts: Facts) -> bool:
+def uses_tuned_decay(run: Run, config: Config, facts: DataSummary) -> bool:
     """Return whether a Run's layer-wise decay was chosen on its dev set, and no option or file says otherwise."""
     stage = config.recipe.stages.get(run.stage)
     if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.decays:

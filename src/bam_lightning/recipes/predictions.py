@@ -13,21 +13,21 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
-from bam_lightning.config.instantiate import build
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.data.collate import Examples
-from bam_lightning.data.examples import Rows
+from bam_lightning.data.examples import TaskSplit
 from bam_lightning.metrics import scores
 from bam_lightning.models.heads import Head
 from bam_lightning.recipes.context import Context
-from bam_lightning.store.run_spec import DEV, Run, Wanted
-from bam_lightning.store.run_store import outputs_column
+from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
+from bam_lightning.store.run_store import load_logits
 from bam_lightning.training import distributed
 from bam_lightning.training.datamodule import MultiTaskData
 from bam_lightning.training.module import BamModule
 
 
-def predict(
+def predict_logits(
     module: BamModule, trainer: pl.Trainer, data: MultiTaskData, examples: Examples, head: str
 ) -> NDArray[np.float32]:
     """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; processes do a share of them each."""
@@ -43,24 +43,27 @@ def predict(
     return np.concatenate([logits for _, logits in every])[order]
 
 
-def write(
-    run_id: str, every: Sequence[Wanted], context: Context, logits_of: Callable[[Rows, str], NDArray[np.float32]]
+def write_predictions(
+    run_id: str,
+    every: Sequence[PredictionRequest],
+    context: Context,
+    logits_of: Callable[[TaskSplit, str], NDArray[np.float32]],
 ) -> None:
     """Predict and keep ``every``; ``logits_of(rows, head)`` does the work, with all processes, and one writes."""
     for one in every:
         chosen = context.rows_of(one)
         logits = logits_of(chosen, one.head)
         if distributed.rank() == 0:
-            context.store.write_outputs(run_id, one.task, one.split, chosen.keys, logits)
+            context.store.write_predictions(run_id, one.task, one.split, chosen.keys, logits)
 
 
-def score(run: Run, context: Context) -> dict[str, dict[str, float]]:
+def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
     """Return task -> dev scores of the logits in the store."""
     results = {}
     for task in run.tasks:
         rows = context.rows[task].dev
-        logits = outputs_column(context.store, run.id, task, DEV, rows.keys, rows.texts)
-        values = label_units(task, logits, context.config)
+        logits = load_logits(context.store, run.id, task, DEV, rows.keys, rows.texts)
+        values = decode_logits(task, logits, context.config)
         settings = context.config.suite.tasks[task]
         results[task] = scores.scores(
             values, rows.labels, settings.metric.value, len(settings.head.label_names) or None
@@ -68,8 +71,8 @@ def score(run: Run, context: Context) -> dict[str, dict[str, float]]:
     return results
 
 
-def label_units(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
+def decode_logits(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
     """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.predict``."""
-    head: Head = build(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
+    head: Head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
     predicted: NDArray[np.generic] = head.predict(torch.from_numpy(logits)).numpy()
     return predicted

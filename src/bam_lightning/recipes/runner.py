@@ -18,14 +18,14 @@ from bam_lightning.analysis.terminal import View, show
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config
 from bam_lightning.data import row_cache
-from bam_lightning.data.examples import Rows, TaskRows, load_texts
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
 from bam_lightning.recipes import teachers
 from bam_lightning.recipes.company import led, others
 from bam_lightning.recipes.context import Context
-from bam_lightning.recipes.planner import by_choice, plan, wanted
+from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.store import job_records, tuned_decays
-from bam_lightning.store.run_spec import TRAIN, Facts, Run, Wanted
+from bam_lightning.store.run_spec import TRAIN, DataSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
 WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
@@ -48,30 +48,30 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
 def _lead(config: Config, output: Path) -> dict[str, Any]:
     view = View(config.trainer.progress)
     store = Store(config.paths.store)
-    rows, texts, facts = look(config)
+    rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
     facts, runs = _plan(config, rows, facts, store)
     context = Context(config, rows, texts, store, output, view.step, test_rows(config))
     finished = [run.id for run in runs if store.finished(run.id)]
-    view.plan(runs, finished, [run.id for run in runs if store.begun(run.id)])
+    view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
     for run in runs:
-        if by_choice(run, config, facts):
+        if uses_tuned_decay(run, config, facts):
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
-    for line in hurried(runs):
+    for line in warn_undertrained_students(runs):
         view.say(line)
     output.mkdir(parents=True, exist_ok=True)
-    runs = _carry_out(runs, facts, context, view)
+    runs = _execute_plan(runs, facts, context, view)
     return _report(config, runs, rows, store, output)
 
 
-def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> list[Run]:
+def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: View) -> list[Run]:
     """Train the Runs, and others in the place of those that turn out not fit to teach; return them all.
 
     The store knows at any time what is asked for and how it ended.
     """
     store, config = context.store, context.config
-    record = job_records.describe(config, runs, facts, context.output)
-    job_records.keep(store, record, job_records.RUNNING)
+    record = job_records.make_record(config, runs, facts, context.output)
+    job_records.save_record(store, record, job_records.RUNNING)
     view.start([run for run in runs if not store.finished(run.id)])
     try:
         with others(context, runs) as context:
@@ -79,13 +79,13 @@ def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> l
                 facts, runs = _plan(config, context.rows, facts, store)
                 for reason in facts.refused.values():
                     view.say(f"{reason}; another seed teaches in its place")
-                job_records.drop(store, record)
-                record = job_records.describe(config, runs, facts, context.output)
-                job_records.keep(store, record, job_records.RUNNING)
+                job_records.delete_record(store, record)
+                record = job_records.make_record(config, runs, facts, context.output)
+                job_records.save_record(store, record, job_records.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
         with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
-            job_records.keep(
+            job_records.save_record(
                 store,
                 record,
                 job_records.STOPPED if stopped else job_records.FAILED,
@@ -94,11 +94,11 @@ def _carry_out(runs: list[Run], facts: Facts, context: Context, view: View) -> l
         raise
     finally:
         view.close()
-    job_records.keep(store, record, job_records.FINISHED)
+    job_records.save_record(store, record, job_records.FINISHED)
     return runs
 
 
-def hurried(runs: Sequence[Run]) -> list[str]:
+def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
     """Return a line for each student that has fewer optimizer steps than one of its teachers: too few, mostly."""
     steps = {run.id: run.steps for run in runs}
     return [
@@ -109,28 +109,30 @@ def hurried(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def test_rows(config: Config) -> dict[str, Rows]:
+def test_rows(config: Config) -> dict[str, TaskSplit]:
     """Return the unlabelled rows of the test splits, and of diagnostics such as AX, if ``data.test`` asks for them."""
     if not config.data.test:
         return {}
     return {
-        name: load_texts(name, task, config.data, task.test_split)
+        name: load_unlabelled(name, task, config.data, task.test_split)
         for name, task in config.suite.chosen().items()
         if task.test_split is not None and task.path != "generated"
     }
 
 
-def _plan(config: Config, rows: Mapping[str, TaskRows], facts: Facts, store: Store) -> tuple[Facts, list[Run]]:
+def _plan(
+    config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary, store: Store
+) -> tuple[DataSummary, list[Run]]:
     """Return the Runs of the recipe, without those that the store knows as not fit to teach, and the facts."""
     while True:
-        runs = plan(config, facts)
-        more = teachers.refused(runs, config, rows, store)
+        runs = plan_runs(config, facts)
+        more = teachers.rejected_teachers(runs, config, rows, store)
         if not more:
             return facts, runs
         facts = replace(facts, refused={**facts.refused, **more})
 
 
-def _check_teachers(config: Config, rows: Mapping[str, TaskRows], store: Store) -> None:
+def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Store) -> None:
     for task, run_id in config.distillation.teachers.items():
         if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
             raise ValueError(
@@ -138,12 +140,12 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskRows], store: Store) 
                 f"{task!r} in {store.root}; see the Plan of the job that trained it"
             )
         store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
-        reason = teachers.unfit(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
+        reason = teachers.rejection_reason(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
         if reason:
             raise ValueError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
-def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
+def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataSummary]:
     """Read and check all rows and texts; return them with what the plan must know of them."""
     cache = Path(config.paths.cache)
     rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
@@ -154,7 +156,7 @@ def look(config: Config) -> tuple[dict[str, TaskRows], list[str], Facts]:
         else _hash(json.dumps(config.encoder.sizes, sort_keys=True))
     )
     fingerprints = {name: task.fingerprint for name, task in rows.items()}
-    facts = Facts(
+    facts = DataSummary(
         sizes={name: len(task.train.labels) for name, task in rows.items()},
         fingerprints=fingerprints,
         encoder=encoder,
@@ -172,9 +174,9 @@ def pretraining_texts(config: Config) -> list[str]:
         return []
     if settings.text:
         return read_texts(settings.text)
-    from bam_lightning.data.demo_tasks import corpus
+    from bam_lightning.data.demo_tasks import generate_sentences
 
-    return corpus(settings.sentences, config.data.seed)
+    return generate_sentences(settings.sentences, config.data.seed)
 
 
 def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
@@ -186,9 +188,9 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
     while open_runs:
         before = len(open_runs)
         for run in list(open_runs):
-            if all(context.store.finished(need) for need in run.needs) and _do(run, context, view):
+            if all(context.store.finished(need) for need in run.dependencies) and _ensure_run(run, context, view):
                 open_runs.remove(run)
-                if teachers.refused([run], context.config, context.rows, context.store):
+                if teachers.rejected_teachers([run], context.config, context.rows, context.store):
                     return False
         if len(open_runs) == before:
             if not waits:
@@ -198,41 +200,43 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
     return True
 
 
-def _do(run: Run, context: Context, view: View) -> bool:
+def _ensure_run(run: Run, context: Context, view: View) -> bool:
     """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
     store = context.store
     try:
         with store.lock(run.id).acquire():
             if not store.finished(run.id):
-                from bam_lightning.recipes.fit import execute
+                from bam_lightning.recipes.fit import fit_run
 
                 for task, ids in run.teachers.items():
                     for teacher in ids:
-                        _complete(teacher, [Wanted(task, task, TRAIN)], context, view)
+                        _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
                 view.begin(run)
-                view.done(run, execute(run, context))
+                view.done(run, fit_run(run, context))
             else:
-                _complete(run.id, wanted(run, context.config), context, view)
+                _backfill_predictions(run.id, required_predictions(run, context.config), context, view)
     except Timeout:
         return False
     return True
 
 
-def _complete(run_id: str, every: Sequence[Wanted], context: Context, view: View) -> None:
+def _backfill_predictions(run_id: str, every: Sequence[PredictionRequest], context: Context, view: View) -> None:
     """Predict what a finished Run has not yet: it did not teach when it was trained, or rows have come since."""
     lacking = [
-        one for one in every if not context.store.predicted(run_id, one.task, one.split, context.rows_of(one).keys)
+        one
+        for one in every
+        if not context.store.has_predictions(run_id, one.task, one.split, context.rows_of(one).keys)
     ]
     if not lacking:
         return
-    from bam_lightning.recipes.fit import complete
+    from bam_lightning.recipes.fit import backfill_predictions
 
     view.say(f"Run {run_id} predicts {', '.join(f'{one.task} ({one.split})' for one in lacking)}")
-    complete(run_id, lacking, context)
+    backfill_predictions(run_id, lacking, context)
 
 
 def _report(
-    config: Config, runs: Sequence[Run], rows: dict[str, TaskRows], store: Store, output: Path
+    config: Config, runs: Sequence[Run], rows: dict[str, TaskExamples], store: Store, output: Path
 ) -> dict[str, Any]:
     found = job_report.results(config, runs, store)
     job_report.save(output, found)

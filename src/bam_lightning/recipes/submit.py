@@ -11,11 +11,11 @@ from bam_lightning.config.compose import compose
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import suggest
-from bam_lightning.data.examples import Rows, load_texts
+from bam_lightning.data.examples import TaskSplit, load_unlabelled
 from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.context import Context
-from bam_lightning.store.run_spec import TEST, Wanted
-from bam_lightning.store.run_store import Store, outputs_column
+from bam_lightning.store.run_spec import TEST, PredictionRequest
+from bam_lightning.store.run_store import Store, load_logits
 
 USAGE = """
 Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TSV files.
@@ -57,7 +57,7 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
             raise ValueError(f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `bam runs` lists them")
     words = {"wnli": [glue_submission.MAJORITY] * glue_submission.FILES["wnli"].rows}
     missing: dict[str, str] = {}
-    found: dict[str, tuple[Wanted, str, Rows]] = {}
+    found: dict[str, tuple[PredictionRequest, str, TaskSplit]] = {}
     for name in glue_submission.FILES:
         if name == "wnli":
             continue
@@ -79,7 +79,7 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
     return words, missing
 
 
-def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tuple[Wanted, str, Rows]:
+def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tuple[PredictionRequest, str, TaskSplit]:
     """Return what is to be predicted, by which Run, on which rows."""
     task = config.suite.tasks.get(name)
     if task is None or task.test_split is None:
@@ -90,24 +90,24 @@ def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tup
         raise Absent(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
     store.check_head(able[0], head, config.suite.tasks[head].head, "run")
     try:
-        rows = load_texts(name, task, config.data, task.test_split, in_order=True)
+        rows = load_unlabelled(name, task, config.data, task.test_split, in_order=True)
     except FileNotFoundError as error:
         raise Absent(str(error)) from error
     glue_submission.check_rows(name, len(rows.keys))
-    return Wanted(name, head, TEST), able[0], rows
+    return PredictionRequest(name, head, TEST), able[0], rows
 
 
-def _words(wanted: Wanted, run_id: str, rows: Rows, context: Context) -> list[str]:
-    if not context.store.predicted(run_id, wanted.task, TEST, rows.keys):
-        from bam_lightning.recipes.fit import complete
+def _words(wanted: PredictionRequest, run_id: str, rows: TaskSplit, context: Context) -> list[str]:
+    if not context.store.has_predictions(run_id, wanted.task, TEST, rows.keys):
+        from bam_lightning.recipes.fit import backfill_predictions
 
         print(f"Run {run_id} predicts {wanted.task}: {len(rows.keys):,} rows", file=sys.stderr)
-        complete(run_id, [wanted], context)
-    from bam_lightning.recipes.predictions import label_units
+        backfill_predictions(run_id, [wanted], context)
+    from bam_lightning.recipes.predictions import decode_logits
 
-    logits = outputs_column(context.store, run_id, wanted.task, TEST, rows.keys, rows.texts)
+    logits = load_logits(context.store, run_id, wanted.task, TEST, rows.keys, rows.texts)
     task = context.config.suite.tasks[wanted.head]
-    values = label_units(wanted.head, logits, context.config)
+    values = decode_logits(wanted.head, logits, context.config)
     if task.regression:
         return glue_submission.score_words([float(value) for value in values])
     return glue_submission.class_words(wanted.task, [int(value) for value in values], task.head.label_names)

@@ -7,24 +7,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bam_lightning.config.job_config import Config
-from bam_lightning.data.examples import TaskRows
+from bam_lightning.data.examples import TaskExamples
 from bam_lightning.store.run_spec import Run
 from bam_lightning.store.run_store import Store
 
 
-def refused(runs: Sequence[Run], config: Config, rows: Mapping[str, TaskRows], store: Store) -> dict[str, str]:
+def rejected_teachers(
+    runs: Sequence[Run], config: Config, rows: Mapping[str, TaskExamples], store: Store
+) -> dict[str, str]:
     """Return id -> reason of the finished Runs that are to teach and are not fit to."""
     found = {}
     for run in runs:
         if run.teaches and store.finished(run.id):
-            reason = unfit(run.id, run.tasks, f"{run.label}, seed {run.seed}", config, rows, store)
+            reason = rejection_reason(run.id, run.tasks, f"{run.label}, seed {run.seed}", config, rows, store)
             if reason:
                 found[run.id] = reason
     return found
 
 
-def unfit(
-    run_id: str, tasks: Sequence[str], name: str, config: Config, rows: Mapping[str, TaskRows], store: Store
+def rejection_reason(
+    run_id: str, tasks: Sequence[str], name: str, config: Config, rows: Mapping[str, TaskExamples], store: Store
 ) -> str | None:
     """Return why a finished Run may not teach one of ``tasks``, or ``None``.
 

@@ -11,7 +11,7 @@ from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import compose
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.options import command_with_job, option
-from bam_lightning.config.validation import at_least, in_range
+from bam_lightning.config.validation import check_at_least, check_range
 from bam_lightning.store import tuned_decays
 
 USAGE = """
@@ -45,16 +45,16 @@ def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions)
 
 def job(options: ChooseOptions, words: Sequence[str]) -> None:
     """Train, choose and write."""
-    from bam_lightning.recipes.runner import look, run_recipe
+    from bam_lightning.recipes.runner import load_data, run_recipe
 
-    at_least("seeds", options.seeds, 1)
+    check_at_least("seeds", options.seeds, 1)
     if len(set(options.values)) < 2:
         raise ValueError(f"values must be at least two different numbers to choose from, got {options.values}")
     for word in words:
         if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
             raise ValueError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
     for value in options.values:
-        in_range("values", value, 0, 1, open_low=True)
+        check_range("values", value, 0, 1, open_low=True)
     base = compose(words)
     scores: dict[str, dict[float, list[float]]] = {}
     for value in options.values:
@@ -65,7 +65,7 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
                 for task, own_scores in run["metrics"].items():
                     score = own_scores[config.suite.tasks[task].metric.value]
                     scores.setdefault(task, {}).setdefault(value, []).append(100 * score)
-    _, _, facts = look(base)
+    _, _, facts = load_data(base)
     chosen = {task: tuned_decays.pick(values) for task, values in scores.items()}
     path = tuned_decays.write(
         base,

@@ -16,12 +16,12 @@ TORCH = ("write", "Write", "iostream", "unexpected pos")  # in what it says of a
 LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason has found the disk full
 
 
-class Unwritable(OSError):
+class WriteError(OSError):
     """A file could not be written; the message says which, why, and what to do."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write; what lies there at the end takes its place at once, and on disk.
 
     If the writer fails, ``path`` stays what it was and nothing is left beside it.
@@ -31,18 +31,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     beside = _beside(path)
     try:
-        with writing(path):
+        with translate_os_errors(path):
             yield beside
             with beside.open("rb") as whole:
                 os.fsync(whole.fileno())  # else a power cut may leave the new name and no bytes
-            open_to_others(beside)
+            apply_umask(beside)
             beside.replace(path)
     finally:
         with suppress(OSError):
             beside.unlink()
 
 
-def open_to_others(*files: Path) -> None:
+def apply_umask(*files: Path) -> None:
     """Give files that are for their owner alone, as safetensors makes them, the rights of any new file beside them."""
     for path in files:
         if path.is_symlink() or path.stat().st_mode & 0o077:
@@ -61,7 +61,7 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn what goes wrong in writing ``path`` into an ``OSError`` that says what to do.
 
     torch and safetensors raise errors of their own there, without the system's number.
@@ -70,15 +70,15 @@ def writing(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except Unwritable:
+    except WriteError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH):
             raise
-        raise Unwritable(f"{why(path, error)}. What was finished is kept, and the same command goes on") from error
+        raise WriteError(f"{explain(path, error)}. What was finished is kept, and the same command goes on") from error
 
 
-def why(path: Path, error: BaseException) -> str:
+def explain(path: Path, error: BaseException) -> str:
     """Return which path could not be written, why, and what to do."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -104,7 +104,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: see ``replacing``.
     """
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

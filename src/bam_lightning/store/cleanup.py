@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning.store.job_records import FOLDER, RUNNING, Job
+from bam_lightning.store.job_records import FOLDER, RUNNING, JobRecord
 from bam_lightning.store.run_store import Store
 
 FINISHED, TRAINING, BEGUN, DAMAGED = STATES = ("finished", "in training", "stopped", "damaged")
@@ -20,7 +20,7 @@ TRASH = "trash"  # what is being deleted lies here, so that a killed deletion le
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """One Run of a store; ``score`` is the mean of its tasks' headline scores x 100, ``size`` in bytes, ``age`` in
     seconds since it was finished or last written; ``users`` are the experiments whose jobs need it."""
 
@@ -35,12 +35,12 @@ class Entry:
     users: tuple[str, ...]
 
 
-def entries(store: Store, jobs: Sequence[Job], now: datetime | None = None) -> list[Entry]:
+def entries(store: Store, jobs: Sequence[JobRecord], now: datetime | None = None) -> list[RunEntry]:
     """Return all Runs of a store, the newest first."""
     now = now or datetime.now(timezone.utc)
     users: dict[str, set[str]] = {}
     for job in jobs:
-        for run_id in job.needs:
+        for run_id in job.dependencies:
             users.setdefault(run_id, set()).add(job.experiment)
     runs = [path.name for path in (store.root / "runs").glob("*/")]
     found = [_finished(store, run_id, users, now) if _readable(store, run_id)
@@ -59,7 +59,7 @@ def damage(store: Store, run_id: str) -> str | None:
             run.file(name)
         for path in sorted((store.root / "outputs" / run_id).glob("*.safetensors")):
             task, split = path.name.rsplit(".", 2)[:2]
-            store.read_outputs(run_id, task, split)
+            store.read_predictions(run_id, task, split)
     except (ValueError, OSError) as error:
         return str(error)
     return None
@@ -72,11 +72,11 @@ def _readable(store: Store, run_id: str) -> bool:
         return False
 
 
-def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
+def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> RunEntry:
     manifest = store.manifest(run_id)
     metrics = {task: values["metric"] for task, values in manifest["spec"].get("tasks", {}).items()}
     scores = [values[metrics[task]] for task, values in manifest["metrics"].items()]
-    return Entry(
+    return RunEntry(
         id=run_id,
         stage=manifest["stage"],
         tasks=tuple(manifest["tasks"]),
@@ -89,15 +89,15 @@ def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: dat
     )
 
 
-def _unfinished(store: Store, where: str, run_id: str, users: Mapping[str, set[str]], now: datetime) -> Entry:
+def _unfinished(store: Store, where: str, run_id: str, users: Mapping[str, set[str]], now: datetime) -> RunEntry:
     folder = store.root / where / run_id
     written = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists()), default=0.0)
     state = TRAINING if store.locked(run_id) else BEGUN if where == "building" else DAMAGED
-    return Entry(run_id, "", (), None, state, None, now.timestamp() - written, _size([folder]),
+    return RunEntry(run_id, "", (), None, state, None, now.timestamp() - written, _size([folder]),
                  tuple(sorted(users.get(run_id, ()))))  # fmt: skip
 
 
-def unused(found: Iterable[Entry], store: Store) -> list[Entry]:
+def unused(found: Iterable[RunEntry], store: Store) -> list[RunEntry]:
     """Return the Runs that no job needs, nor any Run that a job needs, and that nobody is training."""
     found = list(found)
     needed = {entry.id for entry in found if entry.users}
@@ -136,7 +136,7 @@ def delete(store: Store, run_id: str) -> bool:
     return True
 
 
-def forget(store: Store, jobs: Iterable[Job]) -> None:
+def forget(store: Store, jobs: Iterable[JobRecord]) -> None:
     """Delete the files of jobs; their Runs stay until something deletes what nothing refers to.
 
     Raises:

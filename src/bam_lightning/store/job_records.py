@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bam_lightning.config.job_config import Config, shared_stages
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.run_spec import Facts, Run, plain
+from bam_lightning.store.run_spec import DataSummary, Run, to_json
 from bam_lightning.store.run_store import Store
 
 FOLDER = "jobs"
@@ -25,7 +25,7 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRecord:
     """One job, as the store keeps it.
 
     ``stages`` maps a stage to the ids of its Runs; the last one has the scores. ``metrics`` maps a task to its
@@ -73,12 +73,12 @@ class Job:
         return [run_id for ids in self.stages.values() for run_id in ids]
 
     @property
-    def needs(self) -> list[str]:
+    def dependencies(self) -> list[str]:
         """Ids of all Runs, and of the teachers it was given."""
         return [*self.runs, *self.given]
 
 
-def describe(config: Config, runs: Sequence[Run], facts: Facts, output: Path) -> Job:
+def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output: Path) -> JobRecord:
     """Return the job of a config whose plan is ``runs``."""
     stages: dict[str, list[str]] = {}
     for run in runs:
@@ -86,7 +86,7 @@ def describe(config: Config, runs: Sequence[Run], facts: Facts, output: Path) ->
     last = [run for run in runs if run.stage == list(stages)[-1]]
     tasks = list(dict.fromkeys(task for run in last for task in run.tasks))
     shares = bool(shared_stages(config.recipe.stages))
-    return Job(
+    return JobRecord(
         experiment=config.experiment or config.recipe.name,
         recipe=config.recipe.name,
         scale=config.scale,
@@ -121,11 +121,11 @@ def _settings(last: Sequence[Run], runs: Mapping[str, Run]) -> str:
         spec["start"] = of(run.start) if run.start else None
         return spec
 
-    text = json.dumps(plain([known(run) for run in last]), sort_keys=True)
+    text = json.dumps(to_json([known(run) for run in last]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def keep(store: Store, job: Job, state: str, reason: str = "") -> None:
+def save_record(store: Store, job: JobRecord, state: str, reason: str = "") -> None:
     """Write the job's file in the state it is in now; one that was finished before keeps the time it was."""
     path = store.root / FOLDER / f"{job.id}.json"
     if path.is_file() and all(store.finished(run_id) for run_id in job.runs) and _read(path).state == FINISHED:
@@ -136,12 +136,12 @@ def keep(store: Store, job: Job, state: str, reason: str = "") -> None:
     write_text(path, json.dumps(asdict(job), indent=1))
 
 
-def drop(store: Store, job: Job) -> None:
+def delete_record(store: Store, job: JobRecord) -> None:
     """Forget the job, whose plan has changed."""
     (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
 
 
-def read_all(store: Store) -> list[Job]:
+def read_records(store: Store) -> list[JobRecord]:
     """Return all jobs of a store, oldest first, with the state they are in now.
 
     A job whose Runs are all there is finished, whatever became of its process; one whose process is gone
@@ -154,25 +154,25 @@ def read_all(store: Store) -> list[Job]:
     return sorted(jobs, key=lambda job: job.changed)
 
 
-def _read(path: Path) -> Job:
-    known = {entry.name for entry in fields(Job)}
+def _read(path: Path) -> JobRecord:
+    known = {entry.name for entry in fields(JobRecord)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
         kept = {name: value for name, value in values.items() if name in known}
-        for name, kind in get_type_hints(Job).items():
+        for name, kind in get_type_hints(JobRecord).items():
             kinds = tuple(get_origin(one) or one for one in get_args(kind) if type(None) in get_args(kind)) or (
                 get_origin(kind) or kind,
             )
             if name in kept and not isinstance(kept[name], kinds):
                 raise ValueError(f"{name} is {kept[name]!r}")
-        return Job(**kept)
+        return JobRecord(**kept)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
 
 
-def _now(store: Store, job: Job) -> Job:
+def _now(store: Store, job: JobRecord) -> JobRecord:
     if all(store.finished(run_id) for run_id in job.runs):
         return replace(job, state=FINISHED, reason="")
     if job.state == FINISHED:
@@ -183,7 +183,7 @@ def _now(store: Store, job: Job) -> Job:
     return job
 
 
-def _at_work(store: Store, job: Job) -> bool:
+def _at_work(store: Store, job: JobRecord) -> bool:
     """Return whether the job's process is there; on another machine, whether anybody trains a Run of its."""
     if job.host == socket.gethostname():
         return _alive(job.pid)

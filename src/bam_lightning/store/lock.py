@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from bam_lightning.store.atomic_io import Unwritable, why
+from bam_lightning.store.atomic_io import WriteError, explain
 
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
@@ -33,7 +33,7 @@ def machine() -> str:
     return socket.gethostname()
 
 
-class Lease:
+class RunLock:
     """One Run's lock and its holder's file. ``with Lease(path).acquire(): ...``
 
     Args:
@@ -45,7 +45,7 @@ class Lease:
         self._lock = FileLock(path)
         self._end = threading.Event()
 
-    def acquire(self) -> Lease:
+    def acquire(self) -> RunLock:
         """Take it, at once or not at all.
 
         Raises:
@@ -67,7 +67,7 @@ class Lease:
         except OSError as error:
             if isinstance(error, Timeout):
                 raise
-            raise Unwritable(f"paths.store: {why(self.path, error)}") from error
+            raise WriteError(f"paths.store: {explain(self.path, error)}") from error
         if self.elsewhere():
             self._lock.release()
             raise Timeout(str(self.path))
@@ -119,7 +119,7 @@ class Lease:
             with suppress(OSError):  # the store has gone: the next file written to it will say so
                 os.utime(self.holder)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -39,7 +39,7 @@ PLACES = (
 DEV, TRAIN, TEST = "dev", "train", "test"
 
 
-class Wanted(NamedTuple):
+class PredictionRequest(NamedTuple):
     """Rows that a Run is to predict: the task they belong to, the task whose head does it, the split."""
 
     task: str
@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataSummary:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
 
     ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
@@ -102,13 +102,13 @@ class Run:
         return self.steps * self.batch_size
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def dependencies(self) -> tuple[str, ...]:
         """Ids of the Runs that must be finished first."""
         teachers = {run_id for ids in self.teachers.values() for run_id in ids}
         return tuple(sorted(teachers | ({self.start} if self.start else set())))
 
     @property
-    def taught_by(self) -> dict[str, str | list[str]]:
+    def teacher_ids(self) -> dict[str, str | list[str]]:
         """Task -> the id of its teacher, or the ids of an ensemble, as artifacts have it."""
         return {task: ids[0] if len(ids) == 1 else list(ids) for task, ids in self.teachers.items()}
 
@@ -118,7 +118,7 @@ class Run:
         return f"{self.stage}/{self.tasks[0]}" if len(self.tasks) == 1 else self.stage
 
 
-def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
+def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     optimization = asdict(config.optimization)
     for name in ("single", "multi", "finetuning_rate", "chosen", *asdict(run.hyper)):
         optimization.pop(name)
@@ -148,14 +148,14 @@ def run_spec(run: Run, config: Config, facts: Facts) -> dict[str, Any]:
     if len(run.tasks) > 1:
         spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "steps_of"}
     if run.teachers:
-        spec |= {"teachers": run.taught_by, "distillation": dict(config.distillation.schedule)}
-    return dict(plain(spec))
+        spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
+    return dict(to_json(spec))
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Return ``value`` as JSON has it: enums by their value, tuples as lists."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: to_json(item) for key, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -16,8 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bam_lightning.store.atomic_io import Unwritable, open_to_others, replacing, why, write_text, writing
-from bam_lightning.store.lock import Lease
+from bam_lightning.store.atomic_io import (
+    WriteError,
+    apply_umask,
+    atomic_write,
+    explain,
+    translate_os_errors,
+    write_text,
+)
+from bam_lightning.store.lock import RunLock
 from bam_lightning.store.run_dir import MANIFEST, RunFolder, file_hash
 
 KEY_BYTES = 16
@@ -36,21 +43,21 @@ class Store:
             for name in ("runs", "building", "outputs", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Unwritable(f"paths.store: {why(self.root, error)}") from error
+            raise WriteError(f"paths.store: {explain(self.root, error)}") from error
 
     def folder(self, run_id: str) -> Path:
         """Return where the finished Run lies."""
         return self.root / "runs" / run_id
 
-    def building(self, run_id: str) -> Path:
+    def staging_dir(self, run_id: str) -> Path:
         """Return where the Run is built, with its checkpoints; made if it is not there."""
         path = self.root / "building" / run_id
         path.mkdir(exist_ok=True)
         return path
 
-    def lock(self, run_id: str) -> Lease:
+    def lock(self, run_id: str) -> RunLock:
         """Return the right to build a Run; it is free again when its holder dies."""
-        return Lease(self.root / "locks" / f"{run_id}.lock")
+        return RunLock(self.root / "locks" / f"{run_id}.lock")
 
     def locked(self, run_id: str) -> bool:
         """Return whether a process is building a Run; ``False`` where that cannot be found out."""
@@ -60,7 +67,7 @@ class Store:
         """Return whether the Run is there."""
         return (self.folder(run_id) / MANIFEST).is_file()
 
-    def begun(self, run_id: str) -> bool:
+    def has_checkpoint(self, run_id: str) -> bool:
         """Return whether a Run that is not finished has left a checkpoint."""
         return (self.root / "building" / run_id / "last.ckpt").is_file()
 
@@ -95,12 +102,12 @@ class Store:
                     "they must agree"
                 )
 
-    def publish(self, run_id: str, manifest: Mapping[str, Any]) -> None:
+    def commit(self, run_id: str, manifest: Mapping[str, Any]) -> None:
         """Turn what lies in ``building/ID`` into the finished Run."""
-        building = self.building(run_id)
-        with writing(building):
+        building = self.staging_dir(run_id)
+        with translate_os_errors(building):
             there = sorted(path for path in building.rglob("*") if path.is_file())
-            open_to_others(*there)
+            apply_umask(*there)
             left = [*building.glob("*.ckpt"), *building.glob("*.part")]
             files = {
                 str(path.relative_to(building)): file_hash(path)
@@ -116,37 +123,37 @@ class Store:
                 shutil.rmtree(self.folder(run_id))
             building.rename(self.folder(run_id))
 
-    def outputs_path(self, run_id: str, task: str, split: str) -> Path:
+    def predictions_path(self, run_id: str, task: str, split: str) -> Path:
         """Return where the logits of a Run on a split lie."""
         return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
 
-    def forget_outputs(self, run_id: str) -> None:
+    def delete_predictions(self, run_id: str) -> None:
         """Delete a Run's predictions: it has been trained anew, perhaps on another machine, and may say otherwise."""
-        with writing(path := self.root / "outputs" / run_id):
+        with translate_os_errors(path := self.root / "outputs" / run_id):
             shutil.rmtree(path, ignore_errors=not path.exists())
 
-    def predicted(self, run_id: str, task: str, split: str, keys: Sequence[bytes]) -> bool:
+    def has_predictions(self, run_id: str, task: str, split: str, keys: Sequence[bytes]) -> bool:
         """Return whether the logits of a Run on all rows with the given keys are there."""
-        if not self.outputs_path(run_id, task, split).is_file():
+        if not self.predictions_path(run_id, task, split).is_file():
             return False
-        return set(keys) <= self.read_outputs(run_id, task, split).keys()
+        return set(keys) <= self.read_predictions(run_id, task, split).keys()
 
-    def write_outputs(
+    def write_predictions(
         self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]
     ) -> None:
         """Keep the logits ``[N, K]`` of the rows with the given keys."""
         from safetensors.numpy import save_file
 
-        path = self.outputs_path(run_id, task, split)
+        path = self.predictions_path(run_id, task, split)
         tensors: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
             "logits": np.ascontiguousarray(logits, dtype=np.float32),
         }
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             path.parent.mkdir(exist_ok=True)
             save_file(tensors, beside, metadata={"digest": digest(tensors), "run": run_id, "task": task})
 
-    def read_outputs(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
+    def read_predictions(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
         """Return row key -> logits ``[K]``.
 
         Raises:
@@ -155,7 +162,7 @@ class Store:
         """
         from safetensors import SafetensorError, safe_open
 
-        path = self.outputs_path(run_id, task, split)
+        path = self.predictions_path(run_id, task, split)
         if not path.is_file():
             raise FileNotFoundError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
         try:
@@ -169,7 +176,7 @@ class Store:
         return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
 
 
-def outputs_column(
+def load_logits(
     store: Store, run_id: str, task: str, split: str, keys: Sequence[bytes], texts: tuple[Sequence[str], ...]
 ) -> NDArray[np.float32]:
     """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order.
@@ -177,7 +184,7 @@ def outputs_column(
     Raises:
         ValueError: naming the task and the first row that the Run has not predicted.
     """
-    known = store.read_outputs(run_id, task, split)
+    known = store.read_predictions(run_id, task, split)
     for row, key in enumerate(keys):
         if key not in known:
             text = " / ".join(column[row] for column in texts)

@@ -17,14 +17,14 @@ from filelock import FileLock
 
 from bam_lightning.config.job_config import Config
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.run_spec import plain
+from bam_lightning.store.run_spec import to_json
 
 FILE = "choices.json"
 
 
 def key(task: str, config: Config, data: str, encoder: str) -> str:
     """Return what a choice is kept under: it holds for the training it was tried with, not for a shorter one, say."""
-    training = plain(asdict(config.optimization)) | {"max_steps": config.trainer.max_steps}
+    training = to_json(asdict(config.optimization)) | {"max_steps": config.trainer.max_steps}
     for name in ("layerwise_decay", "chosen", "multi", "finetuning_rate"):
         training.pop(name)
     training["single"].pop("layerwise_decay")

@@ -12,8 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from bam_lightning.config.signals import Stop, Stopped, ignore
-from bam_lightning.store.atomic_io import check_zip, replacing
+from bam_lightning.config.signals import SignalListener, Stopped, ignore_signals
+from bam_lightning.store.atomic_io import atomic_write, check_zip
 from bam_lightning.training import distributed
 
 CHECKPOINT = "last.ckpt"
@@ -25,7 +25,7 @@ class Checkpoints(pl.Callback):
     Where ``stop`` has noted a signal, it is written at the end of the step, and ``Stopped`` ends the training.
     """
 
-    def __init__(self, folder: Path, minutes: float, steps: int | None, stop: Stop) -> None:
+    def __init__(self, folder: Path, minutes: float, steps: int | None, stop: SignalListener) -> None:
         self.path = folder / CHECKPOINT
         self.minutes, self.steps, self.stop = minutes, steps, stop
         self.begun = self.saved = time.monotonic()
@@ -65,7 +65,7 @@ class Checkpoints(pl.Callback):
             states = [one.state_dict() for one in trainer.optimizers]
             module.on_save_checkpoint({"state_dict": module.state_dict(), "optimizer_states": states})
         elif trainer.is_global_zero:
-            with replacing(self.path) as beside:
+            with atomic_write(self.path) as beside:
                 trainer.save_checkpoint(beside)
         else:
             trainer.save_checkpoint(self.path)  # takes part; the first process writes
@@ -91,7 +91,7 @@ class SameStart(pl.Callback):
         """Compare steps, and take the first process's weights; leave it the signals, which Lightning has taken."""
         distributed.same_start(pl_module, trainer.global_step)
         if distributed.rank():
-            ignore()
+            ignore_signals()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bam_lightning.config.signals import spare_worker
-from bam_lightning.data.collate import Examples, cut_into_blocks, make_batch, share, split_by_length
-from bam_lightning.data.sampling import EMPTY, Stream
+from bam_lightning.config.signals import ignore_sigterm_in_worker
+from bam_lightning.data.collate import Examples, collate, length_batches, split_across_ranks, token_budget_batches
+from bam_lightning.data.sampling import PAD_INDEX, Stream
 from bam_lightning.models.batch import Batch
 from bam_lightning.training import distributed
 
@@ -40,7 +40,12 @@ class StepLoader(DataLoader):
     def __init__(self, steps: Dataset, done: int, workers: int, pin: bool = False) -> None:
         order = StepsFrom(done, len(steps))  # type: ignore[arg-type]
         super().__init__(
-            steps, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=spare_worker, pin_memory=pin
+            steps,
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            worker_init_fn=ignore_sigterm_in_worker,
+            pin_memory=pin,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,14 +73,14 @@ class Steps(Dataset[list[Batch]]):
 
     def __getitem__(self, step: int) -> list[Batch]:
         rows = self.rows[step]
-        rows = rows[rows != EMPTY]
-        rows = rows[share(self.lengths[rows], self.rank, self.processes)]
+        rows = rows[rows != PAD_INDEX]
+        rows = rows[split_across_ranks(self.lengths[rows], self.rank, self.processes)]
         numbers = np.searchsorted(self.firsts, rows, side="right") - 1
         batches = []
-        for group in split_by_length(self.lengths[rows], self.call_tokens):
+        for group in token_budget_batches(self.lengths[rows], self.call_tokens):
             task_of = self.names[numbers[group]]
             local = rows[group] - self.firsts[numbers[group]]
-            batches.append(make_batch(self.tasks, task_of.tolist(), local, self.pad_id))
+            batches.append(collate(self.tasks, task_of.tolist(), local, self.pad_id))
         return batches
 
 
@@ -85,14 +90,14 @@ class Blocks(Dataset[Batch]):
     def __init__(self, name: str, examples: Examples, pad_id: int, rank: int, processes: int) -> None:
         self.name, self.examples, self.pad_id = name, examples, pad_id
         mine = np.argsort(examples.tokens.lengths, kind="stable")[rank::processes]  # each process its share of lengths
-        self.blocks = [mine[block] for block in cut_into_blocks(examples.tokens.lengths[mine])]
+        self.blocks = [mine[block] for block in length_batches(examples.tokens.lengths[mine])]
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, number: int) -> Batch:
         rows = self.blocks[number]
-        return make_batch({self.name: self.examples}, [self.name] * len(rows), rows, self.pad_id)
+        return collate({self.name: self.examples}, [self.name] * len(rows), rows, self.pad_id)
 
 
 class MultiTaskData(pl.LightningDataModule):

@@ -31,13 +31,13 @@ def mix_targets(gold: Tensor, teacher: Tensor | None, lam: float) -> Tensor:
     return lam * gold + (1 - lam) * teacher
 
 
-def average(teachers: Tensor) -> Tensor:
+def ensemble_mean(teachers: Tensor) -> Tensor:
     """Return the mean prediction ``[n, K]`` of an ensemble ``[n, k, K]``; that of one teacher ``[n, K]`` as it is.
 
     Predictions are averaged, not logits, as in MT-DNN's distillation (Liu et al. 2019).
 
     >>> import torch
-    >>> average(torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]))
+    >>> ensemble_mean(torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]))
     tensor([[0.7500, 0.2500]])
     """
     return teachers.mean(dim=1) if teachers.dim() == 3 else teachers

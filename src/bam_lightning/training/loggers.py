@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.trainer_config import LoggerKind
-from bam_lightning.store.run_spec import Run, plain
+from bam_lightning.store.run_spec import Run, to_json
 
 PROBE_SECONDS = 3.0
 STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
@@ -49,7 +49,7 @@ def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
         "group": settings.group or config.experiment or config.recipe.name,
         "job_type": run.stage,
         "tags": [*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
-        "config": {**plain(asdict(config)), **_told_apart(run, config)},
+        "config": {**to_json(asdict(config)), **_told_apart(run, config)},
         "reinit": "finish_previous",
     }
     logger = WandbLogger(offline=not online(), **options)

@@ -16,9 +16,9 @@ from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
-from bam_lightning.models.kernels.sparse_embedding_grad import WordRows
+from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
 from bam_lightning.training import sharding, step_clock
-from bam_lightning.training.distillation import average, mix_targets
+from bam_lightning.training.distillation import ensemble_mean, mix_targets
 from bam_lightning.training.distributed import Losses, most, processes, sum_step
 from bam_lightning.training.history import Record
 from bam_lightning.training.optimizer import (
@@ -73,7 +73,7 @@ class BamModule(pl.LightningModule):
         self.seed = seed
         self.record = Record(heads, log_every)
         self.sharded = sharded
-        self.words: WordRows | None = None
+        self.words: SparseEmbeddingGrad | None = None
         self.blanks: list[Encoder] = []  # what a shared encoder is put together in; a list, so it is no part of this
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -102,7 +102,7 @@ class BamModule(pl.LightningModule):
         for task, logits in self(batch).items():
             head = self.head(task)
             gold = head.encode(batch.labels[task])
-            teacher = average(head.outputs(batch.teacher[task])) if task in batch.teacher else None
+            teacher = ensemble_mean(head.outputs(batch.teacher[task])) if task in batch.teacher else None
             target = mix_targets(gold, teacher, lam).to(logits.dtype)
             losses[task] = head.loss(logits, target).sum()
         return losses
@@ -150,7 +150,7 @@ class BamModule(pl.LightningModule):
         if self.sharded:
             sharding.share_states(self.trainer.optimizers[0])
         if self.device.type == "cpu" and processes() == 1:
-            self.words = WordRows(self.encoder)
+            self.words = SparseEmbeddingGrad(self.encoder)
 
     def on_train_end(self) -> None:
         """Put the encoder together for good, while it is still on its device."""

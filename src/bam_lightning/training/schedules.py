@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearAnnealing:
     """lam = progress: from the teacher's target to gold (teacher annealing, section 3.2).
 
-    >>> Linear()(0.25)
+    >>> LinearAnnealing()(0.25)
     0.25
     """
 
@@ -22,7 +22,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantAnnealing:
     """The same lam throughout: 0 is pure distillation, 1 is gold only (ablations of Table 4).
 
     Raises:

@@ -13,15 +13,15 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from bam_lightning.inference.model_info import Saved
+from bam_lightning.inference.model_info import ModelInfo
 from bam_lightning.inference.serving import schemas
 from bam_lightning.inference.serving.batcher import Batcher, Closed, Full
 from bam_lightning.inference.serving.gauges import TYPE, Gauges
 from bam_lightning.inference.serving.page import Page
-from bam_lightning.inference.serving.requests import Limits, Refused, body_schema, read
+from bam_lightning.inference.serving.requests import Limits, RequestError, body_schema, parse_request
 
 if TYPE_CHECKING:
-    from bam_lightning.inference.predictor import Model
+    from bam_lightning.inference.predictor import Predictor
     from bam_lightning.inference.serving.worker import Worker
 
 LOG = logging.getLogger(__name__)
@@ -48,9 +48,9 @@ class App:
         limits: what one request may cost.
     """
 
-    def __init__(self, model: Model | Worker, batcher: Batcher, limits: Limits) -> None:
+    def __init__(self, model: Predictor | Worker, batcher: Batcher, limits: Limits) -> None:
         self.model, self.batcher, self.limits = model, batcher, limits
-        self.saved: Saved = model.saved
+        self.saved: ModelInfo = model.saved
         self.page, self.gauges = Page(), Gauges()
         self.inner = FastAPI(
             title="bam_lightning", description=ABOUT, version=self.saved.id,
@@ -134,9 +134,9 @@ class App:
         """Answer with labels and probabilities of each row, by task."""
         retry = {"Retry-After": str(RETRY_SECONDS)}
         try:
-            question = read(await _body(request, self.limits.bytes), self.saved, self.limits)
+            question = parse_request(await _body(request, self.limits.bytes), self.saved, self.limits)
             return Response(await self.batcher.ask(question), media_type="application/json")
-        except Refused as error:
+        except RequestError as error:
             return _fault(error.status, str(error))
         except ClientDisconnect:
             return _fault(400, "the client went before its body was whole")  # read by nobody; counted
@@ -152,21 +152,21 @@ class App:
 async def _body(request: Request, largest: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused(415, f"the body must be of the type application/json, got {kind[:80] or 'none'}")
+        raise RequestError(415, f"the body must be of the type application/json, got {kind[:80] or 'none'}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
-        raise Refused(415, f"the body must not be encoded, got {coding[:80]}")
+        raise RequestError(415, f"the body must not be encoded, got {coding[:80]}")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > largest):
-        raise Refused(413, f"the body may have {largest} bytes, got {length}")
+        raise RequestError(413, f"the body may have {largest} bytes, got {length}")
     body = bytearray()
     with anyio.move_on_after(BODY_SECONDS):
         async for part in request.stream():
             body += part
             if len(body) > largest:
-                raise Refused(413, f"the body may have {largest} bytes, got more")
+                raise RequestError(413, f"the body may have {largest} bytes, got more")
         return bytes(body)
-    raise Refused(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+    raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -13,13 +13,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bam_lightning.inference.serving.requests import Question
+from bam_lightning.inference.serving.requests import PredictRequest
 
 if TYPE_CHECKING:
-    from bam_lightning.inference.predictor import Model
+    from bam_lightning.inference.predictor import Predictor
 
 
-def answer(model: Model, questions: Sequence[Question]) -> list[str]:
+def answer(model: Predictor, questions: Sequence[PredictRequest]) -> list[str]:
     """Return the answer to each question, as JSON: task -> what ``Model.predict`` says of its rows.
 
     All share one pass of the encoder, each row once, whatever their tasks.
@@ -45,7 +45,7 @@ class Closed(Exception):
 
 
 class _Asked(NamedTuple):
-    question: Question
+    question: PredictRequest
     future: asyncio.Future[str]
 
 
@@ -58,7 +58,7 @@ class Batcher:
         queue: rows that may wait.
     """
 
-    def __init__(self, answers: Callable[[Sequence[Question]], list[str]], batch: int, queue: int) -> None:
+    def __init__(self, answers: Callable[[Sequence[PredictRequest]], list[str]], batch: int, queue: int) -> None:
         self._answers, self._batch, self._queue = answers, batch, queue
         self._asked: deque[_Asked] = deque()
         self._changed = threading.Condition()
@@ -81,7 +81,7 @@ class Batcher:
         """Whether questions are being answered."""
         return self._open and self._thread.is_alive()
 
-    def ask(self, question: Question) -> asyncio.Future[str]:
+    def ask(self, question: PredictRequest) -> asyncio.Future[str]:
         """Queue a question; return its answer to be, on the running event loop.
 
         Raises:

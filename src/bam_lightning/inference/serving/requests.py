@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bam_lightning.config.validation import known_name
-from bam_lightning.inference.model_info import Saved, check_rows
+from bam_lightning.config.validation import check_choice
+from bam_lightning.inference.model_info import ModelInfo, check_rows
 
 FIELDS = ("rows", "task")
 LONGEST_NAME = 200  # characters of a task's name; a longer one is not repeated in a message
@@ -25,14 +25,14 @@ class Limits:
     characters: int = 10_000
 
 
-class Question(NamedTuple):
+class PredictRequest(NamedTuple):
     """Rows of one or two texts each, and the names of the tasks that are asked about them."""
 
     rows: list[tuple[str, ...]]
     tasks: list[str]
 
 
-class Refused(ValueError):
+class RequestError(ValueError):
     """A request that cannot be answered: ``status`` is that of HTTP, the text says why."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -40,7 +40,7 @@ class Refused(ValueError):
         self.status = status
 
 
-def read(body: bytes, saved: Saved, limits: Limits) -> Question:
+def parse_request(body: bytes, saved: ModelInfo, limits: Limits) -> PredictRequest:
     """Return the question in a body.
 
     Raises:
@@ -48,27 +48,27 @@ def read(body: bytes, saved: Saved, limits: Limits) -> Question:
     """
     asked = _json(body)
     if not isinstance(asked, dict):
-        raise Refused(422, f"the body must be a JSON object with rows and task, got {_kind(asked)}")
+        raise RequestError(422, f"the body must be a JSON object with rows and task, got {_kind(asked)}")
     try:
         for name in asked:
-            known_name("the body", name[:LONGEST_NAME], FIELDS)
+            check_choice("the body", name[:LONGEST_NAME], FIELDS)
         rows = _rows(asked, limits)
         tasks = saved.named(_task(asked.get("task", "all")), len(rows[0]))
         check_rows(tasks, rows)
     except ValueError as error:
-        raise Refused(422, str(error)) from error
-    return Question(rows, list(dict.fromkeys(task.name for task in tasks)))
+        raise RequestError(422, str(error)) from error
+    return PredictRequest(rows, list(dict.fromkeys(task.name for task in tasks)))
 
 
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise Refused(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise RequestError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except ValueError as error:
-        raise Refused(400, f"the body is not JSON: {error}") from error
+        raise RequestError(400, f"the body is not JSON: {error}") from error
     except RecursionError as error:
-        raise Refused(400, "the body is not JSON of ours: nested too deeply") from error
+        raise RequestError(400, "the body is not JSON of ours: nested too deeply") from error
 
 
 def _no_number(word: str) -> None:

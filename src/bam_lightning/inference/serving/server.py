@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bam_lightning.config.options import StoreOptions, command, option
-from bam_lightning.config.validation import at_least, in_range, installed
+from bam_lightning.config.validation import check_at_least, check_range, require_extra
 from bam_lightning.inference.serving.requests import Limits
 
 if TYPE_CHECKING:
     from uvicorn import Server
 
-    from bam_lightning.inference.predictor import Model
+    from bam_lightning.inference.predictor import Predictor
     from bam_lightning.inference.serving.batcher import Batcher
     from bam_lightning.inference.serving.worker import Worker
 
@@ -55,10 +55,10 @@ class ServeOptions(StoreOptions):
 
     def __post_init__(self) -> None:
         for name in ("rows", "characters", "bytes", "batch", "queue"):
-            at_least(name, getattr(self, name), 1)
-        in_range("port", self.port, 0, 65535)
+            check_at_least(name, getattr(self, name), 1)
+        check_range("port", self.port, 0, 65535)
         if self.threads is not None:
-            at_least("threads", self.threads, 1)
+            check_at_least("threads", self.threads, 1)
 
 
 def job(options: ServeOptions) -> None:
@@ -69,7 +69,7 @@ def job(options: ServeOptions) -> None:
         OSError: if the address cannot be listened on.
         ValueError: if there is no such model, or it is damaged.
     """
-    installed("serving", NEEDS, "serve")
+    require_extra("serving", NEEDS, "serve")
     from bam_lightning.inference.serving.worker import Loading, Worker
 
     threads = options.threads or max(1, (os.cpu_count() or 1) - 1)  # one is left for HTTP
@@ -122,7 +122,7 @@ def run(worker: Worker, listener: socket.socket, options: ServeOptions) -> None:
     print("stopped", flush=True)
 
 
-def server(model: Model | Worker, batcher: Batcher, limits: Limits) -> Server:
+def server(model: Predictor | Worker, batcher: Batcher, limits: Limits) -> Server:
     """Return a server that is not yet running."""
     import uvicorn
 

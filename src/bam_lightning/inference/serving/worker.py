@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from bam_lightning.inference.model_info import find, read
+from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.serving.batcher import answer
-from bam_lightning.inference.serving.requests import Question
+from bam_lightning.inference.serving.requests import PredictRequest
 
 SECONDS_TO_END = 10.0
 
@@ -43,7 +43,7 @@ class Worker:
     """
 
     def __init__(self, loading: Loading) -> None:
-        self.saved = read(find(loading.run, loading.store, loading.revision))
+        self.saved = read_model_info(find_model(loading.run, loading.store, loading.revision))
         self.device, self.precision, self.gone = "", "", False
         context = multiprocessing.get_context("spawn")
         self._line, self._theirs = context.Pipe()
@@ -74,7 +74,7 @@ class Worker:
             self._process.kill()
             self._process.join()
 
-    def __call__(self, questions: Sequence[Question]) -> list[str]:
+    def __call__(self, questions: Sequence[PredictRequest]) -> list[str]:
         """Return the answer to each question, see ``batcher.answer``; of one thread.
 
         Raises:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bam_lightning.models.attention import mix, unmix
-from bam_lightning.models.kernels.dropout import keep_mask
+from bam_lightning.models.attention import attention_backward, attention_forward
+from bam_lightning.models.kernels.dropout import dropout_mask
 from bam_lightning.models.packing import Packing
 
 aten = torch.ops.aten
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
     rows: Tensor | None
 
 
-def written_out(body: Any) -> bool:
+def supports_fused(body: Any) -> bool:
     """Return whether a transformers model's layers are those of this module, and nobody has put anything into them.
 
     A hook (FSDP has some), an adapter in a linear layer's place, and gradient checkpointing need the model's own code.
@@ -95,7 +95,7 @@ class Layer(torch.autograd.Function):
             out, out_bias, up, up_bias, down, down_bias = (weights[n].to(half) for n in (6, 7, 10, 11, 12, 13))
             tokens = states.to(half)
             parts = torch.addmm(bias, tokens, joint.t()).view(len(states), 3, settings.heads, -1)
-            mixed, kept = mix(parts, settings.packing.groups, settings.scale, settings.attention_dropout)
+            mixed, kept = attention_forward(parts, settings.packing.groups, settings.scale, settings.attention_dropout)
             mixed, residual = mixed.view(states.shape), states
             if settings.rows is not None:
                 mixed, residual = mixed[settings.rows], residual[settings.rows]
@@ -126,8 +126,14 @@ class Layer(torch.autograd.Function):
             to_residual, flow, *of_first = _end_back(to_middle.add_(flow @ up), settings, *norms[:2], *first)
             of_out = _of_weight(flow, mixed, full)
             flow = _spread(flow @ out, settings.rows, len(tokens))
-            flow = unmix(flow.view(parts[:, 0].shape), parts, kept, settings.packing.groups, settings.scale,
-                         settings.attention_dropout).view(len(tokens), -1)  # fmt: skip
+            flow = attention_backward(
+                flow.view(parts[:, 0].shape),
+                parts,
+                kept,
+                settings.packing.groups,
+                settings.scale,
+                settings.attention_dropout,
+            ).view(len(tokens), -1)
             of_joint = _of_weight(flow, tokens, full)
             end = _spread(to_residual, settings.rows, len(tokens)).add_(flow @ joint)
         three = zip(*(one.chunk(3) for one in of_joint), strict=True)
@@ -138,7 +144,7 @@ def _end(values: Tensor, residual: Tensor, settings: Settings, weight: Tensor, b
     """Return LayerNorm of the residual plus dropped values, and what ``_end_back`` needs."""
     p, keep = settings.dropout, None
     if p:
-        keep = keep_mask(values.shape, p)
+        keep = dropout_mask(values.shape, p)
         values *= keep.to(values.dtype)
     total = torch.add(residual, values, alpha=1.0 / (1.0 - p))
     return (*_norm(total, weight, bias, settings.epsilon), keep)

@@ -21,7 +21,7 @@ LANES = 4
 LEVELS = 1 << 16
 
 
-def keep_mask(shape: Sequence[int], p: float) -> Tensor:
+def dropout_mask(shape: Sequence[int], p: float) -> Tensor:
     """Return bytes of the given shape, 1 with probability 1 - p and else 0, from torch's CPU generator.
 
     Bytes and not booleans, which torch takes seven times as long to turn into numbers.
@@ -55,7 +55,7 @@ def dropout(values: Tensor, p: float) -> Tensor:
     """Zero a share ``p`` of the elements and scale the others by 1 / (1 - p)."""
     if values.device.type != "cpu":
         return F.dropout(values, p)
-    return values * (keep_mask(values.shape, p).to(values.dtype) * (1.0 / (1.0 - p)))
+    return values * (dropout_mask(values.shape, p).to(values.dtype) * (1.0 / (1.0 - p)))
 
 
 class Dropout(nn.Dropout):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bam_lightning.models.encoder import Encoder
 
 
-class WordRows:
+class SparseEmbeddingGrad:
     """Has autograd give the word embeddings of an encoder a gradient of rows, until it is closed."""
 
     def __init__(self, encoder: Encoder) -> None:

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from bam_lightning.config.signals import Stopped, at_once
+from bam_lightning.config.signals import Stopped, raise_on_signal
 from bam_lightning.recipes import job_results
 from bam_lightning.recipes.slurm import scheduler
 
@@ -36,9 +36,9 @@ class Task:
 
     def __call__(self, overrides: Sequence[str], number: int, singletons: dict[type, Any]) -> None:
         """Run job ``number`` of the sweep; the exit status is 1 if it failed, so that SLURM knows, too."""
-        os.environ[job_results.TOKEN] = self.token
+        os.environ[job_results.SWEEP_ID_ENV] = self.token
         try:
-            with at_once():
+            with raise_on_signal():
                 done = self._run(overrides, number, singletons)
         except Stopped as stop:
             print(f"{stop}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bam_lightning.config.validation import at_least, positive, suggest
+from bam_lightning.config.validation import check_at_least, check_positive, suggest
 
 KEY = "hydra.launcher"
 SRUN_CPUS = "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}"  # srun does not inherit it, from SLURM 22.05 on
@@ -46,11 +46,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "signal_delay_s"):
             if (value := getattr(self, name)) is not None:
-                at_least(f"{KEY}.{name}", value, 1)
-        at_least(f"{KEY}.max_requeues", self.max_requeues, 0)
+                check_at_least(f"{KEY}.{name}", value, 1)
+        check_at_least(f"{KEY}.max_requeues", self.max_requeues, 0)
         for name in ("poll_s", "patience_s", "mem_gb"):
             if (value := getattr(self, name)) is not None:
-                positive(f"{KEY}.{name}", value)
+                check_positive(f"{KEY}.{name}", value)
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Return the words of submitit's executor for an array called ``name``; what is ``None`` is SLURM's to give."""

@@ -24,15 +24,15 @@ from omegaconf import DictConfig, open_dict
 
 from bam_lightning.config.compose import to_config
 from bam_lightning.config.job_config import Config
-from bam_lightning.config.validation import installed
+from bam_lightning.config.validation import require_extra
 from bam_lightning.recipes import job_results
-from bam_lightning.recipes.job_results import Outcome
-from bam_lightning.recipes.planner import plan
+from bam_lightning.recipes.job_results import JobResult
+from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.slurm import scheduler
 from bam_lightning.recipes.slurm.job import Task
 from bam_lightning.recipes.slurm.options import Options, checked, python
 from bam_lightning.store import job_records
-from bam_lightning.store.run_spec import Facts
+from bam_lightning.store.run_spec import DataSummary
 from bam_lightning.store.run_store import Store, write_text
 
 FOLDER = "slurm"
@@ -76,7 +76,7 @@ class Ask:
         self.path.parent.mkdir(exist_ok=True)
         write_text(self.path, json.dumps(asdict(ticket), indent=1))
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: JobResult) -> None:
         """Make an outcome this sweep's, and say it."""
         job_results.write(self.outcome, replace(outcome, job=self.number, ended=True))
         self.ticket = None
@@ -97,11 +97,11 @@ def launch(
         ValueError: for a bad option.
         RuntimeError: if submitit or SLURM is missing, or SLURM refuses the jobs.
     """
-    installed("hydra/launcher=slurm", ["submitit"], "slurm")
+    require_extra("hydra/launcher=slurm", ["submitit"], "slurm")
     scheduler.check_commands()
     settings = checked(options)
     asked = [_ask(number, list(words), context, config) for number, words in enumerate(job_overrides, first)]
-    task = Task(context, function, config, os.environ.get(job_results.TOKEN, "unknown"), settings.max_requeues)
+    task = Task(context, function, config, os.environ.get(job_results.SWEEP_ID_ENV, "unknown"), settings.max_requeues)
     for root in dict.fromkeys(one.store.root for one in asked):
         here = [one for one in asked if one.store.root == root]
         with here[0].store.lock("slurm"):  # two submitting processes must not both find a job missing
@@ -134,7 +134,7 @@ def _find(asked: Sequence[Ask]) -> None:
     queue = scheduler.queued({ticket.name for ticket in tickets.values()})
     if queue is None:
         raise RuntimeError("squeue does not answer, so jobs of an earlier call cannot be found; try again")
-    facts: dict[str, Facts] = {}
+    facts: dict[str, DataSummary] = {}
     for one in asked:
         ticket = tickets.get(one.path)
         if ticket is None:
@@ -158,17 +158,17 @@ def _read(path: Path) -> Ticket | None:
         raise ValueError(f"{path} is not the record of a submitted job ({error}); delete it") from error
 
 
-def _finished(one: Ask, facts: dict[str, Facts]) -> bool:
+def _finished(one: Ask, facts: dict[str, DataSummary]) -> bool:
     """Return whether all a job is asked for is in the store: its data may have changed since it was."""
-    from bam_lightning.recipes.runner import look
+    from bam_lightning.recipes.runner import load_data
 
     config = asdict(one.config)
     del config["seed"], config["teacher_seed"]  # jobs that differ in these alone have the same data
     key = json.dumps(config, default=str, sort_keys=True)
     if key not in facts:
-        facts[key] = look(one.config)[2]
-    record = job_records.describe(one.config, plan(one.config, facts[key]), facts[key], Path())
-    return any(job.id == record.id and job.state == job_records.FINISHED for job in job_records.read_all(one.store))
+        facts[key] = load_data(one.config)[2]
+    record = job_records.make_record(one.config, plan_runs(one.config, facts[key]), facts[key], Path())
+    return any(job.id == record.id and job.state == job_records.FINISHED for job in job_records.read_records(one.store))
 
 
 def submit(asked: Sequence[Ask], settings: Options, task: Task) -> None:
@@ -229,9 +229,9 @@ def wait(asked: Sequence[Ask], settings: Options) -> None:
             time.sleep(settings.poll_s)
 
 
-def _dead(ticket: Ticket, outcome: Outcome | None) -> Outcome:
+def _dead(ticket: Ticket, outcome: JobResult | None) -> JobResult:
     """Return the outcome of a job that ended without a word, with what SLURM and its log say of it."""
-    outcome = outcome or Outcome(0, ", ".join(ticket.overrides), slurm=ticket.job)
+    outcome = outcome or JobResult(0, ", ".join(ticket.overrides), slurm=ticket.job)
     reason = f"SLURM job {ticket.job} ended without a result: {scheduler.end(ticket.job)}"
     logs = sorted((Path(ticket.logs) / ticket.job).glob("*_log.err"))
     last = " | ".join(filter(None, map(_last_words, logs)))[-LAST_WORDS:]
