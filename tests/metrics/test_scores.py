@@ -9,7 +9,17 @@ from scipy import stats
 from sklearn import metrics as sklearn
 
 from bam_lightning.config.data_config import Metric
-from bam_lightning.metrics.scores import METRICS, SETS, accuracy, f1, majority, matthews, pearson, scores, spearman
+from bam_lightning.metrics.scores import (
+    METRICS,
+    MULTI_LABEL,
+    accuracy,
+    f1,
+    majority,
+    matthews,
+    pearson,
+    scores,
+    spearman,
+)
 
 SEEDS = range(30)
 kappa = METRICS["quadratic_kappa"]
@@ -161,7 +171,7 @@ def test_scores_of_three_classes_have_no_f1():
 
 def test_scores_of_every_metric_of_a_config_are_plain_numbers_that_json_can_keep():
     for metric in {*METRICS, *(metric.value for metric in Metric)}:
-        sides = (one.reshape(2, 2) if metric in SETS else one for one in (PREDICTIONS, GOLD))
+        sides = (one.reshape(2, 2) if metric in MULTI_LABEL else one for one in (PREDICTIONS, GOLD))
         assert all(type(value) is float for value in scores(*sides, metric).values())
 
 
@@ -205,9 +215,9 @@ def test_scores_of_label_sets_by_hand():
     """3 labels found, 1 missed, 1 wrong: 6 / 8; per label 1, 2 / 3 and 2 / 3; one row of three whole."""
     predictions, gold = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 1]]), np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]])
     expected = {"micro_f1": 6 / 8, "macro_f1": 7 / 9, "exact_match": 1 / 3}
-    for metric in SETS:
+    for metric in MULTI_LABEL:
         found = scores(predictions, gold, metric)
-        assert list(found) == [metric, *(name for name in SETS if name != metric)]
+        assert list(found) == [metric, *(name for name in MULTI_LABEL if name != metric)]
         assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -227,8 +237,8 @@ def test_quadratic_kappa_is_scikit_learns(seed, count):
 
 def test_quadratic_kappa_is_one_minus_one_and_zero_at_its_ends():
     grades = np.arange(5)
-    assert kappa(grades, grades) == 1
-    assert kappa(grades[::-1], grades) == -1
+    assert kappa(grades, grades) == pytest.approx(1, abs=1e-12)
+    assert kappa(grades[::-1], grades) == pytest.approx(-1, abs=1e-12)
     for constant in (np.full(5, grade) for grade in grades):
         assert [kappa(constant, grades), kappa(grades, constant), kappa(constant, constant)] == [0, 0, 0]
 
@@ -242,7 +252,7 @@ def test_scores_of_grades_have_accuracy_and_spearman_beside_kappa():
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", SETS)
+@pytest.mark.parametrize("metric", MULTI_LABEL)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_majority_of_label_sets_is_the_best_that_any_constant_set_scores(seed, metric):
     _, gold = label_sets(seed, labels=4, size=9)

@@ -1,0 +1,84 @@
+"""Task metrics as ``torchmetrics.Metric``: gather predictions over ranks, then compute with SciPy or scikit-learn.
+
+torchmetrics' own formulas differ from these on tied and constant predictions; see ``scores``."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from bam_lightning.config.validation import check_choice
+from bam_lightning.metrics.scores import METRICS
+
+
+class TaskMetric(Metric):
+    """Score the predictions of one task over a whole split, as a fraction.
+
+    Every rank must call ``update`` at least once before ``compute``. A rank without rows passes empty tensors of the
+    same dtype and the same number of columns as the other ranks.
+
+    Args:
+        metric_name: A key of ``METRICS``, such as ``"accuracy"``.
+        n_classes: Number of classes or labels, for the size check of ``f1``; None for regression.
+
+    Raises:
+        ValueError: If the metric is unknown, or is F1 of a task that does not have two classes.
+
+    >>> import torch
+    >>> metric = TaskMetric("matthews", n_classes=2)
+    >>> metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    >>> metric.update(torch.tensor([1]), torch.tensor([0]))
+    >>> round(metric.compute(), 6)
+    0.5
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    predictions: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, metric_name: str, n_classes: int | None = None) -> None:
+        check_choice("metric", metric_name, sorted(METRICS))
+        if metric_name == "f1" and n_classes not in (None, 2):
+            raise ValueError(f"metric: f1 needs two classes, but the task has {n_classes}; use accuracy or matthews")
+        super().__init__()
+        self.metric_name = metric_name
+        self.n_classes = n_classes
+        self.add_state("predictions", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add one batch of n rows.
+
+        Args:
+            predictions: Class ids or values in label units ``[n]``; for multi-label metrics 0 and 1, ``[n, C]``.
+            labels: Gold labels of the same shape.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        if predictions.shape != labels.shape:
+            raise ValueError(
+                f"metric {self.metric_name}: predictions have shape {list(predictions.shape)}, "
+                f"labels {list(labels.shape)}; they must be equal"
+            )
+        self.predictions.append(predictions.detach())
+        self.labels.append(labels.detach())
+
+    def compute(self) -> float:
+        """Return the score of all rows, of all ranks; NaN if there are none."""
+        if not len(self.predictions):
+            return math.nan
+        predictions, labels = dim_zero_cat(self.predictions), dim_zero_cat(self.labels)  # after a sync: tensors already
+        if not len(labels):
+            return math.nan
+        return METRICS[self.metric_name](_on_cpu(predictions).numpy(), _on_cpu(labels).numpy())
+
+
+def _on_cpu(values: Tensor) -> Tensor:
+    """Return ``values`` on the CPU, in a dtype that NumPy has: bfloat16 and float16 become float64."""
+    return values.cpu().double() if values.is_floating_point() else values.cpu()
