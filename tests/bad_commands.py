@@ -105,7 +105,7 @@ CASES = {
         ["store={tmp}/store"],
         job_file("{}"),
         (
-            "{tmp}/store/jobs/abc.json is not the file of a job (Job.__init__() missing 14 required positional "
+            "{tmp}/store/jobs/abc.json is not the file of a job (JobRecord.__init__() missing 14 required positional "
             "arguments: 'experiment', 'recipe', 'scale', 'fidelity', 'seed', 'teacher_seed', 'stages', 'metrics', "
             "'average', 'data', 'encoder', 'settings', 'algorithm', and 'output'); delete it"
         ),

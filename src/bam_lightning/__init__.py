@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
+    from bam_lightning.config.exceptions import BamError, ConfigError, DataError, StoreError, TrainingError
     from bam_lightning.data.sampling import ReplicationSampler, SizeProportionalSampler
     from bam_lightning.inference.predictor import Prediction, Predictor, load
     from bam_lightning.models.heads import (
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "BamError",
     "BinaryHeads",
     "ClassificationHead",
+    "ConfigError",
     "ConstantAnnealing",
+    "DataError",
     "Head",
     "LabelHead",
     "LinearAnnealing",
@@ -38,6 +42,8 @@ __all__ = [
     "RegressionHead",
     "ReplicationSampler",
     "SizeProportionalSampler",
+    "StoreError",
+    "TrainingError",
     "load",
     "make_config",
     "run_recipe",
@@ -45,6 +51,7 @@ __all__ = [
 
 _MODULES = {
     "config.compose": {"make_config": "compose"},
+    "config.exceptions": ["BamError", "ConfigError", "DataError", "StoreError", "TrainingError"],
     "data.sampling": ["ReplicationSampler", "SizeProportionalSampler"],
     "inference.predictor": ["Prediction", "Predictor", "load"],
     "models.heads": [

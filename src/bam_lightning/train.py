@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.compose import conf_dir, console, register, to_config
-from bam_lightning.config.exceptions import format_error, is_user_error
+from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
 
@@ -34,6 +34,7 @@ def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: Fal
     ``attended`` is asked in the process that is to do a job: where it returns true, another process has done it.
     """
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.core.plugins import Plugins
 
     from bam_lightning.recipes.multirun import Failures, guarded
@@ -46,12 +47,19 @@ def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: Fal
 
     def main() -> int:
         lead = guarded(lambda tree: job(to_config(tree)), is_user_error, format_error)
+        failed = False
 
         @wraps(lead)
         def task(tree: Any) -> Any:
-            return None if attended() else lead(tree)
+            nonlocal failed
+            failed = True  # until it returns
+            result = None if attended() else lead(tree)
+            failed = False
+            return result
 
-        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        overrides = get_args_parser().parse_args().overrides
+        with config_errors(overrides, conf_dir(), unless=lambda: failed):
+            hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
         return 1 if Failures.count else 0
 
     try:

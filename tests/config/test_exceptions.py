@@ -1,24 +1,42 @@
-"""Which errors are on purpose: those that a `raise` of this library raised, and those of Hydra, OmegaConf and YAML."""
+"""Which errors a user can cause, how they are printed, and that all others keep their traceback."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+import bam_lightning as bam
+from bam_lightning import train
 from bam_lightning.config import options
 from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import format_error, is_user_error
+from bam_lightning.config.exceptions import DataError, ServingError, StorePathError
+from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error
 from bam_lightning.config.validation import check_at_least
 from bam_lightning.data.sampling import count_steps
 
 
-def no_column(name: str) -> None:
-    raise ValueError(f"no column '{name}'")
-
-
-def caught(call) -> Exception:
-    with pytest.raises(Exception) as found:
+def catch(call) -> Exception:
+    with pytest.raises(Exception) as caught:
         call()
-    return found.value
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (bam.ConfigError, ValueError),
+        (bam.DataError, ValueError),
+        (bam.StoreError, OSError),
+        (bam.TrainingError, RuntimeError),
+        (StorePathError, FileNotFoundError),
+        (ServingError, RuntimeError),
+    ],
+)
+def test_each_kind_is_a_bam_error_and_the_built_in_that_fits(kind, builtin):
+    assert issubclass(kind, bam.BamError)
+    assert issubclass(kind, builtin)
+    assert str(kind("the message")) == "the message"
 
 
 @pytest.mark.parametrize(
@@ -26,25 +44,44 @@ def caught(call) -> Exception:
     [
         (lambda: check_at_least("seed", -1, 0), True),
         (lambda: compose(["seed=x"]), True),
-        (lambda: compose(["encoder=null"]), True),  # a bare ValueError of Hydra's
-        (lambda: count_steps({"a": 1}, float("nan"), 1), False),  # math.ceil fails on a line of ours: ValueError
+        (lambda: compose(["encoder=null"]), True),  # Hydra raises a bare ValueError
+        (lambda: count_steps({"a": 1}, float("nan"), 1), False),
         (lambda: options.split(3, []), False),
         (lambda: check_at_least("seed", "x", 0), False),
         (lambda: int("x"), False),
     ],
 )
-def test_only_what_was_raised_is_on_purpose(call, expected):
-    assert is_user_error(caught(call)) == expected
+def test_only_errors_of_the_library_and_of_hydra_are_a_users(call, expected):
+    assert is_user_error(catch(call)) == expected
 
 
-def test_an_error_that_nobody_raised_is_not_on_purpose():
-    assert not is_user_error(ValueError("made, not raised"))
+@pytest.mark.parametrize("error", [ValueError("from a head"), TypeError("from a schedule"), AttributeError("no")])
+def test_an_error_of_the_job_keeps_its_traceback(error, monkeypatch, tmp_path, capsys):
+    def job(config):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train", f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(type(error)) as caught:
+        train.run(job)
+    assert caught.value is error
+    assert "error: " not in capsys.readouterr().err
 
 
-def test_what_cannot_be_printed_is_escaped():
-    text = format_error(caught(lambda: no_column("a\nb \x1b[31m\u202ec é 中")))
-    assert text == "no column 'a\\nb \\x1b[31m\\u202ec é 中'"
+def test_an_error_of_the_job_that_a_user_caused_is_one_line(monkeypatch, tmp_path, capsys):
+    def job(config):
+        raise DataError("row 3: no label")
+
+    monkeypatch.setattr(sys, "argv", ["train", f"hydra.run.dir={tmp_path}"])
+    assert train.run(job) == 1
+    assert capsys.readouterr().err.endswith("error: row 3: no label\n")
 
 
-def test_an_error_of_ours_reads_as_it_is():
-    assert format_error(caught(lambda: check_at_least("seed", -1, 0))) == "seed must be at least 0, got -1"
+def test_an_error_that_no_override_explains_keeps_its_type(tmp_path):
+    with pytest.raises(AttributeError, match="a fault"), config_errors(["seed=3"], tmp_path):
+        raise AttributeError("a fault")
+
+
+def test_unprintable_characters_are_escaped():
+    assert format_error(DataError("no column 'a\nb \x1b[31m\u202ec é 中'")) == (
+        "no column 'a\\nb \\x1b[31m\\u202ec é 中'"
+    )

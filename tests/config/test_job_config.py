@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import format_error
+from bam_lightning.config.hydra_errors import format_error
 
 BAD = [
     ("seeed=1", "no option 'seeed'; did you mean 'seed'?"),

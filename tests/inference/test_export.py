@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from scipy import special
 
 import bam_lightning as bam
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import parse
 from bam_lightning.inference.bam_export import export_bam
 from bam_lightning.inference.export import ExportOptions, job
@@ -398,6 +399,6 @@ def test_without_its_packages_onnx_says_what_to_install(model, tmp_path, monkeyp
     monkeypatch.setattr(
         "bam_lightning.config.validation.find_spec", lambda name: None if name == "onnxscript" else True
     )
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(ConfigError) as error:
         export_onnx(model, tmp_path / "out")
     assert str(error.value) == "format=onnx needs onnxscript; run: pip install 'bam-lightning[onnx]'"

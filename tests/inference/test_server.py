@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import parse, usage
 from bam_lightning.inference.serving import server
 
@@ -80,7 +81,9 @@ def test_a_port_that_is_taken_is_one_line(trained):
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_an_address_that_is_none_of_this_machine_is_named(host):
-    with pytest.raises(OSError, match=rf"^cannot listen on {re.escape(host)} port 0 \([\w .,-]+\); choose others with"):
+    with pytest.raises(
+        ConfigError, match=rf"^cannot listen on {re.escape(host)} port 0 \([\w .,-]+\); choose others with"
+    ):
         server.listen(host, 0)
 
 
@@ -102,7 +105,7 @@ def test_without_its_packages_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(
         "bam_lightning.config.validation.find_spec", lambda name: None if name != "httptools" else object()
     )
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(ConfigError) as error:
         server.job(server.ServeOptions(run="x"))
     assert str(error.value) == "serving needs fastapi, uvicorn; run: pip install 'bam-lightning[serve]'"
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import bam_lightning as bam
 from bam_lightning.config.compose import deliberate
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.encoder import from_path, load_tokenizer
 from bam_lightning.store.run_dir import file_hash
 
@@ -200,7 +201,7 @@ def test_an_encoder_without_its_weights_is_not_filled_with_chance(tiny_bert, tmp
     shutil.copytree(tiny_bert, folder)
     state = load_file(folder / "model.safetensors")
     save_file({f"other.{name}": value for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(ConfigError) as caught:
         from_path(str(folder), None, True)
     assert str(caught.value) == (
         f"encoder {str(folder)!r}: 37 of its weights are not in its files, for example 'embeddings.LayerNorm.bias'; "
@@ -215,5 +216,5 @@ def test_an_encoder_that_names_code_is_refused(tiny_bert, tmp_path, name):
     shutil.copytree(tiny_bert, folder)
     kept = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps({**kept, "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
-    with pytest.raises(OSError, match=r"auto_map .* only the code of transformers is used here"):
+    with pytest.raises(ConfigError, match=r"auto_map .* only the code of transformers is used here"):
         load_tokenizer(folder)

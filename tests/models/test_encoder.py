@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.encoder import Encoder, from_folder, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import ClassificationHead
 from bam_lightning.models.safe_loading import shapes
@@ -197,7 +198,7 @@ def test_a_hub_id_out_of_reach_says_how_to_use_a_local_copy():
         r"^encoder 'nobody/nothing' could not be loaded from the hub \(.+\); give encoder\.path=DIR, a "
         r"folder with config\.json, model\.safetensors and the tokenizer's files, or a hub id such as google-bert/.*$"
     )  # in brackets: the first line of transformers' own message
-    with pytest.raises(OSError, match=message):
+    with pytest.raises(ConfigError, match=message):
         from_path("nobody/nothing", None, True)
 
 

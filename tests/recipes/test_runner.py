@@ -17,6 +17,7 @@ import pytest
 
 import bam_lightning as bam
 from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import BamError
 from bam_lightning.data import row_cache
 from bam_lightning.inference import model_card, predict_file
 from bam_lightning.metrics.scores import scores
@@ -249,7 +250,7 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
     ],
 )
 def test_what_would_stop_a_later_run_is_said_before_the_first(override, expected, tiny_job, tmp_path):
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(BamError, match=expected):
         run_recipe(compose([*tiny_job, override]), tmp_path / "out")
     assert not list((tmp_path / "store" / "runs").iterdir())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.recipes.teachers import rejection_reason
 from bam_lightning.store import job_records
@@ -32,7 +33,7 @@ def base() -> float:
 def test_a_teacher_at_the_commonest_answer_is_refused_with_its_score(tiny_job):
     teacher = single(tiny_job, 0)
     score = teacher["metrics"]["rte"]["accuracy"]
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(TrainingError) as caught:
         train(tiny_job, "distillation.teacher_margin=0.9")
     assert str(caught.value) == (
         f"Run {teacher['id']} (single/rte, seed 0) is not fit to teach 'rte': its dev accuracy is {score:.3f}, "
@@ -42,7 +43,7 @@ def test_a_teacher_at_the_commonest_answer_is_refused_with_its_score(tiny_job):
 
 
 def test_a_teacher_that_collapses_while_its_job_runs_fails_the_job_and_trains_no_student(tiny_job, tmp_path):
-    with pytest.raises(ValueError, match=" is not fit to teach 'rte': "):
+    with pytest.raises(TrainingError, match=" is not fit to teach 'rte': "):
         train(tiny_job, "distillation.teacher_margin=0.9", "distillation.other_seeds=1")
     store = Store(tmp_path / "store")
     (job,) = job_records.read_records(store)
@@ -72,7 +73,7 @@ def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path
 
 def test_a_teacher_given_by_its_id_is_judged_before_any_training(tiny_job, tmp_path):
     teacher = single(tiny_job, 0)["id"]
-    with pytest.raises(ValueError, match="; give another, or let it teach with distillation"):
+    with pytest.raises(TrainingError, match="; give another, or let it teach with distillation"):
         train(tiny_job, "recipe=multi", f"+distillation.teachers.rte={teacher}", "distillation.teacher_margin=0.9")
     assert len(list((tmp_path / "store" / "runs").iterdir())) == 1
 

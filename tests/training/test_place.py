@@ -2,6 +2,7 @@
 
 import pytest
 
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.config.job_config import TrainerConfig
 from bam_lightning.training.place import FIRST, Place, check, here
 
@@ -58,7 +59,7 @@ def test_all_tasks_of_a_step_meet_at_one_port_and_those_of_another_elsewhere():
     ],
 )
 def test_a_number_of_processes_that_cannot_be_is_refused(settings, place, message):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(TrainingError) as raised:
         check(settings, place)
     assert str(raised.value) == message
 

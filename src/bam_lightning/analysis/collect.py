@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bam_lightning.analysis.table_config import TableConfig
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.validation import suggest
 from bam_lightning.store.job_records import FINISHED, JobRecord
 from bam_lightning.store.run_store import Store
@@ -58,7 +59,7 @@ def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice:
     """Return the rows of a table, in its order.
 
     Raises:
-        ValueError: if the store has no finished job of any row, or rows were made from different data or code.
+        StoreError: if the store has no finished job of any row, or rows were made from different data or code.
     """
     manifests = _Manifests(store)
     fitting = [job for job in jobs if (job.scale, job.fidelity) == (choice.scale, choice.fidelity)]
@@ -79,11 +80,11 @@ def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice:
         rows.append(row)
     if choice.settings is not None and not any(job.settings == choice.settings for row in rows for job in row.jobs):
         known = sorted({job.settings for job in fitting if job.experiment in table.rows and job.state == FINISHED})
-        raise ValueError(
+        raise StoreError(
             f"settings names {choice.settings!r}, which no finished job of the table has; there: {', '.join(known)}"
         )
     if not any(row.jobs for row in rows):
-        raise ValueError(_nothing(table, jobs, store, choice))
+        raise StoreError(_nothing(table, jobs, store, choice))
     if not choice.mix:
         _agree([row for row in rows if row.jobs], manifests)
     columns = _columns(table, rows)
@@ -215,7 +216,7 @@ def _agree(rows: Sequence[Row], manifests: _Manifests) -> None:
         if job.encoder != one.encoder:
             what = f"the encoder ({one.encoder}; {job.encoder})"
         if what:
-            raise ValueError(
+            raise StoreError(
                 f"rows {first.name!r} and {row.name!r} differ in {what}; train them alike, or compare them all the "
                 "same with mix=true"
             )
@@ -228,7 +229,7 @@ def _columns(table: TableConfig, rows: Sequence[Row]) -> dict[str, list[str]]:
     chosen = [task for task in table.columns if task in common] if table.columns else common
     if not chosen:
         wanted = ", ".join(table.columns) or "any task"
-        raise ValueError(f"no column: the rows have in common {', '.join(common) or 'no task'}, not {wanted}")
+        raise StoreError(f"no column: the rows have in common {', '.join(common) or 'no task'}, not {wanted}")
     columns = {task: [task] for task in chosen}
     counted = [task for task in chosen if task in with_jobs[0].average]
     left = [task for task in counted if task not in table.without]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from bam_lightning.analysis.collect import AVERAGE, Row
 from bam_lightning.analysis.table_config import PAPER_TASKS, TableConfig
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.metrics.significance import (
     Interval,
     Sample,
@@ -138,7 +139,7 @@ def _tested(table: TableConfig, columns: Sequence[str]) -> list[str]:
         return list(columns)
     found = [column for column in columns if column in table.tested]
     if not found and len(columns) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"table {table.title!r}: tested names {', '.join(table.tested)}; columns: {', '.join(columns)}"
         )
     return found or list(columns)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import command, option
 
 USAGE = """
@@ -77,13 +78,13 @@ def workspace(options: DashboardOptions) -> Any:
     """Return the workspace, which nothing has been sent of.
 
     Raises:
-        ValueError: if there are not as many metrics as tasks.
+        ConfigError: if there are not as many metrics as tasks.
     """
     import wandb_workspaces.workspaces as workspaces
 
     metrics = options.metrics or [GLUE_METRICS.get(task, "accuracy") for task in options.tasks]
     if len(metrics) != len(options.tasks):
-        raise ValueError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
+        raise ConfigError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
     # teachers log under the same names; a filter is an expression of theirs, so `== True` has to stand
     filters = [workspaces.Config("last_stage") == True]  # noqa: E712
     if options.sweep:
@@ -112,7 +113,7 @@ def job(options: DashboardOptions) -> None:
         print(made.save().url)
     except (Error, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise ConfigError(
             f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with show=true"
         ) from error
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bam_lightning.analysis.terminal import show
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_choice
 from bam_lightning.store.cleanup import DAMAGED, FINISHED, STATES, RunEntry, damage, delete, entries, forget, unused
@@ -54,7 +55,7 @@ def job(options: RunsOptions) -> int:
     if options.state is not None:
         check_choice("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
-        raise ValueError("give either delete=... or forget=EXPERIMENT, one after the other")
+        raise ConfigError("give either delete=... or forget=EXPERIMENT, one after the other")
     if options.delete is not None:
         check_choice("delete", options.delete, ["unused", DAMAGED])
         return _delete(store, options)

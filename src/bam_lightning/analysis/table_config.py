@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.metrics.significance import TESTS
 
@@ -36,18 +37,18 @@ class TableConfig:
     note: str = ""
 
     def check(self, name: str) -> None:
-        """Raise ``ValueError`` for a table without rows, an unknown test, or a comparison with no row."""
+        """Raise ``ConfigError`` for a table without rows, an unknown test, or a comparison with no row."""
         if not self.rows:
-            raise ValueError(f"table {name}: rows is empty; give at least one, as in rows: {{single: Single}}")
+            raise ConfigError(f"table {name}: rows is empty; give at least one, as in rows: {{single: Single}}")
         check_choice(f"table {name}: test", self.test, TESTS)
         check_choice(f"table {name}: marks", self.marks, ("better", "different"))
         for row, others in self.against.items():
             if not others:
-                raise ValueError(f"table {name}: against.{row} is empty; name the rows to test against, or remove it")
+                raise ConfigError(f"table {name}: against.{row} is empty; name the rows to test against, or remove it")
             for one in (row, *others):
                 check_choice(f"table {name}: against", one, self.rows)
             if row in others:
-                raise ValueError(f"table {name}: against compares row {row!r} with itself")
+                raise ConfigError(f"table {name}: against compares row {row!r} with itself")
         for row in self.paper:
             check_choice(f"table {name}: paper", row, self.rows)
 
@@ -56,7 +57,7 @@ def load_table(name: str, folder: Path) -> TableConfig:
     """Return a table by its name in ``folder``, or from a YAML file.
 
     Raises:
-        ValueError: if there is no such table, or a value in it is wrong, naming the key.
+        ConfigError: if there is no such table, or a value in it is wrong, naming the key.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -65,14 +66,14 @@ def load_table(name: str, folder: Path) -> TableConfig:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(one.stem for one in folder.glob("*.yaml"))
-        raise ValueError(f"no table {name!r}; tables: {', '.join(known)}, or a YAML file{suggest(name, known)}")
+        raise ConfigError(f"no table {name!r}; tables: {', '.join(known)}, or a YAML file{suggest(name, known)}")
     try:
         tree: Any = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path))
         table = OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ValueError(
+        raise ConfigError(
             f"{path}{line}: {str(error).splitlines()[0]}; for the form see {folder}/table1.yaml"
         ) from error
     assert isinstance(table, TableConfig)

@@ -12,6 +12,7 @@ from bam_lightning.analysis.html_report import page
 from bam_lightning.analysis.table_config import load_table
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import conf_dir
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_at_least
 from bam_lightning.store.atomic_io import write_text
@@ -45,7 +46,7 @@ def make(options: TableOptions) -> Table:
     """Return the table and write its files.
 
     Raises:
-        ValueError: for an unknown table, or a store without its jobs.
+        StoreError: for an unknown table, or a store without its jobs.
     """
     if options.seeds is not None:
         check_at_least("seeds", options.seeds, 1)
@@ -58,7 +59,7 @@ def make(options: TableOptions) -> Table:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"output: cannot write into {folder} ({error.strerror}); give another folder") from error
+        raise StoreError(f"output: cannot write into {folder} ({error.strerror}); give another folder") from error
     for ending, text in {
         "html": page(table, store, paper),
         "md": formats.markdown(table, paper),

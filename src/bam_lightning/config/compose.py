@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.data_config import TaskConfig
-from bam_lightning.config.exceptions import PACKAGE, format_error, is_user_error, option_names
+from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.signals import Stopped
 from bam_lightning.config.validation import suggest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+COMPOSING = threading.Lock()  # Hydra's store of schemas and its version base belong to the process, not to a thread
 
 
 def conf_dir() -> Path:
@@ -35,20 +40,20 @@ def to_config(tree: Any) -> Config:
     """Turn Hydra's tree into a checked ``Config``.
 
     Raises:
-        ValueError: naming the key, for a missing value or one that the checks refuse.
+        ConfigError: naming the option, for an unknown one, a missing value or a value that a check refuses.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for unknown in _unknown(tree):
-        raise ValueError(f"no option {unknown!r}{suggest(unknown, option_names())}")
-    missing = sorted(OmegaConf.missing_keys(tree))
-    if missing:
-        raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
     try:
+        for unknown in _unknown(tree):
+            raise ConfigError(f"no option {unknown!r}{suggest(unknown, option_names())}")
+        missing = sorted(OmegaConf.missing_keys(tree))
+        if missing:
+            raise ConfigError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ConfigError(format_error(error)) from error
     assert isinstance(config, Config)
     return config
 
@@ -56,15 +61,46 @@ def to_config(tree: Any) -> Config:
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Return the checked ``Config`` of a command line, from plain Python.
 
+    It can be called anywhere: inside a ``@hydra.main`` application, after ``hydra.initialize``, in several threads.
+
+    Raises:
+        ConfigError: for a word of the command line or a YAML file that is wrong.
+
     >>> compose(["scale=paper", "seed=3"]).optimization.multi.batch_size
     128
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    words = list(overrides)
+    with config_errors(words, conf_dir()):
+        tree = _compose_tree(words)
+    return to_config(tree)
 
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_config(hydra_compose("train", overrides=list(overrides)))
+
+def _compose_tree(overrides: list[str]) -> Any:
+    """Compose without ``hydra.compose``, which takes ``GlobalHydra`` for itself and so works once per process."""
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.utils import setup_globals
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
+
+    with COMPOSING:
+        if not OmegaConf.has_resolver("hydra"):
+            setup_globals()
+        store, base = ConfigStore.instance(), version.VersionBase.instance()
+        schemas, before = store.repo, base.getbase()
+        store.repo = {**schemas, "task": {}}  # the schemas of an application around this call stay as they are
+        try:
+            base.setbase(version.Version("1.3"))
+            register()
+            loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
+            tree = loader.load_configuration("train", overrides, RunMode.RUN, from_shell=False)
+        finally:
+            store.repo, base.version_base = schemas, before
+    with open_dict(tree):
+        del tree["hydra"]
+    return tree
 
 
 def console(main: Callable[[], int], full: bool | None = None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
@@ -90,44 +91,46 @@ class TaskConfig:
         return self.metric in SETS
 
     def check(self, key: str) -> None:
-        """Raise ``ValueError`` unless the task is complete and its parts fit together."""
+        """Raise ``ConfigError`` unless the task is complete and its parts fit together."""
         if len(self.text_columns) not in (1, 2):
-            raise ValueError(f"{key}.text_columns must name 1 or 2 columns, got {self.text_columns}")
+            raise ConfigError(f"{key}.text_columns must name 1 or 2 columns, got {self.text_columns}")
         if self.scored_by is None:
             self._check_head(f"{key}.head")
             for name in ("train_split", "dev_split"):
                 if getattr(self, name) is None:
-                    raise ValueError(f"{key}.{name} is null; a task needs one, unless scored_by names another task")
+                    raise ConfigError(f"{key}.{name} is null; a task needs one, unless scored_by names another task")
         for name in ("train_rows", "dev_rows"):
             rows = getattr(self, name)
             if rows is not None:
                 check_at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
-            raise ValueError(f"{key}.label_separator must be at least one character, got ''")
+            raise ConfigError(f"{key}.label_separator must be at least one character, got ''")
         if self.symmetric and len(self.text_columns) != 2:
-            raise ValueError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
+            raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
         if self.layerwise_decay is not None:
             check_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
 
     def _check_head(self, key: str) -> None:
         names, span = self.head.label_names, self.head.label_range
         if not self.head._target_:
-            raise ValueError(f"{key} is missing; start the task's file with: defaults: [schema, /head: classification]")
+            raise ConfigError(
+                f"{key} is missing; start the task's file with: defaults: [schema, /head: classification]"
+            )
         if bool(names) == bool(span):
-            raise ValueError(f"{key} needs either label_names or label_range, got {names} and {span}")
+            raise ConfigError(f"{key} needs either label_names or label_range, got {names} and {span}")
         if span and (len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf):
-            raise ValueError(f"{key}.label_range must be [lowest, highest], got {span}")
+            raise ConfigError(f"{key}.label_range must be [lowest, highest], got {span}")
         if names and (len(names) < 2 or len(set(names)) != len(names) or not all(names)):
-            raise ValueError(f"{key}.label_names must be at least 2 different names, got {names}")
+            raise ConfigError(f"{key}.label_names must be at least 2 different names, got {names}")
         fitting = HEADS.get(self.head._target_, (Metric.spearman,) if span else tuple(Metric))
         if self.metric not in fitting:
             *others, last = [metric.value for metric in fitting]
-            raise ValueError(
+            raise ConfigError(
                 f"{key[:-5]}.metric {self.metric.value!r} does not fit {self.head._target_}: "
                 f"use {', '.join(others)}{' or ' if others else ''}{last}"
             )
         if self.metric is Metric.f1 and len(names) != 2:
-            raise ValueError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
+            raise ConfigError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
         check_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
 
 
@@ -145,12 +148,12 @@ class SuiteConfig:
     sigmoid: bool = True
 
     def check(self) -> None:
-        """Raise ``ValueError`` for an unknown name in ``only``, no task left, or a bad task."""
+        """Raise ``ConfigError`` for an unknown name in ``only``, no task left, or a bad task."""
         for name in self.only:
             check_choice("suite.only", name, self.tasks)
         chosen = self.chosen()
         if not any(task.scored_by is None for task in chosen.values()):
-            raise ValueError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")
+            raise ConfigError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")
         for name, task in chosen.items():
             task.check(f"suite.tasks.{name}")
             if task.scored_by is not None:
@@ -179,7 +182,7 @@ class DataConfig:
     test: bool = False
 
     def check(self) -> None:
-        """Raise ``ValueError`` for lengths and counts out of range."""
+        """Raise ``ConfigError`` for lengths and counts out of range."""
         check_at_least("data.seed", self.seed, 0)
         check_at_least("data.max_length", self.max_length, 8, LARGEST)
         check_at_least("data.workers", self.workers, 0, 1024)
@@ -207,9 +210,9 @@ class PretrainingConfig:
         return bool(self.text or self.sentences)
 
     def check(self) -> None:
-        """Raise ``ValueError`` for two kinds of text at once, or a number out of range."""
+        """Raise ``ConfigError`` for two kinds of text at once, or a number out of range."""
         if self.text and self.sentences:
-            raise ValueError(
+            raise ConfigError(
                 "encoder.pretraining takes either text=[FILE, ...] or sentences=N of the generated language, "
                 f"got text={self.text} and sentences={self.sentences}"
             )
@@ -234,15 +237,15 @@ class EncoderConfig:
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def check(self) -> None:
-        """Raise ``ValueError`` unless the encoder comes from exactly one place."""
+        """Raise ``ConfigError`` unless the encoder comes from exactly one place."""
         if bool(self.path) == bool(self.sizes):
-            raise ValueError(
+            raise ConfigError(
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or sizes, "
                 f"got path={self.path} and sizes={self.sizes or None}"
             )
         self.pretraining.check()
         if self.sizes and not self.pretraining.wanted:
-            raise ValueError(
+            raise ConfigError(
                 f"encoder {self.name!r} is given by sizes, so it must be pretrained first; "
                 "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N"
             )

@@ -11,6 +11,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
+from bam_lightning.config.exceptions import ConfigError, ConfigPathError
 from bam_lightning.config.validation import expand_path
 
 HUB_SECONDS = 4.0
@@ -53,7 +54,7 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
     """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and revision.
 
     Raises:
-        OSError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
+        ConfigError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
     """
     local = expand_path("encoder.path", path)
     if _there(local) and local.is_dir():
@@ -63,12 +64,12 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]
     if is_local_path(path):
-        raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
+        raise ConfigPathError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     if not hub_or_offline():
         from huggingface_hub import try_to_load_from_cache
 
         if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
-            raise OSError(
+            raise ConfigError(
                 f"encoder {path!r} is no folder here, was not downloaded before, and the hub cannot be reached; "
                 f"{ENCODER_HINT}"
             )

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import suggest
 
 
@@ -14,7 +15,7 @@ def instantiate(key: str, section: Mapping[str, Any]) -> Any:
     """Return ``_target_(**the rest of section)``.
 
     Raises:
-        ValueError: naming ``key``, if ``_target_`` is missing or not importable, if an argument is unknown
+        ConfigError: naming ``key``, if ``_target_`` is missing or not importable, if an argument is unknown
             or missing, or if the target refuses a value.
 
     >>> instantiate("distillation.schedule", {"_target_": "bam_lightning.ConstantAnnealing", "lam": 0.5})
@@ -26,31 +27,31 @@ def instantiate(key: str, section: Mapping[str, Any]) -> Any:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in arguments:
         if name not in parameters and not open_ended:
-            raise ValueError(
+            raise ConfigError(
                 f"{key}.{name} is not an option of {section['_target_']}; "
                 f"options: {', '.join(parameters) or 'none'}{suggest(name, parameters)}"
             )
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if required and name not in arguments:
-            raise ValueError(f"{key}.{name} is missing; {section['_target_']} needs it")
+            raise ConfigError(f"{key}.{name} is missing; {section['_target_']} needs it")
     try:
         return target(**arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{key} = {dict(arguments)} is refused by {section['_target_']}: {error}") from error
+        raise ConfigError(f"{key} = {dict(arguments)} is refused by {section['_target_']}: {error}") from error
 
 
 def _locate(key: str, path: Any) -> Any:
     if not isinstance(path, str) or "." not in path or not all(path.split(".")):
-        raise ValueError(f"{key}._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}")
+        raise ConfigError(f"{key}._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}")
     module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"{key}._target_ names {path!r}, whose module cannot be imported: {error}") from error
+        raise ConfigError(f"{key}._target_ names {path!r}, whose module cannot be imported: {error}") from error
     target = getattr(module, name, None)
     if not callable(target):
-        raise ValueError(
+        raise ConfigError(
             f"{key}._target_ names {path!r}; {module_name} has no callable {name!r}"
             f"{suggest(name, [n for n in dir(module) if not n.startswith('_') and callable(getattr(module, n, None))])}"
         )

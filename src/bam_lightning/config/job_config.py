@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
@@ -41,7 +42,7 @@ class Hyperparameters:
     min_steps: int | None = None
 
     def check(self, key: str) -> None:
-        """Raise ``ValueError`` for a value out of range, naming it by ``key``."""
+        """Raise ``ConfigError`` for a value out of range, naming it by ``key``."""
         if self.learning_rate is not None:
             check_positive(f"{key}.learning_rate", self.learning_rate)
         if self.batch_size is not None:
@@ -74,7 +75,7 @@ class OptimizationConfig(Hyperparameters):
     multi: Hyperparameters = field(default_factory=Hyperparameters)
 
     def check(self, key: str = "optimization") -> None:
-        """Raise ``ValueError`` for a value out of range or a profile left incomplete."""
+        """Raise ``ConfigError`` for a value out of range or a profile left incomplete."""
         super().check(key)
         check_range(f"{key}.warmup", self.warmup, 0, 1, open_high=True)
         check_range(f"{key}.weight_decay", self.weight_decay, 0, 1)
@@ -85,7 +86,7 @@ class OptimizationConfig(Hyperparameters):
             profile.check(f"{key}.{name}")
             for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
                 if getattr(profile, value) is None:
-                    raise ValueError(f"{key}.{name}.{value} is missing; give a number")
+                    raise ConfigError(f"{key}.{name}.{value} is missing; give a number")
 
 
 @dataclass
@@ -112,25 +113,25 @@ class RecipeConfig:
     stages: dict[str, StageConfig] = field(default_factory=dict)
 
     def check(self, suite: SuiteConfig) -> None:
-        """Raise ``ValueError`` for a stage that names a later or unknown stage, or an unknown task."""
+        """Raise ``ConfigError`` for a stage that names a later or unknown stage, or an unknown task."""
         if not self.stages:
-            raise ValueError(f"recipe {self.name!r} has no stages; give at least one under recipe.stages")
+            raise ConfigError(f"recipe {self.name!r} has no stages; give at least one under recipe.stages")
         done: list[str] = []
         for name, stage in self.stages.items():
             key = f"recipe.stages.{name}"
             for field_name in ("teacher", "start"):
                 other = getattr(stage, field_name)
                 if other is not None and other not in done:
-                    raise ValueError(
+                    raise ConfigError(
                         f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
                     )
             if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
-                raise ValueError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
+                raise ConfigError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
             for task in stage.tasks:
                 check_choice(f"{key}.tasks", task, suite.trained())
             check_at_least(f"{key}.seeds", stage.seeds, 1, 1000)
             if stage.start is not None and self.stages[stage.start].seeds > 1:
-                raise ValueError(
+                raise ConfigError(
                     f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "
                     "but weights start from one Run; set its seeds to 1"
                 )
@@ -165,9 +166,9 @@ class DistillationConfig:
     other_seeds: int = 0
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a margin or a count out of range."""
+        """Raise ``ConfigError`` for a margin or a count out of range."""
         if self.teacher_margin is not None and not -1 <= self.teacher_margin <= 1:
-            raise ValueError(
+            raise ConfigError(
                 f"distillation.teacher_margin is {self.teacher_margin}, but scores lie between -1 and 1; "
                 "give the least distance from the commonest answer's score, or null for none"
             )
@@ -204,13 +205,13 @@ class Config:
         for task in self.distillation.teachers:
             check_choice("distillation.teachers", task, self.suite.trained())
         if self.data.root is not None and all(task.path == "generated" for task in self.suite.trained().values()):
-            raise ValueError(
+            raise ConfigError(
                 f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "
                 "file; add scale=small (or base, paper), or leave data.root out"
             )
         pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
         if pretrains and not self.encoder.pretraining.wanted:
-            raise ValueError(
+            raise ConfigError(
                 f"recipe.stages.{pretrains[0]} is of kind pretrain, so it needs text to read; "
                 "give encoder.pretraining.text=[FILE, ...]"
             )

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from bam_lightning.config.compose import console
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_choice, suggest
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def parse(schema: type[T], arguments: Sequence[str], word: str | None = None) ->
         word: the option that a word without ``=`` sets.
 
     Raises:
-        ValueError: naming an unknown option, or a value of the wrong type.
+        ConfigError: naming an unknown option, or a value of the wrong type.
     """
     names = [entry.name for entry in fields(schema)]  # type: ignore[arg-type]
     hints = get_type_hints(schema)
@@ -45,16 +46,16 @@ def parse(schema: type[T], arguments: Sequence[str], word: str | None = None) ->
         name, equals, text = argument.partition("=")
         if not equals:
             if word is None:
-                raise ValueError(f"options have the form name=value, got {argument!r}; known: {', '.join(names)}")
+                raise ConfigError(f"options have the form name=value, got {argument!r}; known: {', '.join(names)}")
             name, text = word, argument
         name = name.removeprefix("paths.")  # as `train` calls it
         if name not in names:
-            raise ValueError(f"no option {name!r}{suggest(name, names)}; known: {', '.join(names)}")
+            raise ConfigError(f"no option {name!r}{suggest(name, names)}; known: {', '.join(names)}")
         values[name] = convert(name, text, hints[name])
     missing = [entry.name for entry in fields(schema) if entry.default == "???"]  # type: ignore[arg-type]
     missing = [name for name in missing if name not in values]
     if missing:
-        raise ValueError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
+        raise ConfigError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
     return schema(**values)
 
 
@@ -76,7 +77,7 @@ def convert(name: str, text: str, kind: Any) -> Any:
     try:
         return kinds[0](text)
     except ValueError as error:
-        raise ValueError(f"{name} must be {'a whole' if kinds == [int] else 'a'} number, got {text!r}") from error
+        raise ConfigError(f"{name} must be {'a whole' if kinds == [int] else 'a'} number, got {text!r}") from error
 
 
 def usage(schema: type[Any], text: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from bam_lightning.config.data_config import MISSING
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive
 
 
@@ -55,7 +56,7 @@ class TrainerConfig:
     progress: bool = True
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a choice or a count out of range."""
+        """Raise ``ConfigError`` for a choice or a count out of range."""
         check_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         for name in ("devices", "nodes", "log_every"):
             check_at_least(f"trainer.{name}", getattr(self, name), 1)
@@ -63,7 +64,9 @@ class TrainerConfig:
             if getattr(self, name) is not None:
                 check_at_least(f"trainer.{name}", getattr(self, name), 1)
         if self.compile and self.strategy is Strategy.fsdp:
-            raise ValueError("trainer.compile=true and trainer.strategy=fsdp do not go together; leave one of them out")
+            raise ConfigError(
+                "trainer.compile=true and trainer.strategy=fsdp do not go together; leave one of them out"
+            )
         check_positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         check_at_least("trainer.call_tokens", self.call_tokens, 0)
 

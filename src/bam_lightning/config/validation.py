@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from bam_lightning.config.exceptions import ConfigError
+
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the nearest known name, or an empty string.
@@ -20,52 +22,52 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
-    """Raise ``ValueError`` unless ``name`` is one of ``known``."""
+    """Raise ``ConfigError`` unless ``name`` is one of ``known``."""
     known = list(known)
     if name not in known:
-        raise ValueError(f"{key} names {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}")
+        raise ConfigError(f"{key} names {name!r}; choices: {', '.join(known) or 'none'}{suggest(name, known)}")
 
 
 def check_at_least(key: str, value: int, low: int, most: int | None = None) -> None:
-    """Raise ``ValueError`` unless ``value >= low``, or where it is above ``most``: a mistyped number must not fill the
+    """Raise ``ConfigError`` unless ``value >= low``, or where it is above ``most``: a mistyped number must not fill the
     memory, or never end."""
     if value < low:
-        raise ValueError(f"{key} must be at least {low}, got {value}")
+        raise ConfigError(f"{key} must be at least {low}, got {value}")
     if most is not None and value > most:
-        raise ValueError(f"{key} must be at most {most}, got {value}")
+        raise ConfigError(f"{key} must be at most {most}, got {value}")
 
 
 def expand_path(key: str, text: str) -> Path:
     """Return a path with ``~`` resolved.
 
     Raises:
-        ValueError: naming ``key``, if it is empty, holds a zero byte, or names the home of nobody.
+        ConfigError: naming ``key``, if it is empty, holds a zero byte, or names the home of nobody.
     """
     if not text or "\0" in text:
-        raise ValueError(f"{key} must be a path, got {text!r}")
+        raise ConfigError(f"{key} must be a path, got {text!r}")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{key}: no home folder is known for {text!r}; write the whole path") from error
+        raise ConfigError(f"{key}: no home folder is known for {text!r}; write the whole path") from error
 
 
 def check_positive(key: str, value: float, most: float = math.inf) -> None:
-    """Raise ``ValueError`` unless ``value`` is finite, above 0 and at most ``most``."""
+    """Raise ``ConfigError`` unless ``value`` is finite, above 0 and at most ``most``."""
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{key} must be above 0, got {value}")
+        raise ConfigError(f"{key} must be above 0, got {value}")
     if value > most:
-        raise ValueError(f"{key} must be at most {most:g}, got {value:g}")
+        raise ConfigError(f"{key} must be at most {most:g}, got {value:g}")
 
 
 def check_range(
     key: str, value: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> None:
-    """Raise ``ValueError`` unless ``value`` lies between ``low`` and ``high``; ends belong to it unless open."""
+    """Raise ``ConfigError`` unless ``value`` lies between ``low`` and ``high``; ends belong to it unless open."""
     below = value <= low if open_low else value < low
     above = value >= high if open_high else value > high
     if below or above or math.isnan(value):
         span = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
-        raise ValueError(f"{key} must be in {span}, got {value}")
+        raise ConfigError(f"{key} must be in {span}, got {value}")
 
 
 def wrong_separator(columns: Iterable[str], ending: str) -> str:
@@ -82,7 +84,7 @@ def wrong_separator(columns: Iterable[str], ending: str) -> str:
 
 
 def require_extra(what: str, packages: Iterable[str], extra: str) -> None:
-    """Raise ``RuntimeError``, saying what to install, unless the packages that ``what`` needs are there."""
+    """Raise ``ConfigError``, saying what to install, unless the packages that ``what`` needs are there."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise RuntimeError(f"{what} needs {', '.join(missing)}; run: pip install 'bam-lightning[{extra}]'")
+        raise ConfigError(f"{what} needs {', '.join(missing)}; run: pip install 'bam-lightning[{extra}]'")

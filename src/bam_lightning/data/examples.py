@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import DataConfig, TaskConfig
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.validation import wrong_separator
 from bam_lightning.data.labels import UNLABELLED, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
@@ -69,7 +70,7 @@ def load_examples(name: str, task: TaskConfig, data: DataConfig) -> TaskExamples
     """Read and check the training and dev rows of one task.
 
     Raises:
-        FileNotFoundError, OSError: see ``read_split``.
+        DataError: see ``read_split``.
         ValueError: naming task, split, row and column, for rows that cannot be learned from.
     """
     assert task.train_split is not None
@@ -109,7 +110,7 @@ def load_unlabelled(name: str, task: TaskConfig, data: DataConfig, split: str, i
         ids = table.column(task.id_column).to_pylist()
         for row, (one, following) in enumerate(pairwise(ids)):
             if one > following:
-                raise ValueError(
+                raise DataError(
                     f"{where}: id {following} follows {one} in row {row + 1}, so the rows are not in their official "
                     "order, which a submission needs; sort the file by its ids"
                 )
@@ -125,17 +126,17 @@ def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list
         table, where = read_split(name, task, data, split)
     where = f"task {name!r}, {where}"
     if table.num_rows == 0:
-        raise ValueError(f"{where}: the split is empty; check the file, or choose another split")
+        raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     there = table.column_names
     for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
         if column not in there:
-            raise ValueError(
+            raise DataError(
                 f"{where}: no column {column!r}; columns there: {', '.join(there)}"
                 f"{wrong_separator(there, where.rpartition('.')[2])}; "
                 f"set text_columns, label_column or id_column (null: none) under suite.tasks.{name}"
             )
         if there.count(column) > 1:
-            raise ValueError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
+            raise DataError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
     if task.id_column:
         _check_ids(where, name, table.column(task.id_column))
     return table, where
@@ -172,23 +173,23 @@ def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.
 
     check_choice(f"suite.tasks.{name}.subset", task.subset or "", DEMO_TASKS)
     if task.train_rows is None or task.dev_rows is None:
-        raise ValueError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
+        raise DataError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
     splits = generate_splits(task.subset or "", task.train_rows, task.dev_rows, data.seed)
     if split not in splits:
-        raise ValueError(f"suite.tasks.{name} is generated and has no split {split!r}; splits: {', '.join(splits)}")
+        raise DataError(f"suite.tasks.{name} is generated and has no split {split!r}; splits: {', '.join(splits)}")
     return pa.table(splits[split])
 
 
 def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
     if pa.types.is_nested(column.type):
-        raise ValueError(
+        raise DataError(
             f"{where}: the id column holds {column.type}; ids are numbers or texts; set "
             f"suite.tasks.{name}.id_column to another column, or to null"
         )
     counts = column.value_counts()
     for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
         rows = [i for i, value in enumerate(column.to_pylist()) if value == entry["values"]]
-        raise ValueError(
+        raise DataError(
             f"{where}: id {entry['values']} stands in rows {rows[0]} and {rows[1]}; ids must be "
             f"unique; mend the file, or set suite.tasks.{name}.id_column=null"
         )
@@ -203,13 +204,13 @@ def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.Chunk
     if (kind != column.type and pa.types.is_string(kind)) or pa.types.is_string_view(kind):
         column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise ValueError(f"{where}: column {title!r} holds {column.type}, not text; check text_columns")
+        raise DataError(f"{where}: column {title!r} holds {column.type}, not text; check text_columns")
     texts: list[str] = column.to_pylist()
     for row, text in enumerate(texts):
         if text is None:
-            raise ValueError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")
+            raise DataError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")
         if not text.strip() and not task.allow_empty_text:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "
                 f"with suite.tasks.{name}.allow_empty_text=true"
             )

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.exceptions import DataError
 
 UNLABELLED = -1
 
@@ -26,7 +27,7 @@ def read_labels(where: str, name: str, task: TaskConfig, table: pa.Table) -> NDA
         table: the split.
 
     Raises:
-        ValueError: naming the row and its label, if it is missing or none of those the task knows.
+        DataError: naming the row and its label, if it is missing or none of those the task knows.
     """
     _check_names(where, name, task, table.schema)
     column = table.column(task.label_column)
@@ -35,9 +36,9 @@ def read_labels(where: str, name: str, task: TaskConfig, table: pa.Table) -> NDA
     values = column.to_pylist()
     for row, value in enumerate(values):
         if value is None or value != value or value == "":
-            raise ValueError(f"{where}, row {row}: the label is missing; fill it or remove the row")
+            raise DataError(f"{where}, row {row}: the label is missing; fill it or remove the row")
     if all(value == UNLABELLED for value in values):
-        raise ValueError(
+        raise DataError(
             f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
             f"trained on nor scored; choose another split under suite.tasks.{name}"
         )
@@ -56,7 +57,7 @@ def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> 
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # another tool's note, or a damaged one; the labels themselves are checked
     if isinstance(own, list) and own and task.head.label_names and list(own) != list(task.head.label_names):
-        raise ValueError(
+        raise DataError(
             f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
             f"{task.head.label_names}; the order gives the class ids, so they must agree"
         )
@@ -74,7 +75,7 @@ def _numbered(
     for row, label in labels:
         word = label if isinstance(label, str) else str(label)
         if word not in ids:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: label {label!r} is neither one of {', '.join(names)} nor a class "
                 f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names"
                 f"{hint}{more}"
@@ -86,7 +87,7 @@ def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
     low, high = task.head.label_range
     for row, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not low <= value <= high:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} (label_range)"
             )
     return np.asarray(values, dtype=np.float32)
@@ -100,13 +101,13 @@ def _sets(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> N
     found = np.zeros((len(rows), len(task.head.label_names)), dtype=np.int64)
     for row, label, number in _numbered(where, name, task, pairs, more):
         if found[row, number]:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: label {label!r} stands there twice; a row holds the names or ids of its labels, "
                 "each once (not a 0 or 1 for every label); mend the file"
             )
         found[row, number] = 1
     if not found.any():
-        raise ValueError(
+        raise DataError(
             f"{where}: no row has a label, so it can be neither trained on nor scored; choose another split or "
             f"label_column under suite.tasks.{name}"
         )
@@ -115,14 +116,14 @@ def _sets(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> N
 
 def _lists(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> list[list]:
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        raise ValueError(
+        raise DataError(
             f"{where}: column {task.label_column!r} holds {column.type}, but a row of {name!r} may have any number of "
             "labels; give lists of names or ids, or text with the label_separator between them"
         )
     rows: list[list] = column.to_pylist()
     for row, labels in enumerate(rows):
         if labels is None:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: the labels are missing; give an empty list if it has none, or remove the row"
             )
     return rows
@@ -133,14 +134,14 @@ def _split(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> 
     separator = task.label_separator
     for label in task.head.label_names:
         if separator in label:
-            raise ValueError(
+            raise DataError(
                 f"{where}: column {task.label_column!r} is text, but label {label!r} of head.label_names holds its "
                 f"separator {separator!r}; use another in the file and as suite.tasks.{name}.label_separator"
             )
     texts: list[str] = column.to_pylist()
     for row, text in enumerate(texts):
         if text is None:
-            raise ValueError(
+            raise DataError(
                 f"{where}, row {row}: the labels are missing; give an empty text if it has none, or remove the row"
             )
     return [[part.strip() for part in text.split(separator)] if text.strip() else [] for text in texts]

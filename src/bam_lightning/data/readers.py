@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from bam_lightning.config.data_config import DataConfig, TaskConfig
+from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.validation import expand_path
 
@@ -22,7 +23,7 @@ def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tup
     Local files are read when ``data.root`` is given or ``task.path`` is a file or folder; else the hub is asked.
 
     Raises:
-        FileNotFoundError: if there is no such file, naming what lies there.
+        DataError: if there is no such file, naming what lies there.
         OSError: if the hub cannot be reached within five seconds, saying how to use local files.
         ValueError: if the file cannot be parsed.
     """
@@ -35,7 +36,7 @@ def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tup
         table.validate(full=True)  # of damaged Parquet: what is no UTF-8 text, lists that lead out of their values
         _ = table.column_names  # they are decoded only now
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {_why(path, error)}") from error
+        raise DataError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {_why(path, error)}") from error
     return table, str(path)
 
 
@@ -55,9 +56,9 @@ def split_file(name: str, folder: Path, split: str) -> Path:
         if candidate.suffix in ENDINGS and _there(candidate) and candidate.is_file():
             return candidate
     if not folder.is_dir():
-        raise FileNotFoundError(f"task {name!r}: no folder {folder}; check data.root and suite.tasks.{name}.subset")
+        raise DataPathError(f"task {name!r}: no folder {folder}; check data.root and suite.tasks.{name}.subset")
     there = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)
-    raise FileNotFoundError(
+    raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(ENDINGS)}); files there: "
         f"{', '.join(there) or 'none'}; name one with suite.tasks.{name}.train_split=, .dev_split= or .test_split="
     )
@@ -120,7 +121,7 @@ def read_file(path: Path, text_columns: list[str]) -> pa.Table:
 
 
 def _check_depth(path: Path) -> None:
-    """Raise ``ValueError`` for a row of lists in lists in lists, which would end the process in pyarrow's parser."""
+    """Raise ``DataError`` for a row of lists in lists in lists, which would end the process in pyarrow's parser."""
     from json import loads
 
     with path.open("rb") as source:
@@ -129,7 +130,7 @@ def _check_depth(path: Path) -> None:
                 try:
                     loads(line)
                 except RecursionError as error:
-                    raise ValueError(f"row {row} is nested too deeply; mend it") from error
+                    raise DataError(f"row {row} is nested too deeply; mend it") from error
                 except ValueError:
                     pass  # pyarrow says it better
 
@@ -143,7 +144,7 @@ def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         what = f"{task.path} ({task.subset or 'default'}, split {split})"
-        raise OSError(
+        raise DataError(
             f"task {name!r}: {what} could not be read from the hub ({reason}), and {task.path} is no folder here; "
             f"to use local files give data.root=DIR, holding {task.subset or name}/{split}.parquet "
             f"(or csv, tsv, jsonl), or suite.tasks.{name}.path=DIR"
@@ -154,18 +155,18 @@ def read_texts(files: Iterable[str]) -> list[str]:
     """Return the non-empty lines of the files, one text each.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file that is missing, not UTF-8, or empty.
+        DataError: naming the file that is missing, not UTF-8, or empty.
     """
     texts: list[str] = []
     for name in files:
         path = expand_path("encoder.pretraining.text", name)
         if not (_there(path) and path.is_file()):
-            raise FileNotFoundError(f"encoder.pretraining.text: no file {path}; give text files, one text a line")
+            raise DataPathError(f"encoder.pretraining.text: no file {path}; give text files, one text a line")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except UnicodeDecodeError as error:
-            raise ValueError(f"encoder.pretraining.text: {path} is not UTF-8 text: {error}") from error
+            raise DataError(f"encoder.pretraining.text: {path} is not UTF-8 text: {error}") from error
         if not any(lines):
-            raise ValueError(f"encoder.pretraining.text: {path} has no text in it")
+            raise DataError(f"encoder.pretraining.text: {path} has no text in it")
         texts += [line for line in lines if line]
     return texts

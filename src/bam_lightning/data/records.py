@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.validation import check_choice
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -32,17 +33,15 @@ def format_of(key: str, name: str, given: str | None) -> str:
     """Return the format of a file by its ending, or the one that is ``given``.
 
     Raises:
-        ValueError: for an unknown one, or a stream without one.
+        DataError: for an unknown one, or a stream without one.
     """
     found = given or ("" if name == STREAM else Path(name).suffix.removeprefix("."))
     if given is not None:
         check_choice(f"{key}_format", given, FORMATS)
     if found not in FORMATS:
-        raise ValueError(
-            f"{key}: {name!r} has none of the endings {', '.join(FORMATS)}; give {key}_format, one of them"
-        )
+        raise DataError(f"{key}: {name!r} has none of the endings {', '.join(FORMATS)}; give {key}_format, one of them")
     if found == "parquet" and name == STREAM:
-        raise ValueError(f"{key}: Parquet cannot be streamed; give a file, or {key}_format=jsonl")
+        raise DataError(f"{key}: Parquet cannot be streamed; give a file, or {key}_format=jsonl")
     return found
 
 
@@ -62,7 +61,7 @@ class Source:
         """Yield the rows.
 
         Raises:
-            FileNotFoundError, ValueError: if there is no such file, or it is no table at all.
+            DataError: if there is no such file, or it is no table at all.
         """
         if self.kind == "parquet":
             yield from _parquet(Path(self.name).expanduser(), self.columns)
@@ -76,7 +75,7 @@ class Source:
 def _lines(source: Iterable[bytes], name: str) -> Iterator[str]:
     for number, line in enumerate(source):
         if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ValueError(f"{name} is UTF-16 text, not UTF-8; save it as UTF-8")
+            raise DataError(f"{name} is UTF-16 text, not UTF-8; save it as UTF-8")
         yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
 
 
@@ -101,11 +100,11 @@ def _csv(lines: _Counted, name: str, kind: str, columns: list[str]) -> Iterator[
     try:
         header = next(rows, [])
     except csv.Error as error:
-        raise ValueError(f"{name} is not {kind.upper()}: {error}") from error
+        raise DataError(f"{name} is not {kind.upper()}: {error}") from error
     if not header:
-        raise ValueError(f"{name} is empty; its first line must name the columns")
+        raise DataError(f"{name} is empty; its first line must name the columns")
     if len(set(header)) < len(header):
-        raise ValueError(f"{name} has two columns of one name: {', '.join(header)}; rename one")
+        raise DataError(f"{name} has two columns of one name: {', '.join(header)}; rename one")
     columns += header
     while True:
         fault = None
@@ -145,20 +144,20 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[Record]:
     from pyarrow import parquet
 
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        raise DataPathError(f"no file {path}")
     try:
         with parquet.ParquetFile(path) as opened:
             total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
             columns += opened.schema_arrow.names
             if len(set(columns)) < len(columns):
-                raise ValueError(f"two columns have one name: {', '.join(columns)}; rename one")
+                raise DataError(f"two columns have one name: {', '.join(columns)}; rename one")
             for batch in opened.iter_batches(CHUNK_ROWS):
                 batch.validate(full=True)
                 for values in batch.to_pylist():
                     done += 1
                     yield Record(values, None, size * done // total)
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
+        raise DataError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
 
 def chunks(records: Iterable[Record], size: int = CHUNK_ROWS) -> Iterator[list[Record]]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import DataConfig, TaskConfig
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, load_split, sort_by_key
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.readers import local_path, split_file
@@ -112,13 +113,13 @@ class Reader:
         """Return a column of texts.
 
         Raises:
-            ValueError: if the file has changed since.
+            DataError: if the file has changed since.
         """
         if self._texts is None:
             with suppress(FileNotFoundError):
                 self._texts = load_split(*self.split[:5]).texts
             if self._texts is None or not _unchanged(self.split):
-                raise ValueError(f"{self.split.path} has changed since this job began; start the job again")
+                raise DataError(f"{self.split.path} has changed since this job began; start the job again")
         return self._texts[number]
 
     def __getstate__(self) -> dict[str, Any]:

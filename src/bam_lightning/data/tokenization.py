@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.store.atomic_io import atomic_write
 
@@ -124,11 +125,11 @@ def _read(path: Path) -> Tokens:
     try:
         whole = pa.memory_map(str(path)).read_buffer()
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it, and it is written anew") from error
+        raise StoreError(f"{path} cannot be read ({error}); delete it, and it is written anew") from error
     size = max(0, whole.size - DIGEST_BYTES)
     content, digest = whole.slice(0, size), whole.slice(size).to_pybytes()
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError(f"{path} is damaged: its bytes have changed; delete it, and it is written anew")
+        raise StoreError(f"{path} is damaged: its bytes have changed; delete it, and it is written anew")
     return _tokens(pa.ipc.open_file(pa.BufferReader(content)).read_all())
 
 

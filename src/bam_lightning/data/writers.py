@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.records import dialect
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
@@ -97,7 +98,7 @@ class _ParquetWriter:
             schema = self.writer.schema
             arrays = [pa.array([_cell(row.get(field.name)) for row in rows], field.type) for field in schema]
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise ValueError(
+            raise DataError(
                 f"rows of different types do not fit into one Parquet file ({error}); write jsonl"
             ) from error
         self.writer.write_table(pa.table(arrays, schema=schema))

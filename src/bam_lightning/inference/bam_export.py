@@ -13,7 +13,7 @@ def export_bam(model: Predictor, output: Path) -> float:
 
     Raises:
         ValueError: for an export that does not compute the same, as of a model that was changed since it was loaded.
-        FileExistsError, FileNotFoundError: see ``staged``.
+        ConfigError: see ``staged``.
     """
     names, model = list(model.tasks), exact(model)
     own = [f"{type(head).__module__}.{type(head).__qualname__}" for head in model.heads.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_choice
 
@@ -33,7 +34,7 @@ def job(options: ExportOptions) -> None:
     """Export a model and say what was written."""
     check_choice("format", options.format, FORMATS)
     if options.format == "bam" and options.task:
-        raise ValueError("format=bam writes the whole model; leave task out, or give format=hf or onnx")
+        raise ConfigError("format=bam writes the whole model; leave task out, or give format=hf or onnx")
     from bam_lightning.inference.predictor import load
 
     model = load(options.run, options.store, device="cpu", precision="float32", heads=options.heads)

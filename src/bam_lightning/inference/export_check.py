@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bam_lightning.config.exceptions import ConfigPathError, OutputExistsError, StoreError
 from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
@@ -49,7 +50,7 @@ def largest_difference(model: Predictor, names: Sequence[str], theirs: Logits, r
     """Return the largest distance between the model's logits of some tasks and an export's, over batches of all sizes.
 
     Raises:
-        ValueError: if it is above ``TOLERANCE``.
+        StoreError: if it is above ``TOLERANCE``.
     """
     found, start, turn = 0.0, 0, 0
     while start < len(rows):
@@ -59,7 +60,7 @@ def largest_difference(model: Predictor, names: Sequence[str], theirs: Logits, r
         found = float(np.max([found, *(np.abs(ours[name] - other[name]).max() for name in names)]))
         start, turn = start + len(part), turn + 1
     if not found <= TOLERANCE:
-        raise ValueError(
+        raise StoreError(
             f"the export is not the model: its logits of {', '.join(names)} differ by {found:.2g}, more than "
             f"{TOLERANCE:g}; nothing was written"
         )
@@ -71,17 +72,17 @@ def staged(output: Path) -> Iterator[Path]:
     """Yield a folder to write into, which takes the place of ``output`` when all went well, and else vanishes.
 
     Raises:
-        FileExistsError: if ``output`` holds anything that no export has written.
-        FileNotFoundError: if there is no folder to put it into.
+        OutputExistsError: if ``output`` holds anything that no export has written.
+        ConfigPathError: if there is no folder to put it into.
         OSError: if it cannot be written.
     """
     _check_free(output)
     if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"output: no folder {output.parent}")
+        raise ConfigPathError(f"output: no folder {output.parent}")
     try:
         beside = Path(mkdtemp(dir=output.absolute().parent, prefix=f".{output.name}-"))
     except OSError as error:
-        raise OSError(f"output: cannot write to {output.absolute().parent} ({error.strerror})") from error
+        raise StoreError(f"output: cannot write to {output.absolute().parent} ({error.strerror})") from error
     try:
         yield beside
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
@@ -95,18 +96,18 @@ def staged(output: Path) -> Iterator[Path]:
 
 
 def _check_free(output: Path) -> None:
-    """Raise ``FileExistsError`` unless there is nothing, or an earlier export and nothing beside it."""
+    """Raise ``OutputExistsError`` unless there is nothing, or an earlier export and nothing beside it."""
     if output.resolve() == Path.cwd():
-        raise FileExistsError("output: this is the current folder, which cannot be replaced; give one inside it")
+        raise OutputExistsError("output: this is the current folder, which cannot be replaced; give one inside it")
     there = files(output)
     if not output.exists() or (output.is_dir() and not there):
         return
     try:
         known = {RECORD, *json.loads((output / RECORD).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise FileExistsError(f"output: {output} is or holds something else; give a new folder") from None
+        raise OutputExistsError(f"output: {output} is or holds something else; give a new folder") from None
     if foreign := sorted(there - known):
-        raise FileExistsError(
+        raise OutputExistsError(
             f"output: no export has written {output / foreign[0]}; move it away, or give a new folder"
         )
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bam_lightning.config.exceptions import DataError
+
 MAJORITY = "0"  # of WNLI: not_entailment, which no method beats (section 4)
 
 
@@ -54,9 +56,9 @@ def score_words(predicted: Sequence[float]) -> list[str]:
 
 
 def check_rows(task: str, count: int) -> None:
-    """Raise ``ValueError`` unless a test set has the rows of the official one."""
+    """Raise ``DataError`` unless a test set has the rows of the official one."""
     if count != FILES[task].rows:
-        raise ValueError(
+        raise DataError(
             f"the test set of {task!r} has {count:,} rows, GLUE's has {FILES[task].rows:,}; a submission needs the "
             "whole set in its official order"
         )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
@@ -46,13 +47,13 @@ def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> floa
     """Write ``output/TASK`` for each task (none given: all); return the largest difference of logits.
 
     Raises:
-        ValueError: for a family whose classifier is another, or an export that does not compute the same.
-        FileExistsError, FileNotFoundError: see ``staged``.
+        ConfigError: for a family whose classifier is another, or an export that does not compute the same.
+        ConfigError: see ``staged``.
     """
     names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
         if type(model.head(name)).forward is not Head.forward:
-            raise ValueError(
+            raise ConfigError(
                 f"format=hf: the head of {name!r} is not a linear layer, as those of transformers are; "
                 "format=onnx takes all"
             )
@@ -69,12 +70,12 @@ def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> floa
 def _check_family(model: Predictor) -> None:
     family = model.encoder.body.config.model_type
     if family not in PLACES:
-        raise ValueError(
+        raise ConfigError(
             f"format=hf: the classifier that transformers has for {family} is another than this model's "
             f"(first token, tanh pooler, linear); families that agree: {', '.join(PLACES)}; format=onnx takes all"
         )
     if model.encoder.pooler is None:
-        raise ValueError(
+        raise ConfigError(
             f"format=hf: this model has no pooler (encoder.pooler=false), the classifier that transformers has for "
             f"{family} has one; format=onnx takes all"
         )

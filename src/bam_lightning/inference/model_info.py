@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.trainer_config import Precision
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.data.readers import hub_or_offline
@@ -60,11 +61,11 @@ def _whole(text: str) -> bool:
 
 
 def check_rows(tasks: Iterable[TaskInfo], rows: Sequence[Sequence[Any]]) -> None:
-    """Raise ``ValueError``, naming the first row that a task cannot score."""
+    """Raise ``DataError``, naming the first row that a task cannot score."""
     for task in tasks:
         for number, row in enumerate(rows):
             if fault := task.fault(row):
-                raise ValueError(f"row {number}: {fault}")
+                raise DataError(f"row {number}: {fault}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ModelInfo:
         """Return a task.
 
         Raises:
-            ValueError: naming the tasks there are.
+            ConfigError: naming the tasks there are.
         """
         check_choice("task", name, self.tasks)
         return self.tasks[name]
@@ -98,14 +99,14 @@ class ModelInfo:
         """Return the tasks of the given names; ``all`` are those that read ``width`` texts.
 
         Raises:
-            ValueError: for an unknown name, or if no task reads that many texts.
+            BamError: for an unknown name, or if no task reads that many texts.
         """
         if names != "all":
             return [self.task(name) for name in ([names] if isinstance(names, str) else names)]
         found = [task for task in self.tasks.values() if width in (None, len(task.columns))]
         if not found:
             known = ", ".join(f"{task.name} ({len(task.columns)})" for task in self.tasks.values())
-            raise ValueError(f"no task reads {width} texts; tasks and their texts: {known}")
+            raise DataError(f"no task reads {width} texts; tasks and their texts: {known}")
         return found
 
 
@@ -113,30 +114,30 @@ def find_model(name: str, store: str = "store", revision: str | None = None) -> 
     """Return the folder of a saved model: itself, that of a Run in ``store``, or one downloaded from the hub.
 
     Raises:
-        FileNotFoundError, OSError: if it is none of them.
+        StoreError: if it is none of them.
     """
     path = Path(name).expanduser()
     if (path / MANIFEST).is_file():
         return RunFolder(path, ANEW)
     if path.is_dir():
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(f"no saved model in {path}: no {MANIFEST}; there: {there}")
+        raise StorePathError(f"no saved model in {path}: no {MANIFEST}; there: {there}")
     runs = Path(store).expanduser() / "runs"
     if "/" not in name:
         if not runs.is_dir():
-            raise FileNotFoundError(
+            raise StorePathError(
                 f"no Run {name!r}: there is no store at {runs.parent}; give the paths.store of the job that trained it "
                 "as store=DIR, or a folder, or a hub id such as me/my-model"
             )
         if (runs / name).is_dir():
             return Store(store, create=False).run(name)
         known = sorted(entry.name for entry in runs.glob("*/"))
-        raise FileNotFoundError(
+        raise StorePathError(
             f"no Run {name!r} in {runs.parent}{suggest(name, known)}; `bam runs` lists them; "
             "else give a folder, or a hub id such as me/my-model"
         )
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise FileNotFoundError(f"no folder {path}; give a Run, a folder, or a hub id such as me/my-model")
+        raise StorePathError(f"no folder {path}; give a Run, a folder, or a hub id such as me/my-model")
     return RunFolder(_download(name, revision), ANEW)
 
 
@@ -148,31 +149,31 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(PARTS)))
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise OSError(f"model {name!r} is no folder, and could not be read from the hub ({reason})") from error
+        raise StoreError(f"model {name!r} is no folder, and could not be read from the hub ({reason})") from error
 
 
 def read_model_info(run: RunFolder) -> ModelInfo:
     """Return what the model in a folder says of itself.
 
     Raises:
-        FileNotFoundError, ValueError: if its manifest is missing, damaged, or that of a Run without tasks.
+        StoreError: if its manifest is missing, damaged, or that of a Run without tasks.
     """
     manifest = run.manifest()
     try:
         tasks = {name: _task(name, manifest) for name in map(str, manifest["tasks"])}
         for name in tasks:
             if not NAME.fullmatch(name):  # exports make folders of them
-                raise ValueError(f"{name!r} is no name of a task")
+                raise StoreError(f"{name!r} is no name of a task")
         if int(manifest["spec"]["max_length"]) < 1:
-            raise ValueError(f"max_length is {manifest['spec']['max_length']}")
+            raise StoreError(f"max_length is {manifest['spec']['max_length']}")
         Precision(manifest["spec"]["precision"]), bool(manifest["spec"]["pooler"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
+        raise StoreError(
             f"{run.path / MANIFEST} is not that of a model this version reads ({type(error).__name__}: {error}); "
             f"{run.remedy}"
         ) from error
     if not tasks:
-        raise ValueError(f"{run.path} holds a {manifest.get('kind')} Run, which has no task; give one that has")
+        raise StoreError(f"{run.path} holds a {manifest.get('kind')} Run, which has no task; give one that has")
     return ModelInfo(run, manifest, tasks)
 
 
@@ -180,7 +181,7 @@ def _task(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
     if len(reads["text_columns"]) not in (1, 2) or isinstance(reads["text_columns"], str):
-        raise ValueError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
+        raise StoreError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
     return TaskInfo(
         name,
         tuple(map(str, reads["text_columns"])),

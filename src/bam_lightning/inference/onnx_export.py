@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import require_extra
 from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
 from bam_lightning.inference.predictor import Predictor
@@ -53,16 +54,16 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
     """Write the graph of some heads (none given: all) with the tokenizer; return the largest difference of logits.
 
     Raises:
-        RuntimeError: if the packages it needs are not installed.
+        ConfigError: if the packages it needs are not installed.
         ValueError: for an unknown task, or an export that does not compute the same.
-        FileExistsError, FileNotFoundError: see ``staged``.
+        ConfigError: see ``staged``.
     """
     require_extra("format=onnx", NEEDS, "onnx")
     names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
         model.head(name).outside(model.tasks[name].label_names)
         if name in model.tokenizer.model_input_names:
-            raise ValueError(
+            raise ConfigError(
                 f"format=onnx: task {name!r} has the name of an input of the graph; rename it, or leave it out"
             )
     model = exact(model)

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError, DataPathError, OutputExistsError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import wrong_separator
 from bam_lightning.data.records import STREAM, Record, Source, chunks, format_of
@@ -76,9 +77,9 @@ def job(options: PredictOptions) -> int:
     added = [name for task in plan for name in _names(saved.tasks[task])]
     for name in added:
         if added.count(name) > 1:
-            raise ValueError(f"the output would have two columns {name!r}: a class of that task has the name 'label'")
+            raise DataError(f"the output would have two columns {name!r}: a class of that task has the name 'label'")
         if name in readable:
-            raise ValueError(f"input has a column {name!r} already, which the output needs; rename it")
+            raise DataError(f"input has a column {name!r} already, which the output needs; rename it")
     kept = [name for name in dict.fromkeys([*source.columns, *(name for one in first for name in one.values)])
             if name != ERROR]  # fmt: skip
     numbers = [name for name in added if not name.endswith(".label")]
@@ -91,15 +92,15 @@ def job(options: PredictOptions) -> int:
 def _check_paths(options: PredictOptions) -> None:
     source, target = Path(options.input).expanduser(), Path(options.output).expanduser()
     if options.input != STREAM and not source.is_file():
-        raise FileNotFoundError(f"input: no file {source}")
+        raise DataPathError(f"input: no file {source}")
     if options.output == STREAM:
         return
     if options.input != STREAM and target.resolve() == source.resolve():
-        raise ValueError(f"output: {target} is the input; give another file")
+        raise ConfigError(f"output: {target} is the input; give another file")
     if target.exists() and not options.overwrite:
-        raise FileExistsError(f"output: {target} is there; give another file, or overwrite=true")
+        raise OutputExistsError(f"output: {target} is there; give another file, or overwrite=true")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"output: no folder {target.parent}")
+        raise ConfigPathError(f"output: no folder {target.parent}")
 
 
 def _plan(saved: ModelInfo, options: PredictOptions, there: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -108,7 +109,7 @@ def _plan(saved: ModelInfo, options: PredictOptions, there: Sequence[str]) -> di
         chosen = [saved.task(name) for name in options.task]
         for task in chosen:
             if options.columns and len(options.columns) != len(task.columns):
-                raise ValueError(
+                raise ConfigError(
                     f"columns names {len(options.columns)}, task {task.name!r} reads {len(task.columns)}: "
                     f"{', '.join(task.columns)}"
                 )
@@ -123,7 +124,7 @@ def _plan(saved: ModelInfo, options: PredictOptions, there: Sequence[str]) -> di
     wanted = f"task {wrong.name!r} reads {', '.join(plan[wrong.name])}" if wrong else "no task has its columns there"
     hint = wrong_separator(there, format_of("input", options.input, options.input_format))
     example = wrong or next(iter(saved.tasks.values()))
-    raise ValueError(
+    raise DataError(
         f"input: {wanted}; columns there: {', '.join(there) or 'none'}{hint}; "
         f"say which to read, as in task={example.name} columns=[{','.join(example.columns)}]"
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bam_lightning.config.data_config import HEADS
+from bam_lightning.config.exceptions import ConfigError, DataError, OutputExistsError, StoreError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import Precision, TrainerConfig
 from bam_lightning.config.validation import check_choice
@@ -80,7 +81,7 @@ class Predictor:
             N predictions; task -> N predictions for a list or ``all``.
 
         Raises:
-            ValueError: for an unknown task, or naming the first row that cannot be scored.
+            BamError: for an unknown task, or naming the first row that cannot be scored.
         """
         rows = _rows(texts)
         chosen = self.saved.named(task, len(rows[0]) if rows else None)
@@ -135,12 +136,12 @@ class Predictor:
         A model that was saved there before is replaced.
 
         Raises:
-            FileExistsError: if there is something else in the folder.
+            OutputExistsError: if there is something else in the folder.
             OSError: if it cannot be written.
         """
         target, source = Path(folder).expanduser(), self.saved.run
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file()):
-            raise FileExistsError(f"{target} is or holds something else; give a new folder")
+            raise OutputExistsError(f"{target} is or holds something else; give a new folder")
         for name in source.files():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
@@ -163,11 +164,11 @@ class Predictor:
 def _rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the rows as tuples of texts; what is no text inside them is for the task to refuse."""
     if isinstance(texts, str):
-        raise ValueError("texts must be a list of rows, got one text; put it into a list")
+        raise DataError("texts must be a list of rows, got one text; put it into a list")
     rows = list(texts)  # it may be one that can be gone through only once
     for number, row in enumerate(rows):
         if not isinstance(row, (str, tuple, list)):
-            raise ValueError(f"row {number} must be a text, or a list of the texts of a row, got {type(row).__name__}")
+            raise DataError(f"row {number} must be a text, or a list of the texts of a row, got {type(row).__name__}")
     return [(row,) if isinstance(row, str) else tuple(row) for row in rows]
 
 
@@ -199,7 +200,7 @@ def load(
         revision: of a hub id.
 
     Raises:
-        FileNotFoundError, OSError: if there is no such model.
+        StoreError: if there is no such model.
         ValueError: if it is damaged, or needs a head that is not allowed.
     """
     saved = read_model_info(find_model(str(name), str(store), revision))
@@ -231,7 +232,7 @@ def _head(saved: ModelInfo, name: str, width: int, weights: Mapping[str, torch.T
     settings = saved.tasks[name].head
     target = str(settings.get("_target_"))
     if target not in allowed and target not in HEADS:
-        raise ValueError(
+        raise ConfigError(
             f"task {name!r} of {saved.run.path} needs the head {target!r}, which is not part of bam_lightning; "
             f"if you trust that code, allow it with heads=[{target}]"
         )
@@ -245,7 +246,7 @@ def _head(saved: ModelInfo, name: str, width: int, weights: Mapping[str, torch.T
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise StoreError(
             f"{saved.run.path}: weights of head {name!r} do not fit: {reason}; {saved.run.remedy}"
         ) from error
     return head

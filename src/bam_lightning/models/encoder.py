@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam_lightning.config.exceptions import ConfigError, ConfigPathError
 from bam_lightning.config.hub import ENCODER_HINT, is_local_path
 from bam_lightning.config.validation import check_choice
 from bam_lightning.models import attention, unpadding
@@ -98,7 +99,7 @@ class Encoder(nn.Module):
         """Return how far a parameter of this module lies above the input: embeddings 0, layer i: i + 1, pooler on top.
 
         Raises:
-            ValueError: for a parameter of a family whose layers are not known here.
+            ConfigError: for a parameter of a family whose layers are not known here.
         """
         if name.startswith("pooler."):
             return self.layers + 1
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
             return 0
         if inner.startswith(FIRST_LAYER):
             return 1
-        raise ValueError(
+        raise ConfigError(
             f"parameter {name!r} of a {type(self.body).__name__} has no known depth, so layer-wise learning rates "
             "cannot be set; add its family to bam_lightning.models.encoder, or choose a BERT, RoBERTa, ELECTRA, "
             "DistilBERT, MiniLM or DeBERTa encoder"
@@ -121,7 +122,7 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
     """Load a pretrained encoder from the hub or a folder, in float32 whatever its file holds.
 
     Raises:
-        OSError: if it is not there, or the hub cannot be reached; says how to use a local folder.
+        ConfigError: if it is not there, or the hub cannot be reached; says how to use a local folder.
     """
     from transformers import AutoModel
 
@@ -134,12 +135,12 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
     body, found = _load(AutoModel, path, revision, **options)
     lost = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     for name, theirs, asked in sorted(found["mismatched_keys"]):
-        raise OSError(
+        raise ConfigError(
             f"encoder {path!r}: {name} is {list(theirs)} in its weights, {list(asked)} by its config.json; "
             f"{ENCODER_HINT}"
         )
     if lost:
-        raise OSError(
+        raise ConfigError(
             f"encoder {path!r}: {len(lost)} of its weights are not in its files, for example {lost[0]!r}; "
             f"{ENCODER_HINT}"
         )
@@ -150,7 +151,7 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
     """Build an untrained encoder: ``model_type`` and any fields of that family's configuration.
 
     Raises:
-        ValueError: if the family is unknown or its sizes do not fit together.
+        ConfigError: if the family is unknown or its sizes do not fit together.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModel
@@ -163,7 +164,7 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
             check_choice("encoder.sizes", name, known)
         return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooler)
     except (KeyError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"encoder.sizes cannot be built: {error}") from error
+        raise ConfigError(f"encoder.sizes cannot be built: {error}") from error
 
 
 def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
@@ -173,7 +174,7 @@ def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
         there: name -> shape of the weights, which the configuration must ask for: it may be a stranger's.
 
     Raises:
-        ValueError: if the configuration cannot be read, or asks for other shapes; nothing was allocated for it.
+        ConfigError: if the configuration cannot be read, or asks for other shapes; nothing was allocated for it.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -182,45 +183,45 @@ def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         asked = body_shapes(config, 2 * len(own) + 100)
     except Exception as error:  # of transformers, for what it was never meant to read
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ConfigError(" ".join(str(error).split()) or type(error).__name__) from error
     check_shapes(asked, own)
     return Encoder(AutoModel.from_config(config), pooler)
 
 
 def check_length(encoder: Encoder, tokens: int, where: str) -> None:
-    """Raise ``ValueError`` where texts of so many tokens have more than the encoder has positions."""
+    """Raise ``ConfigError`` where texts of so many tokens have more than the encoder has positions."""
     most: int | None = getattr(encoder.body.config, "max_position_embeddings", None)
     if most is not None:
         most -= unpadding.first_position(encoder.body)
     if most is not None and tokens > most:
-        raise ValueError(f"{where}: texts are to have up to {tokens} tokens, but the encoder has {most} positions")
+        raise ConfigError(f"{where}: texts are to have up to {tokens} tokens, but the encoder has {most} positions")
 
 
 def check_vocabulary(encoder: Encoder, tokenizer: Any, where: str) -> None:
-    """Raise ``ValueError`` unless every token has its row of the word embeddings, and one is there to pad with."""
+    """Raise ``ConfigError`` unless every token has its row of the word embeddings, and one is there to pad with."""
     rows = encoder.body.get_input_embeddings().num_embeddings
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
-        raise ValueError(
+        raise ConfigError(
             f"{where}: the tokenizer's tokens are numbered up to {largest}, the encoder has embeddings for {rows}; "
             "give the tokenizer that belongs to it"
         )
     if tokenizer.pad_token_id is None:
-        raise ValueError(f"{where}: the tokenizer has no padding token, so texts cannot be put together; give it one")
+        raise ConfigError(f"{where}: the tokenizer has no padding token, so texts cannot be put together; give it one")
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     """Load the tokenizer that lies beside an encoder.
 
     Raises:
-        OSError: as ``from_path`` does; also for a local folder without the tokenizer's files, for which
+        ConfigError: as ``from_path`` does; also for a local folder without the tokenizer's files, for which
             transformers would make up a tokenizer that knows no word.
     """
     from transformers import AutoTokenizer
 
     local = Path(path).expanduser()
     if local.is_dir() and not any((local / name).is_file() for name in VOCABULARIES):
-        raise FileNotFoundError(f"encoder.path: no tokenizer in {local}; put one of {', '.join(VOCABULARIES)} there")
+        raise ConfigPathError(f"encoder.path: no tokenizer in {local}; put one of {', '.join(VOCABULARIES)} there")
     return _load(AutoTokenizer, str(path), revision)
 
 
@@ -231,7 +232,7 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
     logging.set_verbosity_error()  # else a table of weights that an encoder has no use for
     local = Path(path).expanduser()
     if is_local_path(path) and not local.is_dir():
-        raise FileNotFoundError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
+        raise ConfigPathError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
     try:
         if local.is_dir():
             check_config(local, sum(one.stat().st_size for one in local.glob("*.safetensors")))
@@ -242,4 +243,4 @@ def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:
         if not isinstance(error, (OSError, ValueError, ImportError)):
             reason = f"{type(error).__name__}: {reason}"
         where = "the folder" if local.is_dir() else "the hub"
-        raise OSError(f"encoder {path!r} could not be loaded from {where} ({reason}); {ENCODER_HINT}") from error
+        raise ConfigError(f"encoder {path!r} could not be loaded from {where} ({reason}); {ENCODER_HINT}") from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.kernels.dropout import Dropout
 
 
@@ -68,9 +69,9 @@ class Head(nn.Module, ABC):
         """Return what an export says of the logits.
 
         Raises:
-            ValueError: for a head of one's own that does not say it.
+            ConfigError: for a head of one's own that does not say it.
         """
-        raise ValueError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
+        raise ConfigError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
 
 
 class LabelHead(Head, ABC):

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from bam_lightning.config.exceptions import StoreError
+
 CONFIG = "config.json"
 LARGEST_FILE = 256 << 20  # bytes of a configuration or a tokenizer
 NOT_BUILT_HERE = ("auto_map", "custom_pipelines", "quantization_config")
@@ -24,7 +26,7 @@ def shapes(weights: Path) -> Shapes:
     """Return name -> shape of the tensors of a file; reads its header alone.
 
     Raises:
-        ValueError: if it is no safetensors file, or not whole.
+        StoreError: if it is no safetensors file, or not whole.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -32,11 +34,11 @@ def shapes(weights: Path) -> Shapes:
         with safe_open(weights, framework="numpy") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights} is not a whole safetensors file ({error})") from error
+        raise StoreError(f"{weights} is not a whole safetensors file ({error})") from error
 
 
 def check_config(folder: Path, bytes_of_weights: int) -> None:
-    """Raise ``ValueError`` for a configuration that names code, or a number of things beyond the weights' bytes.
+    """Raise ``StoreError`` for a configuration that names code, or a number of things beyond the weights' bytes.
 
     Args:
         folder: where the configuration and the tokenizer lie.
@@ -44,9 +46,9 @@ def check_config(folder: Path, bytes_of_weights: int) -> None:
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".h5") and path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}")
+            raise StoreError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}")
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"there is no {CONFIG} in {folder}")
+        raise StoreError(f"there is no {CONFIG} in {folder}")
     for name in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
         path = folder / name
         if not path.is_file():
@@ -54,19 +56,19 @@ def check_config(folder: Path, bytes_of_weights: int) -> None:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error})") from error
+            raise StoreError(f"{path} is not JSON ({error})") from error
         if not isinstance(kept, dict):
-            raise ValueError(f"{path} is not a JSON object")
+            raise StoreError(f"{path} is not a JSON object")
         for key in NOT_BUILT_HERE:
             if kept.get(key):
-                raise ValueError(f"{path} has {key} {kept[key]!r}: only the code of transformers is used here")
+                raise StoreError(f"{path} has {key} {kept[key]!r}: only the code of transformers is used here")
         for key in ATTENTION:
             if "/" in str(kept.get(key)):
-                raise ValueError(f"{path} has {key} {kept[key]!r}, code from elsewhere, which is not run")
+                raise StoreError(f"{path} has {key} {kept[key]!r}, code from elsewhere, which is not run")
         if name == CONFIG:
             for key, value in _numbers(kept):
                 if abs(value) > max(bytes_of_weights, 1 << 20):
-                    raise ValueError(
+                    raise StoreError(
                         f"{path} has {key} {value:,}, but the weights have only {bytes_of_weights:,} bytes"
                     )
 
@@ -87,7 +89,7 @@ def body_shapes(config: Any, most: int) -> Shapes:
     """Return name -> shape of the parameters that a configuration asks for; none of them is allocated.
 
     Raises:
-        ValueError: if it asks for more parameters than ``most``.
+        StoreError: if it asks for more parameters than ``most``.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from transformers import AutoModel
@@ -98,7 +100,7 @@ def body_shapes(config: Any, most: int) -> Shapes:
         nonlocal count
         count += 1
         if count > most:
-            raise ValueError(f"it asks for more than {most:,} parameters")
+            raise StoreError(f"it asks for more than {most:,} parameters")
 
     hook = register_module_parameter_registration_hook(count_one)
     try:
@@ -110,10 +112,10 @@ def body_shapes(config: Any, most: int) -> Shapes:
 
 
 def check_shapes(asked: Shapes, there: Shapes) -> None:
-    """Raise ``ValueError`` unless every parameter asked for is there in its size, a pooler's excepted, and no other."""
+    """Raise ``StoreError`` unless every parameter asked for is there in its size, a pooler's excepted, and no other."""
     for name in sorted({*asked, *there}):
         if name.startswith("pooler."):
             continue
         if asked.get(name) != there.get(name):
             one, other = (list(found[name]) if name in found else "nothing" for found in (asked, there))
-            raise ValueError(f"{name} is to be {one}, the weights have {other}")
+            raise StoreError(f"{name} is to be {one}, the weights have {other}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.models.encoder import Encoder, check_vocabulary, from_folder, load_tokenizer
 from bam_lightning.models.safe_loading import check_config, shapes
 from bam_lightning.store.run_dir import MANIFEST, RunFolder
@@ -34,7 +35,7 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
     A pooler that the Run does not have keeps its new weights.
 
     Raises:
-        FileNotFoundError, ValueError: if a file is missing or damaged.
+        StoreError: if a file is missing or damaged.
     """
     from safetensors.torch import load_file
 
@@ -43,7 +44,7 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
         if name.startswith(f"{ENCODER}/"):
             run.file(name)
     if unknown := sorted(files_below(folder, run.path) - run.files().keys()):
-        raise ValueError(f"{run.path / unknown[0]} is none of the files that {MANIFEST} names; {run.remedy}")
+        raise StoreError(f"{run.path / unknown[0]} is none of the files that {MANIFEST} names; {run.remedy}")
     there = {
         name.removeprefix("encoder."): size for name, size in shapes(weights).items() if name.startswith("encoder.")
     }
@@ -51,13 +52,13 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
         check_config(folder, weights.stat().st_size)
         encoder = from_folder(folder, pooler, there)
     except ValueError as error:
-        raise ValueError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
+        raise StoreError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
     state = load_file(weights)
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     missing, unexpected = encoder.load_state_dict(own, strict=False)
     odd = [name for name in (*missing, *unexpected) if not name.startswith("pooler.")]
     if odd:
-        raise ValueError(f"{run.path}: the weights do not fit the configuration, for example {odd[0]!r}; {run.remedy}")
+        raise StoreError(f"{run.path}: the weights do not fit the configuration, for example {odd[0]!r}; {run.remedy}")
     heads: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
         if name.startswith("heads."):

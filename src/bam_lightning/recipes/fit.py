@@ -44,7 +44,7 @@ from bam_lightning.training.schedules import LinearAnnealing
 
 
 def check_trainable(config: Config) -> None:
-    """Raise ``ValueError`` for what would stop a Run later: no such device, a head that cannot be built."""
+    """Raise ``BamError`` for what would stop a Run later: no such device, a head that cannot be built."""
     hardware.check_devices(config.trainer)
     for name, task in config.suite.trained().items():
         instantiate(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.config.signals import ignore_signals
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.fit import backfill_predictions, fit_run
@@ -66,7 +67,7 @@ def follow(group: Group, one: bool = False) -> Any:
     except Ended:
         group.leave()
         if one:
-            raise RuntimeError("the first process has ended before the job was done") from None
+            raise TrainingError("the first process has ended before the job was done") from None
         return None
     except BaseException as error:
         group.fail(error, _text(error))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.recipes.watch import GRACE_SECONDS, REMEDY, SILENCE_SECONDS, Watch
 from bam_lightning.training.distributed import of_first
 from bam_lightning.training.place import FIRST, Place
@@ -60,7 +61,7 @@ class Group:
     def order(self, name: str, *what: Any) -> None:
         """Tell the others, from the first process, what to do; the group comes together at the first order."""
         if self.watch.over.is_set():
-            raise RuntimeError("the other processes have ended with an earlier job; call the command again")
+            raise TrainingError("the other processes have ended with an earlier job; call the command again")
         self.orders += 1
         self.store.set(f"order/{self.orders}", name)
         self._join()
@@ -87,9 +88,9 @@ class Group:
         place, deadline = self.place, time.monotonic() + START_SECONDS
         while missing := [r for r in range(place.processes) if not self.store.check([f"hello/{r}"])]:
             if self.watch.reason:
-                raise RuntimeError(f"{self.watch.reason}; {REMEDY}")
+                raise TrainingError(f"{self.watch.reason}; {REMEDY}")
             if time.monotonic() > deadline:
-                raise RuntimeError(
+                raise TrainingError(
                     f"process {', '.join(map(str, missing))} of {place.processes} has not come up within "
                     f"{START_SECONDS:.0f} s; see trainer.devices and trainer.nodes, and what its node says"
                 )
@@ -109,7 +110,7 @@ class Group:
         """Give an order and do the same, within; an error that another process is to blame for is told as its.
 
         Raises:
-            RuntimeError: naming the process that failed, and its reason.
+            TrainingError: naming the process that failed, and its reason.
         """
         self.watch.waits.set()
         self.whole = False
@@ -121,7 +122,7 @@ class Group:
             if not lost(error) and (not self.watch.reason or _ours(error)):
                 raise
             reason = self.watch.find(SILENCE_SECONDS + 5 if self.place.external else GRACE_SECONDS)
-            raise RuntimeError(f"{reason or f'the processes have lost each other ({error})'}; {REMEDY}") from error
+            raise TrainingError(f"{reason or f'the processes have lost each other ({error})'}; {REMEDY}") from error
         finally:
             self.watch.waits.clear()
 

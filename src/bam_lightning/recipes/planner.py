@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, Hyperparameters, StageConfig, StageKind, shared_stages
 from bam_lightning.data.sampling import Sampler, count_steps
@@ -59,7 +60,7 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
     every = [run for runs in done.values() for run in runs]
     for run in every:
         if run.examples > LARGEST:
-            raise ValueError(
+            raise ConfigError(
                 f"{run.label} would train on {run.examples:.3g} examples ({run.steps:.3g} optimizer steps of "
                 f"{run.batch_size:.3g}), more than {LARGEST:.3g}; check epochs, batch_size and min_steps"
             )
@@ -83,14 +84,14 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
     """Return the Run of ``seed``, or of the first other seed that was not refused as a teacher.
 
     Raises:
-        ValueError: with the reason of the first, if as many as ``distillation.other_seeds`` others were refused too.
+        TrainingError: with the reason of the first, if as many as ``distillation.other_seeds`` others were refused too.
     """
     tried = [make(seed + number * OTHER_SEED) for number in range(config.distillation.other_seeds + 1)]
     for run in tried:
         if run.id not in facts.refused:
             return run
     also = f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
-    raise ValueError(
+    raise TrainingError(
         f"{facts.refused[tried[0].id]}{also}; try other seeds with distillation.other_seeds={len(tried) + 2}, "
         "or let it teach with distillation.teacher_margin=null"
     )
@@ -138,7 +139,7 @@ def _of_task(runs: list[Run], task: str, asker: str) -> tuple[str, ...]:
     """Return the ids of the Runs that trained ``task``: one for each of the stage's seeds."""
     found = tuple(run.id for run in runs if task in run.tasks)
     if not found:
-        raise ValueError(
+        raise ConfigError(
             f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
             f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
         )

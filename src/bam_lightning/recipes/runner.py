@@ -15,6 +15,7 @@ from filelock import Timeout
 
 from bam_lightning.analysis import job_report
 from bam_lightning.analysis.terminal import View, show
+from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config
 from bam_lightning.data import row_cache
@@ -39,7 +40,7 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     have been by srun or torchrun; then each of them calls this, and gets the first one's results.
 
     Raises:
-        ValueError, OSError: for bad data, naming task, row and column, or a hub that cannot be reached.
+        BamError: for bad data, naming task, row and column, or a hub that cannot be reached.
         RuntimeError: for a loss that is no longer a number; for a process that failed, naming it and its reason.
     """
     return led(config, lambda: _lead(config, output))
@@ -135,14 +136,14 @@ def _plan(
 def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Store) -> None:
     for task, run_id in config.distillation.teachers.items():
         if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
-            raise ValueError(
+            raise ConfigError(
                 f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
                 f"{task!r} in {store.root}; see the Plan of the job that trained it"
             )
         store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
         reason = teachers.rejection_reason(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
         if reason:
-            raise ValueError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
+            raise TrainingError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
 def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataSummary]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import suggest
@@ -39,7 +40,7 @@ class SubmitOptions:
     partial: bool = option(False, "leave out test sets that are missing, and name them")
 
 
-class Absent(ValueError):
+class Absent(ConfigError):
     """A test set that is not there, or that no Run has a head for: what ``partial`` leaves out."""
 
 
@@ -47,14 +48,14 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
     """Return task -> words of its file, and task -> why it is missing.
 
     Raises:
-        ValueError, OSError: for an unknown Run, or a test set that is not the official one; if a test set is missing
+        BamError: for an unknown Run, or a test set that is not the official one; if a test set is missing
             or no Run has its head, unless ``partial``; if no Run predicts anything.
     """
     store = Store(config.paths.store, create=False)
     for run_id in options.run:
         if not store.finished(run_id):
             known = sorted(path.name for path in (store.root / "runs").glob("*/"))
-            raise ValueError(f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `bam runs` lists them")
+            raise ConfigError(f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `bam runs` lists them")
     words = {"wnli": [glue_submission.MAJORITY] * glue_submission.FILES["wnli"].rows}
     missing: dict[str, str] = {}
     found: dict[str, tuple[PredictionRequest, str, TaskSplit]] = {}
@@ -69,7 +70,7 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
             missing[name] = str(error)
     if not found:
         heads = sorted({task for run_id in options.run for task in store.manifest(run_id)["tasks"]})
-        raise ValueError(
+        raise ConfigError(
             f"nothing to submit: the Runs have heads of {', '.join(heads)}; the first test set is missing because: "
             f"{next(iter(missing.values()))}"
         )
@@ -116,7 +117,7 @@ def _words(wanted: PredictionRequest, run_id: str, rows: TaskSplit, context: Con
 def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     """Write the submission of a command line."""
     if not options.run:
-        raise ValueError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
+        raise ConfigError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
     if not any(word.startswith("scale=") for word in words_of_train):
         words_of_train = ["scale=paper", *words_of_train]  # GLUE from the hub; the Run brings its own encoder
     config = compose(words_of_train)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import check_at_least, check_range
@@ -49,10 +50,10 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
 
     check_at_least("seeds", options.seeds, 1)
     if len(set(options.values)) < 2:
-        raise ValueError(f"values must be at least two different numbers to choose from, got {options.values}")
+        raise ConfigError(f"values must be at least two different numbers to choose from, got {options.values}")
     for word in words:
         if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
-            raise ValueError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
+            raise ConfigError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
     for value in options.values:
         check_range("values", value, 0, 1, open_low=True)
     base = compose(words)

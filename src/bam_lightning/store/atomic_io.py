@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bam_lightning.config.exceptions import BamError, StoreError
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH = ("write", "Write", "iostream", "unexpected pos")  # in what it says of a file that it could not write
 LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason has found the disk full
 
 
-class WriteError(OSError):
+class WriteError(StoreError):
     """A file could not be written; the message says which, why, and what to do."""
 
 
@@ -27,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the writer fails, ``path`` stays what it was and nothing is left beside it.
 
     Raises:
-        OSError: naming ``path``, the reason and what to do, if it cannot be written.
+        StoreError: naming ``path``, the reason and what to do, if it cannot be written.
     """
     beside = _beside(path)
     try:
@@ -70,7 +72,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except WriteError:
+    except BamError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH):
@@ -102,7 +104,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that it is whole or not there.
 
     Raises:
-        OSError: see ``replacing``.
+        StoreError: see ``replacing``.
     """
     with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
@@ -112,7 +114,7 @@ def check_zip(path: Path, remedy: str) -> None:
     """Compare a zip file, as torch writes its checkpoints, with the check sums in it; torch itself does not.
 
     Raises:
-        ValueError: naming ``path`` and ``remedy``, if it was cut off or a byte of it has changed.
+        StoreError: naming ``path`` and ``remedy``, if it was cut off or a byte of it has changed.
     """
     try:
         with zipfile.ZipFile(path) as opened:
@@ -120,7 +122,7 @@ def check_zip(path: Path, remedy: str) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
         damaged = str(error)
     if damaged:
-        raise ValueError(f"{path} is damaged ({damaged}); {remedy}")
+        raise StoreError(f"{path} is damaged ({damaged}); {remedy}")
 
 
 def _free(path: Path) -> int:

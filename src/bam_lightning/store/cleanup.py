@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.store.job_records import FOLDER, RUNNING, JobRecord
 from bam_lightning.store.run_store import Store
 
@@ -120,7 +121,7 @@ def delete(store: Store, run_id: str) -> bool:
     """Delete a Run, its predictions and what is left of its training; return ``False`` if a process is at it.
 
     Raises:
-        OSError: if something cannot be deleted; what there is of it lies in ``trash`` and is no Run any more.
+        StoreError: if something cannot be deleted; what there is of it lies in ``trash`` and is no Run any more.
     """
     try:
         with store.lock(run_id).acquire():
@@ -140,12 +141,12 @@ def forget(store: Store, jobs: Iterable[JobRecord]) -> None:
     """Delete the files of jobs; their Runs stay until something deletes what nothing refers to.
 
     Raises:
-        ValueError: if one of them is running.
+        StoreError: if one of them is running.
     """
     jobs = list(jobs)
     running = [job for job in jobs if job.state == RUNNING]
     if running:
-        raise ValueError(
+        raise StoreError(
             f"job {running[0].experiment} seed {running[0].seed} is running; wait for it, or stop it first"
         )
     for job in jobs:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.job_config import Config, shared_stages
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.run_spec import DataSummary, Run, to_json
@@ -148,7 +149,7 @@ def read_records(store: Store) -> list[JobRecord]:
     without a word has stopped.
 
     Raises:
-        ValueError: for a file that is none of ours, naming it.
+        StoreError: for a file that is none of ours, naming it.
     """
     jobs = [_now(store, _read(path)) for path in sorted((store.root / FOLDER).glob("*.json"))]
     return sorted(jobs, key=lambda job: job.changed)
@@ -159,17 +160,17 @@ def _read(path: Path) -> JobRecord:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("not a JSON object")
+            raise StoreError("not a JSON object")
         kept = {name: value for name, value in values.items() if name in known}
         for name, kind in get_type_hints(JobRecord).items():
             kinds = tuple(get_origin(one) or one for one in get_args(kind) if type(None) in get_args(kind)) or (
                 get_origin(kind) or kind,
             )
             if name in kept and not isinstance(kept[name], kinds):
-                raise ValueError(f"{name} is {kept[name]!r}")
+                raise StoreError(f"{name} is {kept[name]!r}")
         return JobRecord(**kept)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not the file of a job ({error}); delete it") from error
+        raise StoreError(f"{path} is not the file of a job ({error}); delete it") from error
 
 
 def _now(store: Store, job: JobRecord) -> JobRecord:

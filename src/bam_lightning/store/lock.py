@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.store.atomic_io import WriteError, explain
 
 BEAT_SECONDS = 10.0
@@ -60,7 +61,7 @@ class RunLock:
                 self._lock.release()
                 raise NotImplementedError
         except NotImplementedError as error:
-            raise OSError(
+            raise StoreError(
                 f"paths.store: the file system of {self.path} has no file locks, so two processes could train the same "
                 "Run; give a folder on one that has (a local disk, NFS 4, Lustre mounted with flock)"
             ) from error

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bam_lightning.config.exceptions import StoreError, StorePathError
 from bam_lightning.store.atomic_io import (
     WriteError,
     apply_umask,
@@ -37,7 +38,7 @@ class Store:
         self.root = Path(root).expanduser().resolve()
         if not create:  # what only reads must not leave an empty store where somebody mistyped a path
             if not (self.root / "runs").is_dir():
-                raise FileNotFoundError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
+                raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
             return
         try:
             for name in ("runs", "building", "outputs", "locks"):
@@ -75,29 +76,29 @@ class Store:
         """Return the folder of a finished Run.
 
         Raises:
-            FileNotFoundError: if it is not there.
+            StoreError: if it is not there.
         """
         if not self.finished(run_id):
-            raise FileNotFoundError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
+            raise StorePathError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
         return RunFolder(self.folder(run_id), f"delete {self.folder(run_id)}, and the Run is trained anew")
 
     def manifest(self, run_id: str) -> dict[str, Any]:
         """Return what is known of a finished Run: stage, tasks, scores, times, versions, files."""
         manifest = self.run(run_id).manifest()
         if manifest.get("id", run_id) != run_id:
-            raise ValueError(
+            raise StoreError(
                 f"{self.folder(run_id)} has the files of another Run, {manifest.get('id')!r}; "
                 "delete it, and the Run is trained anew"
             )
         return manifest
 
     def check_head(self, run_id: str, task: str, head: Any, key: str) -> None:
-        """Raise ``ValueError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
+        """Raise ``StoreError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
         theirs = self.manifest(run_id)["spec"]["tasks"][task]["head"]
         for name in ("_target_", "label_names", "label_range", "sigmoid"):
             ours = getattr(head, name)
             if theirs[name] != ours:
-                raise ValueError(
+                raise StoreError(
                     f"{key}: Run {run_id} was trained with head.{name} {theirs[name]}, task {task!r} here has {ours}; "
                     "they must agree"
                 )
@@ -157,21 +158,21 @@ class Store:
         """Return row key -> logits ``[K]``.
 
         Raises:
-            FileNotFoundError: if the Run has not written them.
+            StoreError: if the Run has not written them.
             ValueError: if a byte of them has changed since, or they are another Run's.
         """
         from safetensors import SafetensorError, safe_open
 
         path = self.predictions_path(run_id, task, split)
         if not path.is_file():
-            raise FileNotFoundError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
+            raise StorePathError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
         try:
             with safe_open(path, framework="numpy") as opened:
                 kept, tensors = (opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")})
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
+            raise StoreError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
         if kept != {"digest": digest(tensors), "run": run_id, "task": task}:
-            raise ValueError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
+            raise StoreError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
         keys = tensors["keys"].tobytes()
         return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
 
@@ -182,13 +183,13 @@ def load_logits(
     """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order.
 
     Raises:
-        ValueError: naming the task and the first row that the Run has not predicted.
+        StoreError: naming the task and the first row that the Run has not predicted.
     """
     known = store.read_predictions(run_id, task, split)
     for row, key in enumerate(keys):
         if key not in known:
             text = " / ".join(column[row] for column in texts)
-            raise ValueError(
+            raise StoreError(
                 f"Run {run_id} has no prediction of task {task!r}, {split} row {row} ({text[:80]!r}); "
                 "it predicted other rows, texts or labels"
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.job_config import Config
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.run_spec import to_json
@@ -36,7 +37,7 @@ def read(config: Config, fingerprints: Mapping[str, str], encoder: str) -> dict[
     """Return task -> chosen layer-wise decay, for the tasks that have one.
 
     Raises:
-        ValueError: for a file that is none of ours.
+        StoreError: for a file that is none of ours.
     """
     if not config.optimization.chosen:
         return {}
@@ -67,11 +68,11 @@ def _load(path: Path) -> dict[str, Any]:
         if not path.is_file():
             return {}
     except OSError as error:
-        raise OSError(f"paths.store: cannot read {path} ({error.strerror}); give another folder") from error
+        raise StoreError(f"paths.store: cannot read {path} ({error.strerror}); give another folder") from error
     try:
         kept = json.loads(path.read_text())
         if not all(isinstance(one["layerwise_decay"], float) for one in kept.values()):
-            raise ValueError("a layerwise_decay is no number")
+            raise StoreError("a layerwise_decay is no number")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a file of choices ({error}); delete it, and choose again") from error
+        raise StoreError(f"{path} is not a file of choices ({error}); delete it, and choose again") from error
     return dict(kept)

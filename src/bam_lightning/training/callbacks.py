@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.signals import SignalListener, Stopped, ignore_signals
 from bam_lightning.store.atomic_io import atomic_write, check_zip
 from bam_lightning.training import distributed
@@ -98,7 +99,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint in a Run's folder, if it has one; tidy up what a killed process left half-written.
 
     Raises:
-        ValueError: if it is damaged, or another Run's.
+        StoreError: if it is damaged, or another Run's.
     """
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)  # each process looks
@@ -110,9 +111,9 @@ def last_checkpoint(folder: Path) -> Path | None:
         kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # be it of a GPU that is not here
         run = kept["callbacks"]["Checkpoints"]["run"]
     except (RuntimeError, UnpicklingError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no checkpoint of ours ({str(error).splitlines()[0][:200]}); {remedy}") from error
+        raise StoreError(f"{path} is no checkpoint of ours ({str(error).splitlines()[0][:200]}); {remedy}") from error
     if run != folder.name:
-        raise ValueError(f"{path} is a checkpoint of Run {run!r}; {remedy}")
+        raise StoreError(f"{path} is a checkpoint of Run {run!r}; {remedy}")
     return path
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from bam_lightning.config.exceptions import TrainingError
+
 V = TypeVar("V")
 BUCKET = 1 << 23  # numbers that are sent at a time: 32 MiB of gradients
 Losses = list[tuple[str, Tensor, int]]  # task, loss summed over its examples, their number
@@ -129,13 +131,13 @@ def same_start(module: nn.Module, step: int) -> None:
     """Give all processes the first one's weights.
 
     Raises:
-        RuntimeError: unless all of them stand at the same optimizer step.
+        TrainingError: unless all of them stand at the same optimizer step.
     """
     if processes() == 1:
         return
     steps = gather(step)
     if len(set(steps)) > 1:
-        raise RuntimeError(
+        raise TrainingError(
             f"the processes would go on at different optimizer steps: {', '.join(map(str, steps))}; all of them must "
             "see the same files, so paths.store must lie on a file system that all nodes share"
         )

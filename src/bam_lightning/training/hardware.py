@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.config.trainer_config import Precision, TrainerConfig
 from bam_lightning.models.attention import ampere
 from bam_lightning.training import distributed, place
@@ -51,26 +52,28 @@ def on_gpu(settings: TrainerConfig) -> bool:
     """Return whether training runs on CUDA.
 
     Raises:
-        ValueError: if a GPU is asked for and there is none.
+        TrainingError: if a GPU is asked for and there is none.
     """
     there = torch.cuda.is_available()
     if settings.accelerator == "gpu" and not there:
-        raise ValueError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
+        raise TrainingError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
     return there and settings.accelerator != "cpu"
 
 
 def check_devices(settings: TrainerConfig) -> None:
-    """Raise ``ValueError`` unless there is a device for every process of this machine, fit for what is asked of it."""
+    """Raise ``TrainingError`` unless every process of this machine has a device that can do what is asked of it."""
     if not on_gpu(settings):
         if settings.compile:
-            raise ValueError(
+            raise TrainingError(
                 "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are written out already; "
                 "leave it out"
             )
         return
     there = torch.cuda.device_count()
     if settings.devices > there > 1 or (settings.devices > there and place.here().processes == 1):
-        raise ValueError(f"trainer.devices is {settings.devices}, but torch sees {there} CUDA devices on this machine")
+        raise TrainingError(
+            f"trainer.devices is {settings.devices}, but torch sees {there} CUDA devices on this machine"
+        )
 
 
 def device(settings: TrainerConfig) -> tuple[str, int | list[int]]:

@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from bam_lightning.config.exceptions import TrainingError
+
 
 class Record:
     """Example losses summed per task since the last row, examples seen per task, and the rows so far."""
@@ -36,7 +38,7 @@ class Record:
         """Write a row if one is due at this step: ``values``, mean losses per example, examples seen.
 
         Raises:
-            RuntimeError: if a loss or the gradient is no longer a number, naming step, tasks and learning rate; on a
+            TrainingError: if a loss or the gradient is no longer a number, naming step, tasks and learning rate; on a
                 CPU at the step itself, elsewhere when a row is due or a checkpoint is to be written.
         """
         step, norm = trainer.global_step, values["gradient_norm"]
@@ -64,11 +66,11 @@ class Record:
             self.check()
 
     def check(self) -> None:
-        """Raise ``RuntimeError`` if a loss or a gradient so far is no number."""
+        """Raise ``TrainingError`` if a loss or a gradient so far is no number."""
         lost = [task for task, mean in self._means().items() if not math.isfinite(mean)]
         at = int(self._lost) if self._lost is not None else 0
         if at or lost:
-            raise RuntimeError(
+            raise TrainingError(
                 f"the loss is no longer a number: task {', '.join(lost) or 'none, but the gradient'}, optimizer step "
                 f"{at or self._step}, learning rate {self._rate:.3g}; "
                 "try a lower optimization.learning_rate, or trainer.precision=float32"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.config.trainer_config import TrainerConfig
 
 FIRST = "BAM_LIGHTNING_FIRST"  # in the environment of a process that the job started: the first one's process id
@@ -81,15 +82,15 @@ def _port(environ: Mapping[str, str]) -> int:
 
 
 def check(settings: TrainerConfig, place: Place) -> None:
-    """Raise ``ValueError`` unless the processes are as many as asked for, or can be started."""
+    """Raise ``TrainingError`` unless the processes are as many as asked for, or can be started."""
     wanted = settings.devices * settings.nodes
     if place.external and wanted != place.processes:
-        raise ValueError(
+        raise TrainingError(
             f"{place.launcher} has started {place.processes} processes, but trainer.devices={settings.devices} on "
             f"trainer.nodes={settings.nodes} are {wanted}; give the processes of a node and the number of nodes"
         )
     if settings.nodes > 1 and not place.external:
-        raise ValueError(
+        raise TrainingError(
             f"trainer.nodes is {settings.nodes}, but nothing has started a process on the other nodes; "
             "call the command by srun or torchrun, or leave trainer.nodes out"
         )

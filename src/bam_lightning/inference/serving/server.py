@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bam_lightning.config.exceptions import ConfigError, ServingError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_at_least, check_range, require_extra
 from bam_lightning.inference.serving.requests import Limits
@@ -65,7 +66,7 @@ def job(options: ServeOptions) -> None:
     """Load the model and serve it until the process is asked to stop.
 
     Raises:
-        RuntimeError: if the server's packages are not installed.
+        ConfigError: if the server's packages are not installed.
         OSError: if the address cannot be listened on.
         ValueError: if there is no such model, or it is damaged.
     """
@@ -79,14 +80,14 @@ def job(options: ServeOptions) -> None:
     with listen(options.host, options.port) as listener, Worker(loading) as worker:
         run(worker, listener, options)
         if worker.gone:
-            raise RuntimeError("the model's process ended by itself, out of memory perhaps; the server has stopped")
+            raise ServingError("the model's process ended by itself, out of memory perhaps; the server has stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket bound to an address.
 
     Raises:
-        OSError: naming the address that is taken or is none of this machine's.
+        ConfigError: naming the address that is taken or is none of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -98,7 +99,7 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise OSError(
+        raise ConfigError(
             f"cannot listen on {host} port {port} ({error.strerror}); choose others with host= and port="
         ) from error
     return listener

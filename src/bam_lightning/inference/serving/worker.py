@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+from bam_lightning.config.exceptions import ServingError
 from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.serving.batcher import answer
 from bam_lightning.inference.serving.requests import PredictRequest
@@ -59,7 +60,7 @@ class Worker:
             raise
         except EOFError:
             self._process.join()
-            raise RuntimeError(
+            raise ServingError(
                 f"the model's process ended while loading (exit code {self._process.exitcode})"
             ) from None
         if isinstance(ready, Exception):
@@ -78,7 +79,7 @@ class Worker:
         """Return the answer to each question, see ``batcher.answer``; of one thread.
 
         Raises:
-            RuntimeError: what went wrong there, or that the process is gone.
+            ServingError: what went wrong there, or that the process is gone.
         """
         try:
             self._line.send(list(questions))
@@ -87,7 +88,7 @@ class Worker:
             if not self.gone:
                 self.gone = True
                 os.kill(os.getpid(), signal.SIGTERM)
-            raise RuntimeError("the model's process is gone") from error
+            raise ServingError("the model's process is gone") from error
         if isinstance(found, Exception):
             raise found
         answers: list[str] = found

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_at_least, check_positive, suggest
 
 KEY = "hydra.launcher"
@@ -82,15 +83,15 @@ def checked(options: Mapping[str, Any]) -> Options:
     """Return the options of Hydra's launcher node.
 
     Raises:
-        ValueError: naming the option, for one that is not known or not of its type.
+        ConfigError: naming the option, for one that is not known or not of its type.
     """
     names = [entry.name for entry in fields(Options)]
     for name in options:
         if name not in names:
-            raise ValueError(f"no option '{KEY}.{name}'{suggest(name, names)}")
+            raise ConfigError(f"no option '{KEY}.{name}'{suggest(name, names)}")
     try:
         found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), dict(options)))
     except OmegaConfBaseException as error:
-        raise ValueError(f"{KEY}.{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{KEY}.{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(found, Options)
     return found

@@ -12,6 +12,8 @@ import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from bam_lightning.config.exceptions import TrainingError
+
 ANSWER_SECONDS = 60  # a busy controller takes its time
 TRIES, PAUSE_SECONDS = 5, 2.0  # of a requeue, which must not be lost
 
@@ -49,10 +51,10 @@ def rank() -> int:
 
 
 def check_commands() -> None:
-    """Raise ``RuntimeError`` where SLURM's commands are missing."""
+    """Raise ``TrainingError`` where SLURM's commands are missing."""
     missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if missing:
-        raise RuntimeError(
+        raise TrainingError(
             f"hydra/launcher=slurm needs {', '.join(missing)} on the PATH; call it where you call sbatch, or use "
             "hydra/launcher=joblib on this machine"
         )
@@ -100,7 +102,7 @@ def requeue(job: str) -> None:
     """Have SLURM start a job again.
 
     Raises:
-        RuntimeError: if SLURM refuses, with what it said.
+        TrainingError: if SLURM refuses, with what it said.
     """
     said = "scontrol does not answer"
     for attempt in range(TRIES):
@@ -110,7 +112,7 @@ def requeue(job: str) -> None:
         if done is not None and not done.returncode:
             return
         said = done.stderr.strip() if done is not None else said
-    raise RuntimeError(f"SLURM does not start job {job} again: {said}; the same command goes on from its checkpoint")
+    raise TrainingError(f"SLURM does not start job {job} again: {said}; the same command goes on from its checkpoint")
 
 
 def _call(words: Sequence[str]) -> subprocess.CompletedProcess[str] | None:

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bam_lightning.config.compose import to_config
+from bam_lightning.config.exceptions import StoreError, TrainingError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.validation import require_extra
 from bam_lightning.recipes import job_results
@@ -94,7 +95,7 @@ def launch(
     """Run the jobs, whose numbers begin at ``first``, on SLURM; how each one ended is in its outcome.
 
     Raises:
-        ValueError: for a bad option.
+        ConfigError: for a bad option.
         RuntimeError: if submitit or SLURM is missing, or SLURM refuses the jobs.
     """
     require_extra("hydra/launcher=slurm", ["submitit"], "slurm")
@@ -133,7 +134,7 @@ def _find(asked: Sequence[Ask]) -> None:
     tickets = {one.path: ticket for one in asked if (ticket := _read(one.path)) is not None}
     queue = scheduler.queued({ticket.name for ticket in tickets.values()})
     if queue is None:
-        raise RuntimeError("squeue does not answer, so jobs of an earlier call cannot be found; try again")
+        raise TrainingError("squeue does not answer, so jobs of an earlier call cannot be found; try again")
     facts: dict[str, DataSummary] = {}
     for one in asked:
         ticket = tickets.get(one.path)
@@ -155,7 +156,7 @@ def _read(path: Path) -> Ticket | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the record of a submitted job ({error}); delete it") from error
+        raise StoreError(f"{path} is not the record of a submitted job ({error}); delete it") from error
 
 
 def _finished(one: Ask, facts: dict[str, DataSummary]) -> bool:
@@ -175,7 +176,7 @@ def submit(asked: Sequence[Ask], settings: Options, task: Task) -> None:
     """Submit the jobs that have neither ticket nor outcome, as one array.
 
     Raises:
-        RuntimeError: with sbatch's words, if it refuses.
+        TrainingError: with sbatch's words, if it refuses.
     """
     import submitit
 
@@ -193,7 +194,7 @@ def submit(asked: Sequence[Ask], settings: Options, task: Task) -> None:
     except Exception as error:
         for one in new:
             one.path.unlink()
-        raise RuntimeError(f"sbatch refused the jobs: {' '.join(str(error).split())}; see hydra.launcher") from error
+        raise TrainingError(f"sbatch refused the jobs: {' '.join(str(error).split())}; see hydra.launcher") from error
     for one, job in zip(new, submitted, strict=True):
         assert one.ticket is not None
         one.keep(replace(one.ticket, job=job.job_id))
