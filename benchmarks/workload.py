@@ -17,6 +17,7 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import load_examples
 from bam_lightning.data.sampling import SizeProportionalSampler, Stream
+from bam_lightning.data.task import task_from_config
 from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models.encoder import Encoder, from_path, from_sizes, load_tokenizer
 
@@ -84,7 +85,7 @@ def _real(config: Config, data: str, encoder: str, cache: Path) -> dict[str, Exa
             task.train_split = "train_subset"
         if name == "qqp" and not (Path(data) / name / "validation.parquet").exists():
             task.dev_split = "validation_subset"
-        rows = load_examples(name, task, config.data).train
+        rows = load_examples(name, task_from_config(name, task, config.data), config.data.seed).train
         found[name] = Examples(encode(rows, tokenizer, config.data.max_length, cache), rows.labels)
     return found
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
     from bam_lightning.config.exceptions import BamError, ConfigError, DataError, StoreError, TrainingError
     from bam_lightning.data.sampling import ReplicationSampler, SizeProportionalSampler
+    from bam_lightning.data.task import Task
     from bam_lightning.inference.predictor import Prediction, Predictor, load
     from bam_lightning.models.heads import (
         BinaryHeads,
@@ -43,6 +44,7 @@ __all__ = [
     "ReplicationSampler",
     "SizeProportionalSampler",
     "StoreError",
+    "Task",
     "TrainingError",
     "load",
     "make_config",
@@ -53,6 +55,7 @@ _MODULES = {
     "config.compose": {"make_config": "compose"},
     "config.exceptions": ["BamError", "ConfigError", "DataError", "StoreError", "TrainingError"],
     "data.sampling": ["ReplicationSampler", "SizeProportionalSampler"],
+    "data.task": ["Task"],
     "inference.predictor": ["Prediction", "Predictor", "load"],
     "models.heads": [
         "BinaryHeads",

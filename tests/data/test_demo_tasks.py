@@ -92,8 +92,8 @@ def test_tasks_are_written_in_the_words_of_the_corpus():
 
 DIGEST = """
 import hashlib, json
-from bam_lightning.data.demo_tasks import KINDS, corpus, generate
-everything = [[generate(kind, 50, 20, seed=2) for kind in KINDS], corpus(50, seed=2)]
+from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_sentences, generate_splits
+everything = [[generate_splits(kind, 50, 20, seed=2) for kind in DEMO_TASKS], generate_sentences(50, seed=2)]
 print(hashlib.sha256(json.dumps(everything).encode()).hexdigest())
 """
 

@@ -10,7 +10,9 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
-from bam_lightning.data.examples import load_examples, load_split, load_unlabelled
+from bam_lightning.data import examples
+from bam_lightning.data.examples import load_unlabelled
+from bam_lightning.data.task import task_from_config
 from conftest import sentences
 
 NAMES = HeadConfig(label_names=["no", "yes"])
@@ -30,8 +32,20 @@ def write(folder, columns, split="train"):
     return folder
 
 
-def load(folder, columns, limit=None, **fields):
-    return load_split("mine", task(write(folder, columns), **fields), DataConfig(), "train", limit)
+def described(config, data=None):
+    return task_from_config("mine", config, data or DataConfig())
+
+
+def load_split(config, part="train"):
+    return examples.load_split("mine", described(config), part)
+
+
+def load_examples(config, data=None):
+    return examples.load_examples("mine", described(config, data))
+
+
+def load(folder, columns, **fields):
+    return load_split(task(write(folder, columns), **fields))
 
 
 UNLABELLED = (
@@ -94,10 +108,10 @@ BAD = {
         {"head": RANGE},
         ", row 1: label -inf is not a number from 0 to 5 (label_range)",
     ),
-    "text for a score": (
-        {**GOOD, "label": ["1", "2", "3"]},
+    "text that is no number for a score": (
+        {**GOOD, "label": ["1", "high", "3"]},
         {"head": RANGE},
-        ", row 0: label '1' is not a number from 0 to 5 (label_range)",
+        ", row 1: label 'high' is not a number from 0 to 5 (label_range)",
     ),
     "unlabelled test split": ({**GOOD, "label": [-1, -1, -1]}, {}, UNLABELLED),
     "unlabelled test split of scores": ({**GOOD, "label": [-1.0, -1.0, -1.0]}, {"head": RANGE}, UNLABELLED),
@@ -140,7 +154,7 @@ def test_labels_may_be_ids_or_names(tmp_path, labels):
 def test_class_names_true_and_false_may_stand_in_a_csv(tmp_path):
     (tmp_path / "train.csv").write_text("a,label\none,false\ntwo,true\n")
     fields = task(tmp_path, text_columns=["a"], id_column=None, head=HeadConfig(label_names=["false", "true"]))
-    assert load_split("mine", fields, DataConfig(), "train", None).labels.tolist() == [0, 1]
+    assert load_split(fields).labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("labels", [["1", "2", "2"], [1, 2, 2]])
@@ -154,17 +168,22 @@ def test_scores_keep_their_values_and_the_ends_of_the_range(tmp_path):
     assert (labels.tolist(), labels.dtype) == ([0.0, 2.5, 5.0], np.float32)
 
 
+def test_scores_may_be_text_that_is_a_number(tmp_path):
+    labels = load(tmp_path, {**GOOD, "label": ["1", "2.5", "5.0"]}, head=RANGE).labels
+    assert (labels.tolist(), labels.dtype) == ([1.0, 2.5, 5.0], np.float32)
+
+
 def test_empty_text_is_read_where_it_is_allowed(tmp_path):
     assert load(tmp_path, {**GOOD, "a": ["one", "", "z"]}, allow_empty_text=True).texts[0] == ["one", "", "z"]
 
 
 def test_limit_keeps_the_first_rows_and_does_not_look_at_others(tmp_path):
-    assert load(tmp_path, {**GOOD, "a": ["one", "two", ""]}, limit=2).texts == (["one", "two"], ["x", "y"])
+    assert load(tmp_path, {**GOOD, "a": ["one", "two", ""]}, train_rows=2).texts == (["one", "two"], ["x", "y"])
 
 
 @pytest.mark.parametrize("columns", [{**GOOD, "label": [-1, -1, -1]}, {name: GOOD[name] for name in ("a", "b", "idx")}])
 def test_texts_of_a_test_split_are_read_without_labels(tmp_path, columns):
-    rows = load_unlabelled("mine", task(write(tmp_path, columns, "test")), DataConfig(), "test")
+    rows = load_unlabelled("mine", described(task(write(tmp_path, columns, "test"))), "test")
     assert rows.texts == (GOOD["a"], GOOD["b"])
     assert rows.labels.tolist() == [-1, -1, -1]
     assert rows.keys == load(tmp_path, GOOD).keys  # those of the same texts with labels
@@ -179,7 +198,7 @@ def columns():
 def whole(folder, columns, data=None, **fields):
     """Load train and dev rows of a task whose dev rows never change."""
     write(write(folder, columns), GOOD, "validation")
-    return load_examples("mine", task(folder, **fields), data or DataConfig())
+    return load_examples(task(folder, **fields), data)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -204,7 +223,7 @@ def test_order_of_rows_that_differ_by_their_label_alone_changes_nothing(tmp_path
         turned = [rows[place] for place in order]
         columns = dict(zip(("a", "b", "label"), map(list, zip(*turned, strict=True)), strict=True))
         write(write(tmp_path, {**columns, "idx": list(range(len(rows)))}), {**GOOD, "label": ["no"] * 3}, "validation")
-        found.append(load_examples("mine", task(tmp_path, **fields), DataConfig()).train)
+        found.append(load_examples(task(tmp_path, **fields)).train)
     assert found[0].labels.tolist() == found[1].labels.tolist()
     assert found[0].fingerprint == found[1].fingerprint
     assert len({str(label) for label in found[0].labels.tolist()}) == len(labels)
@@ -256,12 +275,12 @@ def test_symmetric_pairs_are_doubled_in_train_only_with_keys_of_their_own(tmp_pa
 
 def test_generated_task_names_the_splits_it_has():
     fields = task("generated", subset="small_entailment", text_columns=["text_a", "text_b"], train_rows=3, dev_rows=2)
-    assert len(load_split("mine", fields, DataConfig(), "validation", None).keys) == 2
+    assert len(load_split(fields, "dev").keys) == 2
     with pytest.raises(ValueError, match=r"'test'.*train.*validation"):
-        load_split("mine", fields, DataConfig(), "test", None)
+        load_unlabelled("mine", described(fields), "test")
 
 
 def test_generated_task_names_its_kinds():
     fields = task("generated", subset="sentimental", train_rows=1, dev_rows=1)
     with pytest.raises(ValueError, match=r"^suite\.tasks\.mine\.subset names 'sentimental'; choices: acceptability, "):
-        load_split("mine", fields, DataConfig(), "train", None)
+        load_split(fields)

@@ -12,7 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
-from bam_lightning.data.examples import load_examples, load_split, load_unlabelled
+from bam_lightning.data import examples
+from bam_lightning.data.examples import load_unlabelled
+from bam_lightning.data.task import task_from_config
 
 TOPICS = HeadConfig(label_names=["art", "sport", "law"])
 SETS = [["law", "art"], [], ["sport"]]
@@ -39,8 +41,13 @@ def write(folder, name, labels, column="topics"):
     return folder
 
 
+def load_examples(config, data=None):
+    return examples.load_examples("mine", task_from_config("mine", config, data or DataConfig()))
+
+
 def load(folder, name, labels, **fields):
-    return load_split("mine", task(write(folder, name, labels), **fields), DataConfig(), "train", None)
+    described = task_from_config("mine", task(write(folder, name, labels), **fields), DataConfig())
+    return examples.load_split("mine", described, "train")
 
 
 @pytest.mark.parametrize("labels", [SETS, [[2, 0], [], [1]], [["2", "0"], [], ["1"]]])
@@ -158,13 +165,13 @@ def test_names_of_a_files_own_lists_in_another_order_are_refused(tmp_path, featu
 
 def test_rows_keep_their_sets_when_they_are_put_in_order_or_doubled(tmp_path):
     write(write(tmp_path, "train.csv", AS_TEXT), "validation.csv", AS_TEXT)
-    rows = load_examples("mine", task(tmp_path), DataConfig())
+    rows = load_examples(task(tmp_path))
     assert dict(zip(rows.train.texts[0], rows.train.labels.tolist(), strict=True)) == dict(
         zip(["one", "two", "three"], ROWS, strict=True)
     )
     assert rows.dev.labels.tolist() == ROWS
     pairs = task(tmp_path, text_columns=["a", "topics"], symmetric=True, allow_empty_text=True)
-    both = load_examples("mine", pairs, DataConfig(double_symmetric=True)).train
+    both = load_examples(pairs, DataConfig(double_symmetric=True)).train
     assert both.labels.shape == (6, 3)
     of_pair = dict(zip(zip(*both.texts, strict=True), both.labels.tolist(), strict=True))
     assert of_pair["one", "law|art"] == of_pair["law|art", "one"] == ROWS[0]
@@ -176,7 +183,7 @@ def test_rows_of_one_text_are_put_in_the_order_of_their_sets(tmp_path):
     found = []
     for order in (train, train[::-1]):
         (tmp_path / "train.csv").write_text("a,topics\n" + "\n".join(line.replace("|", ",") for line in order))
-        found.append(load_examples("mine", task(dev), DataConfig()))
+        found.append(load_examples(task(dev)))
     assert found[0].train.labels.tolist() == found[1].train.labels.tolist()
     assert found[0].fingerprint == found[1].fingerprint
 
@@ -190,7 +197,9 @@ def test_one_label_more_changes_the_fingerprint_but_no_key(tmp_path):
 
 def test_a_test_split_needs_no_labels(tmp_path):
     (tmp_path / "test.csv").write_text("a\none\ntwo\n")
-    assert load_unlabelled("mine", task(tmp_path), DataConfig(), "test").texts == (["one", "two"],)
+    assert load_unlabelled("mine", task_from_config("mine", task(tmp_path), DataConfig()), "test").texts == (
+        ["one", "two"],
+    )
 
 
 def test_grades_are_read_as_classes_are(tmp_path):

@@ -13,7 +13,8 @@ from pyarrow import parquet
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.hub import encoder_fingerprint
-from bam_lightning.data.readers import local_path, read_split, read_texts
+from bam_lightning.data.readers import local_path, read_texts
+from bam_lightning.data.task import task_from_config
 
 ROWS = {"text": ["one", "two"], "label": [0, 1]}
 
@@ -21,6 +22,11 @@ ROWS = {"text": ["one", "two"], "label": [0, 1]}
 def task(path="nyu-mll/glue", **fields) -> TaskConfig:
     fields = {"subset": "rte", "text_columns": ["text"], "head": HeadConfig(label_names=["no", "yes"]), **fields}
     return TaskConfig(path=str(path), **fields)
+
+
+def read_split(name, config, data, split):
+    described = task_from_config(name, config, data)
+    return described.source.read(name, described, split)
 
 
 @pytest.fixture
@@ -111,9 +117,9 @@ def test_path_that_is_one_file_does_not_stand_for_every_split(folder):
 
 
 def test_task_without_subset_lies_under_its_own_name():
-    assert str(local_path("mine", task(subset=None), DataConfig(root="/d"))) == "/d/mine"
-    assert str(local_path("mine", task(subset="rte"), DataConfig(root="/d"))) == "/d/rte"
-    assert local_path("mine", task(), DataConfig()) is None
+    assert str(local_path("mine", "nyu-mll/glue", None, "/d")) == "/d/mine"
+    assert str(local_path("mine", "nyu-mll/glue", "rte", "/d")) == "/d/rte"
+    assert local_path("mine", "nyu-mll/glue", "rte", None) is None
 
 
 def test_missing_folder_is_named(folder):
@@ -170,12 +176,13 @@ def test_broken_jsonl_is_named(folder):
 ASK_THE_HUB = """
 import time
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.data.readers import read_split
+from bam_lightning.data.task import task_from_config
 head = HeadConfig(label_names=["a", "b"])
 task = TaskConfig(path="nyu-mll/glue", subset="rte", text_columns=["sentence1"], head=head)
 start = time.monotonic()
 try:
-    read_split("rte", task, DataConfig(), "train")
+    described = task_from_config("rte", task, DataConfig())
+    described.source.read("rte", described, "train")
 except Exception as error:
     print(type(error).__name__, round(time.monotonic() - start, 1), error, sep="|")
 """

@@ -13,7 +13,7 @@ from scipy import special
 
 import bam_lightning as bam
 from bam_lightning.config.compose import compose
-from bam_lightning.data.readers import read_split
+from bam_lightning.data.task import task_from_config
 from bam_lightning.metrics import scores as metrics
 
 PAIRS = [("the cat sleeps", "a cat rests"), ("a dog runs", "the man eats"), ("the woman was good " * 9, "it")]
@@ -27,7 +27,8 @@ def load(trained):
 
 def dev_rows(config, task):
     settings = config.suite.tasks[task]
-    table = read_split(task, settings, config.data, settings.dev_split)[0].to_pydict()
+    described = task_from_config(task, settings, config.data)
+    table = described.source.read(task, described, settings.dev_split)[0].to_pydict()
     return list(zip(*(table[column] for column in settings.text_columns), strict=True)), table["label"]
 
 

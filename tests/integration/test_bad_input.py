@@ -26,6 +26,7 @@ from bam_lightning.cli import COMMANDS as CLI
 from bam_lightning.config.compose import compose, conf_dir, console
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
 from bam_lightning.data.examples import load_examples
+from bam_lightning.data.task import task_from_config
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data
 
@@ -92,10 +93,10 @@ def test_a_data_file_that_cannot_be_learned_from_is_refused(name, tmp_path, caps
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
     bad_files.write(tmp_path / file, content)
     settings = {"text_columns": ["a", "b"], "head": HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])}
-    task = TaskConfig(path=str(tmp_path), **{**settings, **fields})
-    assert said(lambda: load_examples("mine", task, DataConfig()) and None, capsys) == expected.format(
-        tmp=tmp_path
-    ).replace("LONG", "a" * 300)
+    task = task_from_config("mine", TaskConfig(path=str(tmp_path), **{**settings, **fields}), DataConfig())
+    assert said(lambda: load_examples("mine", task) and None, capsys) == expected.format(tmp=tmp_path).replace(
+        "LONG", "a" * 300
+    )
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pyarrow import csv, parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
 from bam_lightning.data.examples import load_examples
+from bam_lightning.data.task import task_from_config
 from conftest import sentences
 from fuzzing import FIRST, TRIES, outcome
 
@@ -119,6 +120,6 @@ def test_an_edited_data_file_is_read_or_refused(tmp_path):
         path.write_bytes(content)
         ids = {} if seed % 3 else {"id_column": "idx"}
         task = TaskConfig(str(tmp_path), text_columns=["a", "b"], dev_split="train", **TASKS[kind], **ids)
-        ran += outcome(lambda task=task: load_examples("mine", task, DataConfig()), seed)
+        ran += outcome(lambda task=task: load_examples("mine", task_from_config("mine", task, DataConfig())), seed)
         path.unlink()
     assert 0.1 * TRIES < ran < 0.9 * TRIES

@@ -51,27 +51,35 @@ def test_the_real_job_for_a_few_steps(tmp_path):
 @needs_glue
 def test_every_whole_set_of_glue_passes_the_checks():
     from bam_lightning.data.examples import load_examples, load_unlabelled
+    from bam_lightning.data.task import task_from_config
 
     sizes = {"rte": (2490, 277), "mrpc": (3668, 408), "cola": (8551, 1043), "stsb": (5749, 1500), "wnli": (635, 71)}
     config = compose(["scale=small", "suite=glue_with_wnli", f"data.root={GLUE}"])
     for name, (train, dev) in sizes.items():
-        rows = load_examples(name, config.suite.tasks[name], config.data)
+        rows = load_examples(name, task_from_config(name, config.suite.tasks[name], config.data))
         assert (len(rows.train.labels), len(rows.dev.labels)) == (train, dev)
-    assert len(load_unlabelled("ax", config.suite.tasks["ax"], config.data, "test").keys) == 1104
+    assert (
+        len(load_unlabelled("ax", task_from_config("ax", config.suite.tasks["ax"], config.data), "test").keys) == 1104
+    )
 
 
 @needs_glue
 def test_a_test_split_scored_by_mistake_is_refused():
     from bam_lightning.data.examples import load_examples
+    from bam_lightning.data.task import task_from_config
 
     config = compose(["scale=small", f"data.root={GLUE}", "suite.tasks.rte.dev_split=test"])
     with pytest.raises(ValueError, match="all labels are -1, so this is an unlabelled test split"):
-        load_examples("rte", config.suite.tasks["rte"], config.data)
+        load_examples("rte", task_from_config("rte", config.suite.tasks["rte"], config.data))
 
 
 @needs_glue
 def test_a_part_of_a_set_is_one_override_away():
     from bam_lightning.data.examples import load_examples
+    from bam_lightning.data.task import task_from_config
 
     config = compose(["scale=small", f"data.root={GLUE}", "suite.tasks.mnli.train_split=train_subset.parquet"])
-    assert len(load_examples("mnli", config.suite.tasks["mnli"], config.data).train.labels) == 15890
+    assert (
+        len(load_examples("mnli", task_from_config("mnli", config.suite.tasks["mnli"], config.data)).train.labels)
+        == 15890
+    )

@@ -105,11 +105,12 @@ def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
 
 def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
     from bam_lightning.data.examples import load_unlabelled
+    from bam_lightning.data.task import task_from_config
 
     run_id, words = trained
     job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
     config = compose(words)
-    rows = load_unlabelled("rte", config.suite.tasks["rte"], config.data, "test")
+    rows = load_unlabelled("rte", task_from_config("rte", config.suite.tasks["rte"], config.data), "test")
     kept = Store(f"{tmp_path}/store").read_predictions(run_id, "rte", "test")
     names = ["entailment", "not_entailment"]
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
@@ -160,10 +161,14 @@ def test_a_bad_command_line_is_one_message(words, expected):
 def test_real_test_sets_have_the_official_sizes():
     config = compose(["scale=small", f"data.root={os.environ['BAM_GLUE_DIR']}"])
     from bam_lightning.data.examples import load_unlabelled
+    from bam_lightning.data.task import task_from_config
 
     for name in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte", "ax"):
         task = config.suite.tasks[name]
-        assert len(load_unlabelled(name, task, config.data, task.test_split).keys) == glue_submission.FILES[name].rows
+        assert (
+            len(load_unlabelled(name, task_from_config(name, task, config.data), task.test_split).keys)
+            == glue_submission.FILES[name].rows
+        )
     task = config.suite.tasks["mnli_mm"]
     with pytest.raises(FileNotFoundError, match=r"^task 'mnli_mm': no split 'test_mismatched' in "):
-        load_unlabelled("mnli_mm", task, config.data, task.test_split)
+        load_unlabelled("mnli_mm", task_from_config("mnli_mm", task, config.data), task.test_split)

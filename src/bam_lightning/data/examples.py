@@ -1,8 +1,8 @@
 """The rows of a task: texts, gold labels and content keys, checked before anything is trained.
 
-A row's key is a hash of its texts, its task's text columns and label map: never of its position, so a teacher's
-column finds its row whatever the order of the file. Training rows are put in the order of their keys, so that
-permuting a file changes nothing. N rows, C label names."""
+A row's key is a hash of its texts, its task's name and label map: never of its position, so a teacher's column finds
+its row whatever the order of the file. Training rows are sorted by their keys, so that permuting a file changes
+nothing. N rows, C label names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from bam_lightning.config.data_config import DataConfig, TaskConfig
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.validation import wrong_separator
-from bam_lightning.data.labels import UNLABELLED, read_labels
+from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
-from bam_lightning.data.readers import read_split
+from bam_lightning.data.task import Task
+
+DEV_SHARE, DEV_LEAST, DEV_MOST = 0.1, 50, 5_000
+DEV_LARGEST_SHARE = 1 / 3  # of a tiny data set
 
 
 class TaskSplit(NamedTuple):
@@ -36,12 +39,12 @@ class TaskSplit(NamedTuple):
 
     def take(self, order: NDArray[np.int64]) -> TaskSplit:
         """Return the rows at the positions ``order``, in that order."""
-        places = order.tolist()
-        picked = tuple(
-            column.take(order) if isinstance(column, LateTexts) else [column[i] for i in places]
+        positions = order.tolist()
+        texts = tuple(
+            column.take(order) if isinstance(column, LateTexts) else [column[i] for i in positions]
             for column in self.texts
         )
-        return TaskSplit(picked, self.labels[order], [self.keys[i] for i in places])
+        return TaskSplit(texts, self.labels[order], [self.keys[i] for i in positions])
 
     @property
     def fingerprint(self) -> str:
@@ -52,10 +55,31 @@ class TaskSplit(NamedTuple):
 
 
 class TaskExamples(NamedTuple):
-    """The training rows, in the order of their keys, and the dev rows, in the order of the file."""
+    """The checked rows of a task.
+
+    Attributes:
+        train: Training rows, sorted by key.
+        dev: Dev rows, in the order of their source; those of a dev split that was cut from train, sorted by key.
+        test: Test rows in the order of their source, or ``None``. Labels are -1 if the source has none.
+        task: The task with its kind, labels, range and metric filled in.
+        notes: What was inferred, one sentence each.
+    """
 
     train: TaskSplit
     dev: TaskSplit
+    test: TaskSplit | None
+    task: Task
+    notes: list[str]
+
+    @property
+    def label_names(self) -> list[str]:
+        """Label names in the order of their class ids; empty for regression."""
+        return list(self.task.labels or ())
+
+    @property
+    def label_range(self) -> tuple[float, float] | None:
+        """Lowest and highest label of a regression task."""
+        return self.task.range
 
     @property
     def fingerprint(self) -> str:
@@ -66,46 +90,144 @@ class TaskExamples(NamedTuple):
         return hashlib.sha256(f"{self.train.fingerprint}{dev}".encode()).hexdigest()[:16]
 
 
-def load_examples(name: str, task: TaskConfig, data: DataConfig) -> TaskExamples:
-    """Read and check the training and dev rows of one task.
+def load_examples(name: str, task: Task, seed: int = 0, cache_dir: str | Path | None = None) -> TaskExamples:
+    """Read and check the rows of a task, and infer what it leaves open.
+
+    Args:
+        name: Name of the task; part of the content keys.
+        task: What to read.
+        seed: Decides which rows become the dev split if the source has none. Use the seed of the data, never the
+            seed of training: a teacher would otherwise train on the student's dev rows.
+        cache_dir: Folder for checked rows of large files, or ``None``.
 
     Raises:
-        DataError: see ``read_split``.
-        ValueError: naming task, split, row and column, for rows that cannot be learned from.
+        DataError: If a split cannot be found or reached.
+        DataError: If rows cannot be learned from; the message names task, split, row and column.
     """
-    assert task.train_split is not None
-    assert task.dev_split is not None
-    train = load_split(name, task, data, task.train_split, task.train_rows)
-    dev = load_split(name, task, data, task.dev_split, task.dev_rows)
-    if data.double_symmetric and task.symmetric:
+    splits = split_names(name, task)
+    notes: list[str] = []
+    train_table, where = read_table(name, task, _required(splits, name, task, "train"), [task.label])
+    train_table = _first_rows(train_table, task.train_rows)
+    task, said = infer_labels(where, name, task, train_table)
+    notes += [f"task {name!r}: {said}"] * bool(said)
+    train = _make_split(where, name, task, train_table, check_range=True)
+    if splits["dev"] is None:
+        train, dev = cut_dev(where, name, train, task, seed)
+        notes.append(
+            f"task {name!r}: no dev split, so {len(dev.keys):,} of {len(dev.keys) + len(train.keys):,} training rows "
+            f"were set aside as one (chosen by content and data seed {seed})"
+        )
+    else:
+        dev = load_split(name, task, "dev", splits["dev"])
+    if task.symmetric:
         train = doubled(name, task, train)
-    return sort_by_key(train, dev)[1]
+    test = None
+    if splits["test"] is not None and not task.config_key:  # recipes read test rows on demand (``data.test``)
+        test = load_unlabelled(name, task, splits["test"], labels_if_there=True)
+    return TaskExamples(sort_by_key(train)[1], dev, test, task, notes)
 
 
-def sort_by_key(train: TaskSplit, dev: TaskSplit) -> tuple[NDArray[np.int64], TaskExamples]:
-    """Return the order of the training rows by key, then by label, and the rows of a task in it."""
-    halves = np.frombuffer(b"".join(train.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    labels = train.labels.reshape(len(train.labels), -1)
-    order = np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last of them counts first
+def split_names(name: str, task: Task) -> dict[str, str | None]:
+    """Return the names of the ``train``, ``dev`` and ``test`` split; ``None`` for one that does not exist."""
+    parts = ("train", "dev", "test")
+    try:
+        existing = [] if all(part in task.split for part in parts) else task.source.split_names()
+    except DataError as error:
+        raise type(error)(f"task {name!r}: {error}") from error
+    return {part: task.split_name(part, existing) for part in parts}
+
+
+def _required(splits: dict[str, str | None], name: str, task: Task, part: str) -> str:
+    split = splits[part]
+    if split is None:
+        raise DataError(
+            f"task {name!r}: no {part} split; splits there: {', '.join(task.source.split_names()) or 'none'}; "
+            f"name one with {task.option('split')}={{'{part}': ...}}"
+        )
+    return split
+
+
+def _first_rows(table: pa.Table, limit: int | None) -> pa.Table:
+    return table if limit is None else table.slice(0, limit)
+
+
+def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
+    """Return the order of the rows by key, then by label, and the rows in that order."""
+    halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    labels = rows.labels.reshape(len(rows.labels), -1)
+    order = np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
-    return order, TaskExamples(train.take(order), dev)
+    return order, rows.take(order)
 
 
-def load_split(name: str, task: TaskConfig, data: DataConfig, split: str, limit: int | None) -> TaskSplit:
-    """Read and check one labelled split; ``limit`` keeps its first rows."""
-    table, where = _table(name, task, data, split, [task.label_column])
-    if limit is not None:
-        table = table.slice(0, limit)
-    texts = _all_texts(where, name, task, table)
-    return TaskSplit(texts, read_labels(where, name, task, table), row_keys(name, task, texts))
+def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tuple[TaskSplit, TaskSplit]:
+    """Split training rows into training and dev rows, by content and seed.
 
+    A tenth of the rows, at least 50 and at most 5,000, becomes the dev split, but never more than a third. Each class
+    gives its share. Rows of equal texts stay together, so that no dev text is trained on.
 
-def load_unlabelled(name: str, task: TaskConfig, data: DataConfig, split: str, in_order: bool = False) -> TaskSplit:
-    """Read and check a split without looking at labels, which a test split does not have; all are -1.
-
-    ``in_order`` refuses rows that are not sorted by their ids: a submission counts them.
+    Raises:
+        DataError: If there are fewer than 4 different rows.
     """
-    table, where = _table(name, task, data, split, [])
+    groups: dict[bytes, list[int]] = {}
+    for row, key in enumerate(rows.keys):
+        groups.setdefault(key, []).append(row)
+    if len(groups) < 4:
+        raise DataError(
+            f"{where}: {len(groups)} different rows are too few to set some aside as dev rows; give a dev split"
+        )
+    total = len(rows.keys)
+    wanted = min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total))
+    strata: dict[int, list[bytes]] = {}
+    by_class = task.kind in ("classification", "ordinal")
+    for key, members in groups.items():
+        strata.setdefault(int(min(rows.labels[row] for row in members)) if by_class else 0, []).append(key)
+    salt = f"dev {seed}".encode()
+    dev: list[int] = []
+    for keys in strata.values():
+        share = round(wanted * sum(len(groups[key]) for key in keys) / total)
+        ordered = sorted(keys, key=lambda key: hashlib.blake2b(key, digest_size=16, salt=salt[:16]).digest())
+        taken: list[int] = []
+        for key in ordered[:-1]:  # each class keeps at least one training row
+            if len(taken) >= share:
+                break
+            taken += groups[key]
+        dev += taken
+    chosen = np.zeros(total, dtype=bool)
+    chosen[dev] = True
+    train, held_out = rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
+    return train, sort_by_key(held_out)[1]
+
+
+def load_split(name: str, task: Task, part: str, split: str | None = None) -> TaskSplit:
+    """Read and check a labelled split.
+
+    Args:
+        name: Name of the task.
+        task: The task; its kind and labels must be known.
+        part: ``train``, ``dev`` or ``test``.
+        split: Name of the split in the source, if known.
+    """
+    split = split or _required(split_names(name, task), name, task, part)
+    table, where = read_table(name, task, split, [task.label])
+    limit = {"train": task.train_rows, "dev": task.dev_rows}.get(part)
+    # a range that was inferred from the training rows need not hold for others
+    return _make_split(where, name, task, _first_rows(table, limit), check_range=not task.range_inferred)
+
+
+def load_unlabelled(
+    name: str, task: Task, split: str, in_order: bool = False, labels_if_there: bool = False
+) -> TaskSplit:
+    """Read and check a test split. Its labels are -1, which also means: not looked at.
+
+    Args:
+        name: Name of the task.
+        task: The task.
+        split: Name of the split in the source.
+        in_order: Refuse rows that are not sorted by their ids: a submission counts them.
+        labels_if_there: Read the labels of a split that has them.
+    """
+    table, where = read_table(name, task, split, [])
     if in_order and task.id_column:
         ids = table.column(task.id_column).to_pylist()
         for row, (one, following) in enumerate(pairwise(ids)):
@@ -114,37 +236,50 @@ def load_unlabelled(name: str, task: TaskConfig, data: DataConfig, split: str, i
                     f"{where}: id {following} follows {one} in row {row + 1}, so the rows are not in their official "
                     "order, which a submission needs; sort the file by its ids"
                 )
+    if labels_if_there and has_labels(task, table):
+        return _make_split(where, name, task, table, check_range=not task.range_inferred)
     texts = _all_texts(where, name, task, table)
-    return TaskSplit(texts, np.full(len(texts[0]), UNLABELLED), row_keys(name, task, texts))
+    return TaskSplit(texts, np.full(len(texts[0]), UNLABELLED), task_keys(name, task, texts))
 
 
-def _table(name: str, task: TaskConfig, data: DataConfig, split: str, more: list[str]) -> tuple[pa.Table, str]:
+def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
+    texts = _all_texts(where, name, task, table)
+    return TaskSplit(texts, read_labels(where, name, task, table, check_range), task_keys(name, task, texts))
+
+
+def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.Table, str]:
     """Return a split that has rows, unique ids, the text columns and ``more``; and where it comes from."""
-    if task.path == "generated":
-        table, where = _generated(name, task, data, split), f"the generated suite ({split})"
-    else:
-        table, where = read_split(name, task, data, split)
+    table, where = task.source.read(name, task, split)
     where = f"task {name!r}, {where}"
     if table.num_rows == 0:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     there = table.column_names
-    for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
+    for column in [*task.text, *more, *([task.id_column] if task.id_column else [])]:
         if column not in there:
+            options = (
+                f"text_columns, label_column or id_column (null: none) under {task.config_key}"
+                if task.config_key
+                else "text=, label= or id_column="
+            )
             raise DataError(
                 f"{where}: no column {column!r}; columns there: {', '.join(there)}"
-                f"{wrong_separator(there, where.rpartition('.')[2])}; "
-                f"set text_columns, label_column or id_column (null: none) under suite.tasks.{name}"
+                f"{wrong_separator(there, where.rpartition('.')[2])}; set {options}"
             )
         if there.count(column) > 1:
             raise DataError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
     if task.id_column:
-        _check_ids(where, name, table.column(task.id_column))
+        _check_ids(where, task, table.column(task.id_column))
     return table, where
 
 
-def row_keys(name: str, task: TaskConfig, texts: tuple[Sequence[str], ...]) -> list[bytes]:
+def task_keys(name: str, task: Task, texts: tuple[Sequence[str], ...]) -> list[bytes]:
+    """Return the content keys of a task's rows."""
+    return row_keys(name, task.labels or (), task.range or (), texts)
+
+
+def row_keys(name: str, labels: Sequence[str], span: Sequence[float], texts: tuple[Sequence[str], ...]) -> list[bytes]:
     """Return the content key of each row: 16 bytes over task, label map and texts."""
-    prefix = json.dumps([name, task.head.label_names, [float(x) for x in task.head.label_range]]).encode()
+    prefix = json.dumps([name, list(labels), [float(end) for end in span]]).encode()
     base = hashlib.blake2b(prefix, digest_size=16)
     keys = []
     for row in zip(*texts, strict=True):
@@ -156,55 +291,43 @@ def row_keys(name: str, task: TaskConfig, texts: tuple[Sequence[str], ...]) -> l
 
 def hash_texts(texts: Sequence[str]) -> list[bytes]:
     """Return the content key of each text that belongs to no task."""
-    return row_keys("", TaskConfig(), (texts,))
+    return row_keys("", (), (), (texts,))
 
 
-def doubled(name: str, task: TaskConfig, rows: TaskSplit) -> TaskSplit:
+def doubled(name: str, task: Task, rows: TaskSplit) -> TaskSplit:
     """Return the rows followed by their pairs in the other order (reference code: MRPC and STS-B)."""
     swapped = (rows.texts[1], rows.texts[0])
     both = tuple([*one, *two] for one, two in zip(rows.texts, swapped, strict=True))
     labels = np.concatenate([rows.labels, rows.labels])
-    return TaskSplit(both, labels, rows.keys + row_keys(name, task, swapped))
+    return TaskSplit(both, labels, rows.keys + task_keys(name, task, swapped))
 
 
-def _generated(name: str, task: TaskConfig, data: DataConfig, split: str) -> pa.Table:
-    from bam_lightning.config.validation import check_choice
-    from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
-
-    check_choice(f"suite.tasks.{name}.subset", task.subset or "", DEMO_TASKS)
-    if task.train_rows is None or task.dev_rows is None:
-        raise DataError(f"suite.tasks.{name} is generated, so it needs train_rows and dev_rows")
-    splits = generate_splits(task.subset or "", task.train_rows, task.dev_rows, data.seed)
-    if split not in splits:
-        raise DataError(f"suite.tasks.{name} is generated and has no split {split!r}; splits: {', '.join(splits)}")
-    return pa.table(splits[split])
-
-
-def _check_ids(where: str, name: str, column: pa.ChunkedArray) -> None:
+def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:
     if pa.types.is_nested(column.type):
         raise DataError(
             f"{where}: the id column holds {column.type}; ids are numbers or texts; set "
-            f"suite.tasks.{name}.id_column to another column, or to null"
+            f"{task.option('id_column')} to another column, or to {'null' if task.config_key else 'None'}"
         )
     counts = column.value_counts()
     for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
         rows = [i for i, value in enumerate(column.to_pylist()) if value == entry["values"]]
         raise DataError(
             f"{where}: id {entry['values']} stands in rows {rows[0]} and {rows[1]}; ids must be "
-            f"unique; mend the file, or set suite.tasks.{name}.id_column=null"
+            f"unique; mend the file, or set {task.setting('id_column', None)}"
         )
 
 
-def _all_texts(where: str, name: str, task: TaskConfig, table: pa.Table) -> tuple[list[str], ...]:
-    return tuple(_texts(where, name, task, column, table.column(column)) for column in task.text_columns)
+def _all_texts(where: str, name: str, task: Task, table: pa.Table) -> tuple[list[str], ...]:
+    return tuple(_texts(where, task, column, table.column(column)) for column in task.text)
 
 
-def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.ChunkedArray) -> list[str]:
+def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray) -> list[str]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if (kind != column.type and pa.types.is_string(kind)) or pa.types.is_string_view(kind):
         column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DataError(f"{where}: column {title!r} holds {column.type}, not text; check text_columns")
+        check = task.option("text").rpartition(".")[2]
+        raise DataError(f"{where}: column {title!r} holds {column.type}, not text; check {check}")
     texts: list[str] = column.to_pylist()
     for row, text in enumerate(texts):
         if text is None:
@@ -212,6 +335,6 @@ def _texts(where: str, name: str, task: TaskConfig, title: str, column: pa.Chunk
         if not text.strip() and not task.allow_empty_text:
             raise DataError(
                 f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "
-                f"with suite.tasks.{name}.allow_empty_text=true"
+                f"with {task.setting('allow_empty_text', True)}"
             )
     return texts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -11,26 +13,145 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.exceptions import DataError
+from bam_lightning.data.task import Task
 
 UNLABELLED = -1
+MOST_CLASSES = 1_000  # inferred ones; more of them are scores, ids or texts
+SHOWN_NAMES = 8
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
 
 
-def read_labels(where: str, name: str, task: TaskConfig, table: pa.Table) -> NDArray[np.generic]:
+def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Task, str]:
+    """Fill in what a task leaves open of its kind, label names and range, from its training split.
+
+    Strings, ``ClassLabel`` features, integers and booleans are classes, floats are regression, lists are multi-label.
+    Text, as every column of CSV is, counts as integers or floats if all of it reads as such. Label names are
+    in the order of the features, else by number, else sorted.
+
+    Args:
+        where: What error messages begin with.
+        name: Name of the task.
+        task: The task.
+        table: Its training split.
+
+    Returns:
+        The task, and a sentence that says what was inferred; empty if nothing was.
+
+    Raises:
+        DataError: If no kind or order fits; the message names the option that decides.
+    """
+    if task.kind is not None and (task.labels is not None or task.range is not None):
+        return task.resolve(task.kind, task.labels, task.range), ""
+    column = table.column(task.label)
+    stored = _stored_names(task, table.schema)
+    values = [value for value in column.to_pylist() if value is not None and value == value and value != ""]
+    if not values:
+        raise DataError(f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}")
+    kind = task.kind or _infer_kind(task, column.type, values, stored)
+    if kind == "regression":
+        return _infer_range(where, task, values) if task.range is None else (
+            task.resolve(kind, None, task.range),
+            "regression (inferred from the range)",
+        )  # fmt: skip
+    if task.labels is not None:
+        return task.resolve(kind, task.labels, None), f"{kind} (inferred)"
+    names = stored or _infer_names(where, task, kind, column.type, values)
+    if len(names) < 2:
+        raise DataError(
+            f"{where}: all labels are {names[0]!r}; a {kind} task needs at least 2; give all names with "
+            f"{task.option('labels')}"
+        )
+    shown = ", ".join(names[:SHOWN_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN_NAMES else "")
+    return task.resolve(kind, names, None), f"{kind} with labels {shown} (inferred from column {task.label!r})"
+
+
+def _infer_kind(task: Task, kind: pa.DataType, values: list[Any], stored: list[str] | None) -> str:
+    if task.range is not None:
+        return "regression"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return "multi_label"
+    if stored or task.labels is not None:
+        return "classification"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "regression"
+    if _is_text(kind) and all(map(_DECIMAL.match, values)) and not all(map(_INTEGER.match, values)):
+        return "regression"
+    return "classification"
+
+
+def _infer_range(where: str, task: Task, values: list[Any]) -> tuple[Task, str]:
+    numbers = [number for value in values if (number := _number(value)) is not None and math.isfinite(number)]
+    if len(numbers) < len(values):
+        wrong = next(value for value in values if _number(value) is None or not math.isfinite(float(value)))
+        raise DataError(f"{where}: label {wrong!r} is not a number, as a regression task needs")
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        option = task.option("range")
+        raise DataError(f"{where}: all labels are {low:g}; give the range with {option}=[lowest, highest]")
+    said = f"regression in the range {low:g} to {high:g} of the training rows (inferred from column {task.label!r})"
+    return task.resolve("regression", None, (low, high)), said
+
+
+def _infer_names(where: str, task: Task, kind: str, stored_as: pa.DataType, values: list[Any]) -> list[str]:
+    if kind == "multi_label":
+        if _is_text(stored_as):
+            values = [part.strip() for value in values for part in value.split(task.label_separator) if part.strip()]
+        else:
+            values = [part for value in values for part in value]
+    names = {str(value) for value in values}
+    if len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{where}: column {task.label!r} has {len(names):,} different labels in {len(values):,} rows; choose "
+            f"another column with {task.option('label')}, or a number to predict with kind='regression'"
+        )
+    if all(_INTEGER.match(name) for name in names):
+        return sorted(names, key=int)
+    if kind == "ordinal":
+        raise DataError(
+            f"{where}: the order of {', '.join(sorted(names)[:SHOWN_NAMES])} is not known; give all names from "
+            f"lowest to highest with {task.option('labels')}"
+        )
+    return sorted(names)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def has_labels(task: Task, table: pa.Table) -> bool:
+    """Return whether a test split has labels: the column exists and is not -1 or empty in every row."""
+    if table.column_names.count(task.label) != 1:
+        return False
+    values = table.column(task.label).to_pylist()
+    return not all(value is None or value in (UNLABELLED, str(UNLABELLED), "") for value in values)
+
+
+def read_labels(where: str, name: str, task: Task, table: pa.Table, check_range: bool = True) -> NDArray[np.generic]:
     """Return int64 class ids or float32 scores ``[N]``; of a multi-label task int64 0 and 1 ``[N, C]``.
 
     Args:
-        where: what error messages begin with: the task and the file.
-        name: the task's name in the suite.
-        task: its label column, and its names or range.
-        table: the split.
+        where: What error messages begin with: the task and the file.
+        name: Name of the task.
+        task: The task, with its kind and its names or range.
+        table: The split.
+        check_range: Refuse scores outside the range.
 
     Raises:
-        DataError: naming the row and its label, if it is missing or none of those the task knows.
+        DataError: If a label is missing or unknown to the task; the message names row and label.
     """
-    _check_names(where, name, task, table.schema)
-    column = table.column(task.label_column)
+    _check_names(where, task, table.schema)
+    column = table.column(task.label)
     if task.multi_label:
         return _sets(where, name, task, column)
     values = column.to_pylist()
@@ -38,36 +159,43 @@ def read_labels(where: str, name: str, task: TaskConfig, table: pa.Table) -> NDA
         if value is None or value != value or value == "":
             raise DataError(f"{where}, row {row}: the label is missing; fill it or remove the row")
     if all(value == UNLABELLED for value in values):
+        under = f"under {task.config_key}" if task.config_key else "with split="
         raise DataError(
             f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
-            f"trained on nor scored; choose another split under suite.tasks.{name}"
+            f"trained on nor scored; choose another split {under}"
         )
     if task.regression:
-        return _scores(where, task, values)
-    return np.asarray([number for _, _, number in _numbered(where, name, task, enumerate(values))], dtype=np.int64)
+        return _scores(where, task, values, check_range)
+    return np.asarray([number for _, _, number in _numbered(where, task, enumerate(values))], dtype=np.int64)
 
 
-def _check_names(where: str, name: str, task: TaskConfig, schema: pa.Schema) -> None:
-    """Refuse a file whose own class names (Hugging Face keeps them in Parquet) are in another order than ours."""
+def _stored_names(task: Task, schema: pa.Schema) -> list[str] | None:
+    """Return the class names that Hugging Face's ``datasets`` keeps in the metadata of a schema."""
     try:
-        kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        feature = kept["info"]["features"][task.label_column]
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        feature = features[task.label]
         feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of lists: their items'
-        own = feature.get("names")
+        names = feature.get("names")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return  # another tool's note, or a damaged one; the labels themselves are checked
-    if isinstance(own, list) and own and task.head.label_names and list(own) != list(task.head.label_names):
+        return None  # another tool's metadata, or damaged; the labels themselves are checked
+    return [str(one) for one in names] if isinstance(names, list) and names else None
+
+
+def _check_names(where: str, task: Task, schema: pa.Schema) -> None:
+    """Refuse a file whose own class names are in another order than the task's."""
+    stored = _stored_names(task, schema)
+    if stored and task.labels and stored != list(task.labels):
         raise DataError(
-            f"{where}: the file's class names are {own}, but suite.tasks.{name}.head.label_names is "
-            f"{task.head.label_names}; the order gives the class ids, so they must agree"
+            f"{where}: the file's class names are {stored}, but {task.option('labels')} is "
+            f"{list(task.labels)}; the order gives the class ids, so they must agree"
         )
 
 
 def _numbered(
-    where: str, name: str, task: TaskConfig, labels: Iterable[tuple[int, Any]], more: str = ""
+    where: str, task: Task, labels: Iterable[tuple[int, Any]], more: str = ""
 ) -> Iterator[tuple[int, Any, int]]:
     """Yield (row, label, class id) for each (row, label); ``more`` ends the message about an unknown label."""
-    names = task.head.label_names
+    names = task.labels or ()
     ids = {label: number for number, label in enumerate(names)}
     if not any(str(number) in ids for number in range(len(names))):  # names that are numbers are names first
         ids |= {str(number): number for number in range(len(names))}
@@ -77,29 +205,30 @@ def _numbered(
         if word not in ids:
             raise DataError(
                 f"{where}, row {row}: label {label!r} is neither one of {', '.join(names)} nor a class "
-                f"id from 0 to {len(names) - 1}; check suite.tasks.{name}.head.label_names"
+                f"id from 0 to {len(names) - 1}; check {task.option('labels')}"
                 f"{hint}{more}"
             )
         yield row, label, ids[word]
 
 
-def _scores(where: str, task: TaskConfig, values: list) -> NDArray[np.generic]:
-    low, high = task.head.label_range
-    for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not low <= value <= high:
-            raise DataError(
-                f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} (label_range)"
-            )
-    return np.asarray(values, dtype=np.float32)
+def _scores(where: str, task: Task, values: list, check_range: bool) -> NDArray[np.generic]:
+    assert task.range is not None
+    low, high = task.range
+    numbers = [_number(value) for value in values]
+    for row, (value, number) in enumerate(zip(values, numbers, strict=True)):
+        if number is None or not math.isfinite(number) or (check_range and not low <= number <= high):
+            option = task.option("range").rpartition(".")[2]
+            raise DataError(f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} ({option})")
+    return np.asarray(numbers, dtype=np.float32)
 
 
-def _sets(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> NDArray[np.int64]:
-    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    rows = _split(where, name, task, column) if text else _lists(where, name, task, column)
-    more = f", and suite.tasks.{name}.label_separator, now {task.label_separator!r}" if text else ""
+def _sets(where: str, name: str, task: Task, column: pa.ChunkedArray) -> NDArray[np.int64]:
+    text = _is_text(column.type)
+    rows = _split(where, task, column) if text else _lists(where, name, task, column)
+    more = f", and {task.option('label_separator')}, now {task.label_separator!r}" if text else ""
     pairs = ((row, label) for row, labels in enumerate(rows) for label in labels)
-    found = np.zeros((len(rows), len(task.head.label_names)), dtype=np.int64)
-    for row, label, number in _numbered(where, name, task, pairs, more):
+    found = np.zeros((len(rows), len(task.labels or ())), dtype=np.int64)
+    for row, label, number in _numbered(where, task, pairs, more):
         if found[row, number]:
             raise DataError(
                 f"{where}, row {row}: label {label!r} stands there twice; a row holds the names or ids of its labels, "
@@ -107,17 +236,17 @@ def _sets(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> N
             )
         found[row, number] = 1
     if not found.any():
+        other = f"or label_column under {task.config_key}" if task.config_key else "with split=, or column with label="
         raise DataError(
-            f"{where}: no row has a label, so it can be neither trained on nor scored; choose another split or "
-            f"label_column under suite.tasks.{name}"
+            f"{where}: no row has a label, so it can be neither trained on nor scored; choose another split {other}"
         )
     return found
 
 
-def _lists(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> list[list]:
+def _lists(where: str, name: str, task: Task, column: pa.ChunkedArray) -> list[list]:
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         raise DataError(
-            f"{where}: column {task.label_column!r} holds {column.type}, but a row of {name!r} may have any number of "
+            f"{where}: column {task.label!r} holds {column.type}, but a row of {name!r} may have any number of "
             "labels; give lists of names or ids, or text with the label_separator between them"
         )
     rows: list[list] = column.to_pylist()
@@ -129,14 +258,15 @@ def _lists(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> 
     return rows
 
 
-def _split(where: str, name: str, task: TaskConfig, column: pa.ChunkedArray) -> list[list[str]]:
+def _split(where: str, task: Task, column: pa.ChunkedArray) -> list[list[str]]:
     """Return the labels of each text; those of an empty one are none."""
     separator = task.label_separator
-    for label in task.head.label_names:
+    for label in task.labels or ():
         if separator in label:
+            names = task.option("labels").removeprefix(f"{task.config_key}.")
             raise DataError(
-                f"{where}: column {task.label_column!r} is text, but label {label!r} of head.label_names holds its "
-                f"separator {separator!r}; use another in the file and as suite.tasks.{name}.label_separator"
+                f"{where}: column {task.label!r} is text, but label {label!r} of {names} holds its "
+                f"separator {separator!r}; use another in the file and as {task.option('label_separator')}"
             )
     texts: list[str] = column.to_pylist()
     for row, text in enumerate(texts):

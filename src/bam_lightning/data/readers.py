@@ -2,66 +2,291 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from bam_lightning.config.data_config import DataConfig, TaskConfig
 from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
-from bam_lightning.config.validation import expand_path
+from bam_lightning.config.validation import check_choice, expand_path
+
+if TYPE_CHECKING:
+    from bam_lightning.data.task import Task
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 LONGEST_ROW = 1 << 20  # bytes: the block in which pyarrow parses CSV and JSON lines
 DEEP = 200  # brackets in a row of JSON lines from which on their nesting is looked at
 
 
-def read_split(name: str, task: TaskConfig, data: DataConfig, split: str) -> tuple[pa.Table, str]:
-    """Return the rows of ``split`` and, for error messages, where they came from.
+class Source(Protocol):
+    """Where the splits of a task are read."""
 
-    Local files are read when ``data.root`` is given or ``task.path`` is a file or folder; else the hub is asked.
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
 
-    Raises:
-        DataError: if there is no such file, naming what lies there.
-        OSError: if the hub cannot be reached within five seconds, saying how to use local files.
-        ValueError: if the file cannot be parsed.
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Return the rows of a split of task ``name`` and, for error messages, where they came from."""
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the local files of a split; none if it is not read from files."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Local files.
+
+    Args:
+        files: Split name -> file, a folder with one file per split, or the file of the training split.
+        folder_of_splits: Look for the splits in the folder of ``files`` if that is a single file.
     """
-    local = local_path(name, task, data)
-    if local is None:
-        return _from_hub(name, task, split), f"{task.path} ({task.subset or 'default'}, {split})"
-    path = split_file(name, local, split)
-    try:
-        table = read_file(path, [*task.text_columns, *[task.label_column] * task.multi_label])
-        table.validate(full=True)  # of damaged Parquet: what is no UTF-8 text, lists that lead out of their values
-        _ = table.column_names  # they are decoded only now
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise DataError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {_why(path, error)}") from error
-    return table, str(path)
+
+    files: Mapping[str, Path] | Path
+    folder_of_splits: bool = False
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        if isinstance(self.files, Mapping):
+            return list(self.files)
+        path = self.files.expanduser()
+        if not self.folder_of_splits and not path.is_dir():
+            return ["train"]
+        folder = path.parent if path.is_file() else path
+        if not folder.is_dir():
+            raise DataPathError(f"no folder {folder}")
+        return sorted({path.stem for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()})
+
+    def _path(self, name: str, task: Task, split: str) -> Path:
+        if isinstance(self.files, Mapping):
+            if split not in self.files:
+                raise DataPathError(
+                    f"task {name!r}: no split {split!r}; splits given: {', '.join(self.files)}; "
+                    f"name one with {_split_option(task)}"
+                )
+            path = expand_path(f"task {name!r}: the file of split {split!r}", str(self.files[split]))
+        else:
+            path = expand_path(task.option("path"), str(self.files))
+            if self.folder_of_splits or (_there(path) and path.is_dir()):
+                return split_file(name, task, path, split)
+        if not (_there(path) and path.is_file()):
+            raise DataPathError(f"task {name!r}: no file {path}")
+        return path
+
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Return the rows of a split and their file.
+
+        Raises:
+            DataPathError: If there is no such file; the message lists those that exist.
+            DataError: If the file cannot be parsed.
+        """
+        path = self._path(name, task, split)
+        try:
+            table = read_file(path, [*task.text, *[task.label] * task.multi_label])
+            table.validate(full=True)  # damaged Parquet: invalid UTF-8, list offsets outside their values
+            _ = table.column_names  # names are decoded here
+        except (pa.ArrowException, ValueError, OSError) as error:
+            reason = _why(path, error)
+            raise DataError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {reason}") from error
+        return table, str(path)
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the file of a split, if it exists."""
+        if isinstance(self.files, Mapping):
+            return [self.files[split].expanduser()] if split in self.files else []
+        path = self.files.expanduser()
+        if not self.folder_of_splits and not path.is_dir():
+            return [path]
+        found = _find_split(path.parent if path.is_file() else path, split)
+        return [] if found is None else [found]
 
 
-def local_path(name: str, task: TaskConfig, data: DataConfig) -> Path | None:
+@dataclass(frozen=True)
+class HubSource:
+    """A data set of the Hugging Face hub."""
+
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist.
+
+        Raises:
+            DataError: If the hub cannot be reached within five seconds.
+        """
+        hub_or_offline()
+        from datasets import get_dataset_split_names
+
+        try:
+            return [str(split) for split in get_dataset_split_names(self.path, self.subset, revision=self.revision)]
+        except (OSError, ValueError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise DataError(
+                f"{self.path} ({self.subset or 'default'}) could not be read from the hub: {reason}"
+            ) from error
+
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: If the hub cannot be reached within five seconds; the message says how to use local files.
+        """
+        hub_or_offline()
+        from datasets import load_dataset
+
+        what = f"{self.path} ({self.subset or 'default'}, {split})"
+        try:
+            dataset = load_dataset(self.path, self.subset, split=split, revision=self.revision)
+        except (OSError, ValueError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            what = f"{self.path} ({self.subset or 'default'}, split {split})"
+            remedy = (
+                f"; to use local files give data.root=DIR, holding {self.subset or name}/{split}.parquet "
+                f"(or csv, tsv, jsonl), or {task.option('path')}=DIR"
+                if task.config_key
+                else "; to use local files, make the task with Task.from_file"
+            )
+            raise DataError(
+                f"task {name!r}: {what} could not be read from the hub ({reason}), and {self.path} is no folder here"
+                f"{remedy}"
+            ) from error
+        return _arrow_table(dataset), what
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files: ``datasets`` keeps its own cache."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class TableSource:
+    """Tables in memory; ``what`` names them in error messages."""
+
+    tables: Mapping[str, pa.Table]
+    what: str
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return list(self.tables)
+
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Return the rows of a split."""
+        if split not in self.tables:
+            raise DataError(
+                f"task {name!r}: {self.what} has no split {split!r}; splits: {', '.join(self.tables)}; "
+                f"name one with {_split_option(task)}"
+            )
+        return self.tables[split], f"{self.what} ({split})"
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSource:
+    """Splits of a ``datasets.DatasetDict``."""
+
+    splits: Mapping[str, Any]
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return list(self.splits)
+
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Return the rows of a split."""
+        if split not in self.splits:
+            raise DataError(
+                f"task {name!r}: the data set has no split {split!r}; splits: {', '.join(self.splits)}; "
+                f"name one with {_split_option(task)}"
+            )
+        return _arrow_table(self.splits[split]), f"the data set ({split})"
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+@dataclass(frozen=True)
+class DemoSource:
+    """Generated rows of the demo suite. ``key`` is the prefix of the options that error messages name."""
+
+    kind: str
+    train_rows: int | None
+    dev_rows: int | None
+    seed: int
+    key: str
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return ["train", "validation"]
+
+    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
+        """Generate the rows of a split.
+
+        Raises:
+            DataError: For an unknown kind or split, or if the numbers of rows are not given.
+        """
+        from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
+
+        check_choice(f"{self.key}.subset", self.kind, DEMO_TASKS)
+        if self.train_rows is None or self.dev_rows is None:
+            raise DataError(f"{self.key} is generated, so it needs train_rows and dev_rows")
+        splits = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
+        if split not in splits:
+            raise DataError(f"{self.key} is generated and has no split {split!r}; splits: {', '.join(splits)}")
+        return pa.table(splits[split]), f"the generated suite ({split})"
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+def _split_option(task: Task) -> str:
+    if task.config_key:
+        return f"{task.config_key}.train_split=, .dev_split= or .test_split="
+    return "split={'train': ..., 'dev': ..., 'test': ...}"
+
+
+def _arrow_table(dataset: Any) -> pa.Table:
+    """Return the rows of a ``datasets.Dataset`` in their order, with the features in the schema's metadata."""
+    table = dataset.with_format(None).flatten_indices().data.table if dataset._indices is not None else (
+        dataset.with_format(None).data.table
+    )  # fmt: skip
+    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)
+
+
+def local_path(name: str, path: str, subset: str | None, root: str | None) -> Path | None:
     """Return the folder or file that holds the task, or ``None`` if it comes from the hub."""
-    own = expand_path(f"suite.tasks.{name}.path", task.path)
-    if _there(own) or task.path.startswith((".", "/", "~")) or task.path.count("/") > 1 or own.suffix in ENDINGS:
-        return own  # an id of the hub has one slash at most
-    return expand_path("data.root", data.root) / (task.subset or name) if data.root is not None else None
+    local = expand_path(f"suite.tasks.{name}.path", path)
+    if _there(local) or path.startswith((".", "/", "~")) or path.count("/") > 1 or local.suffix in ENDINGS:
+        return local  # a hub id has at most one slash
+    return expand_path("data.root", root) / (subset or name) if root is not None else None
 
 
-def split_file(name: str, folder: Path, split: str) -> Path:
-    """Return the file of ``split``: that very name, or the name with one of the known endings."""
+def split_file(name: str, task: Task, folder: Path, split: str) -> Path:
+    """Return the file of ``split`` in a folder: that very name, or the name with one of the known endings."""
     if folder.is_file():
         folder = folder.parent
-    for candidate in (folder / split, *(folder / f"{split}{ending}" for ending in ENDINGS)):
-        if candidate.suffix in ENDINGS and _there(candidate) and candidate.is_file():
-            return candidate
+    found = _find_split(folder, split)
+    if found is not None:
+        return found
     if not folder.is_dir():
-        raise DataPathError(f"task {name!r}: no folder {folder}; check data.root and suite.tasks.{name}.subset")
+        check = f"; check data.root and {task.option('subset')}" if task.config_key else ""
+        raise DataPathError(f"task {name!r}: no folder {folder}{check}")
     there = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)
     raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(ENDINGS)}); files there: "
-        f"{', '.join(there) or 'none'}; name one with suite.tasks.{name}.train_split=, .dev_split= or .test_split="
+        f"{', '.join(there) or 'none'}; name one with {_split_option(task)}"
     )
+
+
+def _find_split(folder: Path, split: str) -> Path | None:
+    for candidate in (folder / split, *(folder / f"{split}{ending}" for ending in ENDINGS)):
+        if candidate.suffix in ENDINGS and _there(candidate) and candidate.is_file():
+            return candidate
+    return None
 
 
 def _there(path: Path) -> bool:
@@ -133,22 +358,6 @@ def _check_depth(path: Path) -> None:
                     raise DataError(f"row {row} is nested too deeply; mend it") from error
                 except ValueError:
                     pass  # pyarrow says it better
-
-
-def _from_hub(name: str, task: TaskConfig, split: str) -> pa.Table:
-    hub_or_offline()
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(task.path, task.subset, split=split).with_format(None).data.table
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        what = f"{task.path} ({task.subset or 'default'}, split {split})"
-        raise DataError(
-            f"task {name!r}: {what} could not be read from the hub ({reason}), and {task.path} is no folder here; "
-            f"to use local files give data.root=DIR, holding {task.subset or name}/{split}.parquet "
-            f"(or csv, tsv, jsonl), or suite.tasks.{name}.path=DIR"
-        ) from error
 
 
 def read_texts(files: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from bam_lightning.config.data_config import DataConfig, TaskConfig
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, load_split, sort_by_key
 from bam_lightning.data.lazy_texts import LateTexts
-from bam_lightning.data.readers import local_path, split_file
+from bam_lightning.data.task import Task, task_from_config
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.run_dir import file_hash
 from bam_lightning.store.run_spec import to_json
@@ -35,10 +35,8 @@ class Split(NamedTuple):
     """A file of rows as it was when it was looked at."""
 
     name: str
-    task: TaskConfig
-    data: DataConfig
-    split: str
-    limit: int | None
+    task: Task
+    part: str
     path: Path
     digest: str
 
@@ -49,57 +47,52 @@ def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskExam
     Raises:
         What ``load_task`` does: nothing is kept of rows that cannot be learned from.
     """
-    splits = _splits(name, task, data)
+    described = task_from_config(name, task, data)
+    splits = _splits(name, described)
     if splits is None:
-        return load_examples(name, task, data)
+        return load_examples(name, described, data.seed)
     asked = [FORMAT, name, to_json(asdict(task)), *(split.digest for split in splits)]
     path = cache / f"rows-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]}.safetensors"
     kept = _read(path)
     if kept is not None:
-        return TaskExamples(
-            *(_rows(kept, part, split) for part, split in zip(TaskExamples._fields, splits, strict=True))
-        )
-    train, dev = (load_split(*split[:5]) for split in splits)
-    order, rows = sort_by_key(train, dev)
+        train, dev = (_rows(kept, split) for split in splits)
+        return TaskExamples(train, dev, None, described, [])
+    train, dev = (load_split(*split[:3]) for split in splits)
+    order, train = sort_by_key(train)
+    rows = TaskExamples(train, dev, None, described, [])
     if all(_unchanged(split) for split in splits):  # else what was read may be other rows than what was hashed
         with suppress(OSError):  # a job needs no cache: it may be somebody else's, or full
             _write(path, rows, {"train": order, "dev": np.arange(len(dev.keys))})
     return rows
 
 
-def _splits(name: str, task: TaskConfig, data: DataConfig) -> tuple[Split, Split] | None:
+def _splits(name: str, task: Task) -> tuple[Split, Split] | None:
     """Return a task's training and dev split, or ``None`` where nothing is to be kept of them."""
-    if task.path == "generated" or (data.double_symmetric and task.symmetric):
+    names = task.split["train"], task.split["dev"]
+    if task.symmetric or None in names:
         return None
-    folder = local_path(name, task, data)
-    if folder is None:
-        return None
-    assert task.train_split is not None
-    assert task.dev_split is not None
-    asked = ((task.train_split, task.train_rows), (task.dev_split, task.dev_rows))
-    paths = [split_file(name, folder, split) for split, _ in asked]
+    paths = [path for split in names for path in task.source.paths(str(split))]
     try:
-        if paths[0].stat().st_size < WORTH:
+        if len(paths) < 2 or paths[0].stat().st_size < WORTH:
             return None
         hashes = [file_hash(path) for path in paths]
     except OSError:  # whoever reads the rows says it better
         return None
     train, dev = (
-        Split(name, task, data, split, limit, path, digest)
-        for (split, limit), path, digest in zip(asked, paths, hashes, strict=True)
+        Split(name, task, part, path, digest)
+        for part, path, digest in zip(("train", "dev"), paths, hashes, strict=True)
     )
     return train, dev
 
 
-def _rows(kept: Tensors, part: str, split: Split) -> TaskSplit:
-    joined = kept[f"{part}_keys"].tobytes()
+def _rows(kept: Tensors, split: Split) -> TaskSplit:
+    joined = kept[f"{split.part}_keys"].tobytes()
     keys = [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)]
     reader = Reader(split)
     texts = tuple(
-        LateTexts(partial(reader.column, number), kept[f"{part}_order"])
-        for number in range(len(split.task.text_columns))
+        LateTexts(partial(reader.column, number), kept[f"{split.part}_order"]) for number in range(len(split.task.text))
     )
-    return TaskSplit(texts, kept[f"{part}_labels"], keys)
+    return TaskSplit(texts, kept[f"{split.part}_labels"], keys)
 
 
 class Reader:
@@ -117,7 +110,7 @@ class Reader:
         """
         if self._texts is None:
             with suppress(FileNotFoundError):
-                self._texts = load_split(*self.split[:5]).texts
+                self._texts = load_split(*self.split[:3]).texts
             if self._texts is None or not _unchanged(self.split):
                 raise DataError(f"{self.split.path} has changed since this job began; start the job again")
         return self._texts[number]
@@ -138,7 +131,7 @@ def _write(path: Path, rows: TaskExamples, orders: dict[str, NDArray[Any]]) -> N
     from safetensors.numpy import save_file
 
     tensors: Tensors = {}
-    for part, one in zip(TaskExamples._fields, rows, strict=True):
+    for part, one in (("train", rows.train), ("dev", rows.dev)):
         tensors[f"{part}_keys"] = np.frombuffer(b"".join(one.keys), dtype=np.uint8).copy()
         tensors[f"{part}_labels"] = np.ascontiguousarray(one.labels)
         tensors[f"{part}_order"] = orders[part].astype(np.int32)

@@ -21,6 +21,7 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
+from bam_lightning.data.task import task_from_config
 from bam_lightning.recipes import teachers
 from bam_lightning.recipes.company import led, others
 from bam_lightning.recipes.context import Context
@@ -115,7 +116,7 @@ def test_rows(config: Config) -> dict[str, TaskSplit]:
     if not config.data.test:
         return {}
     return {
-        name: load_unlabelled(name, task, config.data, task.test_split)
+        name: load_unlabelled(name, task_from_config(name, task, config.data), task.test_split)
         for name, task in config.suite.chosen().items()
         if task.test_split is not None and task.path != "generated"
     }

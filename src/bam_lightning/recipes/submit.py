@@ -13,6 +13,7 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import suggest
 from bam_lightning.data.examples import TaskSplit, load_unlabelled
+from bam_lightning.data.task import task_from_config
 from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import TEST, PredictionRequest
@@ -91,7 +92,7 @@ def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tup
         raise Absent(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
     store.check_head(able[0], head, config.suite.tasks[head].head, "run")
     try:
-        rows = load_unlabelled(name, task, config.data, task.test_split, in_order=True)
+        rows = load_unlabelled(name, task_from_config(name, task, config.data), task.test_split, in_order=True)
     except FileNotFoundError as error:
         raise Absent(str(error)) from error
     glue_submission.check_rows(name, len(rows.keys))

@@ -1,0 +1,372 @@
+"""What a set of rows is: where it is read, which columns are text and label, what kind of label it has.
+
+A ``Task`` is a plain description. Nothing is read until ``load_examples`` is called, except by ``from_pandas`` and
+``from_list``, which keep the columns they need in memory. C label names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bam_lightning.config.data_config import CLASSES, SETS, DataConfig, TaskConfig
+from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.config.validation import check_choice, check_range
+from bam_lightning.data.readers import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
+
+KINDS = ("classification", "regression", "ordinal", "multi_label")
+PARTS = ("train", "dev", "test")
+DEFAULT_SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "dev": ("validation", "dev", "valid", "val"),
+    "test": ("test",),
+}
+DEFAULT_METRIC = {
+    "classification": "accuracy",
+    "regression": "spearman",
+    "ordinal": "quadratic_kappa",
+    "multi_label": "micro_f1",
+}
+DEFAULT_HEAD = {
+    "classification": "bam_lightning.ClassificationHead",
+    "regression": "bam_lightning.RegressionHead",
+    "ordinal": "bam_lightning.OrdinalHead",
+    "multi_label": "bam_lightning.MultiLabelHead",
+}
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": tuple(metric.value for metric in CLASSES),
+    "regression": ("spearman",),
+    "ordinal": ("quadratic_kappa", "accuracy", "spearman"),
+    "multi_label": tuple(metric.value for metric in SETS),
+}
+_YAML_NAMES = {
+    "text": "text_columns",
+    "label": "label_column",
+    "labels": "head.label_names",
+    "range": "head.label_range",
+    "dropout": "head.dropout",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A set of labelled texts, or of pairs of texts; made by one of the ``from_`` constructors.
+
+    Args:
+        source: Where the splits are read.
+        text: One or two text columns.
+        label: The label column.
+        labels: Label names in the order of their class ids; for an ordinal task from lowest to highest. ``None``
+            takes them from the training split.
+        kind: ``classification``, ``regression``, ``ordinal`` or ``multi_label``. ``None`` infers it from the labels.
+        range: Lowest and highest label of a regression task. ``None`` takes them from the training split.
+        metric: Headline metric. Default: accuracy, spearman, quadratic_kappa or micro_f1, by kind.
+        id_column: Column of unique row ids, checked for duplicates; not used otherwise.
+        split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none.
+        label_separator: Separates the labels of a multi-label row if the column is text.
+        head: Mapping with ``_target_``, or a function that builds a ``Head``. Default: by kind.
+        dropout: Dropout of the head.
+        allow_empty_text: Accept rows whose text is empty.
+        in_average: Count the task in the average score.
+        symmetric: Also train on each pair in the other order.
+        train_rows: Use only the first rows of the training split.
+        dev_rows: Use only the first rows of the dev split.
+        config_key: Prefix of the options that error messages name, such as ``suite.tasks.rte``; empty for a task
+            made in Python.
+        range_inferred: Whether ``range`` was taken from the training split.
+    """
+
+    source: Source
+    text: tuple[str, ...]
+    label: str = "label"
+    labels: tuple[str, ...] | None = None
+    kind: str | None = None
+    range: tuple[float, float] | None = None
+    metric: Any = None
+    id_column: str | None = None
+    split: Mapping[str, str | None] = field(default_factory=dict)
+    label_separator: str = "|"
+    head: Any = None
+    dropout: float = 0.1
+    allow_empty_text: bool = False
+    in_average: bool = True
+    symmetric: bool = False
+    train_rows: int | None = None
+    dev_rows: int | None = None
+    config_key: str = ""
+    range_inferred: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` unless the options fit together."""
+        if len(self.text) not in (1, 2) or not all(isinstance(column, str) for column in self.text):
+            raise ConfigError(f"{self.option('text')} must name 1 or 2 columns, got {list(self.text)}")
+        if self.kind is not None:
+            check_choice(self.option("kind"), self.kind, KINDS)
+        for part in self.split:
+            check_choice(self.option("split"), part, PARTS)
+        if not self.label_separator:
+            raise ConfigError(f"{self.option('label_separator')} must be at least one character, got ''")
+        if self.symmetric and len(self.text) != 2:
+            raise ConfigError(f"{self.option('symmetric')} needs two text columns, got {list(self.text)}")
+        check_range(self.option("dropout"), self.dropout, 0, 1, open_high=True)
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        names, span = self.labels, self.range
+        if names is not None and span is not None:
+            raise ConfigError(f"give either {self.option('labels')} or {self.option('range')}, not both")
+        if names is not None and (len(names) < 2 or len(set(names)) < len(names) or not all(names)):
+            raise ConfigError(f"{self.option('labels')} must be at least 2 different names, got {list(names)}")
+        if span is not None and not (len(span) == 2 and float("-inf") < span[0] < span[1] < float("inf")):
+            raise ConfigError(f"{self.option('range')} must be [lowest, highest], got {list(span)}")
+        if self.kind == "regression" and names is not None:
+            raise ConfigError(f"a regression task has no label names; leave out {self.option('labels')}")
+        if self.kind not in (None, "regression") and span is not None:
+            raise ConfigError(f"only a regression task has a {self.option('range')}; this one is {self.kind!r}")
+        if self.kind is not None and isinstance(self.metric, str) and not self.config_key:
+            check_choice("metric", self.metric, METRICS[self.kind])
+
+    @classmethod
+    def from_hub(
+        cls,
+        path: str,
+        subset: str | None = None,
+        *,
+        text: str | Sequence[str],
+        revision: str | None = None,
+        **options: Any,
+    ) -> Task:
+        """Describe a data set of the Hugging Face hub.
+
+        Args:
+            path: Id of the data set, such as ``nyu-mll/glue``.
+            subset: Name of its configuration, such as ``rte``.
+            text: One or two text columns.
+            revision: Commit, branch or tag.
+            options: See the class: ``label``, ``labels``, ``kind``, ``range``, ``metric``, ``split`` and so on.
+        """
+        return cls._make(HubSource(path, subset, revision), text, options)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path | Mapping[str, str | Path], *, text: str | Sequence[str], **options: Any
+    ) -> Task:
+        """Describe rows in CSV, TSV, JSON, JSON lines or Parquet files.
+
+        Args:
+            path: The file of training rows, a folder with one file per split, or a mapping of split name to file.
+            text: One or two text columns.
+            options: See the class.
+        """
+        files = {str(split): Path(file) for split, file in path.items()} if isinstance(path, Mapping) else Path(path)
+        return cls._make(FileSource(files), text, options)
+
+    @classmethod
+    def from_pandas(cls, frame: Any, *, text: str | Sequence[str], **options: Any) -> Task:
+        """Describe the rows of a pandas data frame, or of a mapping of split name to data frame.
+
+        Args:
+            frame: The training rows, or a mapping. The index is ignored.
+            text: One or two text columns.
+            options: See the class.
+        """
+        frames = dict(frame) if isinstance(frame, Mapping) else {"train": frame}
+        wanted = _wanted(text, options)
+        tables = {}
+        for split, one in frames.items():
+            kept = one[[column for column in dict.fromkeys(wanted) if column in one.columns]]
+            try:
+                tables[str(split)] = pa.Table.from_pandas(kept, preserve_index=False)
+            except (pa.ArrowException, ValueError, TypeError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"the data frame of split {split!r} has a column of mixed types ({reason}); "
+                    "convert the column to one type first"
+                ) from error
+        return cls._make(TableSource(tables, "the data frame"), text, options)
+
+    @classmethod
+    def from_list(
+        cls,
+        rows: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]],
+        *,
+        text: str | Sequence[str],
+        **options: Any,
+    ) -> Task:
+        """Describe rows that are dictionaries, or a mapping of split name to such rows.
+
+        Args:
+            rows: The training rows, or a mapping.
+            text: One or two text columns.
+            options: See the class.
+        """
+        splits = rows if isinstance(rows, Mapping) else {"train": rows}
+        wanted = _wanted(text, options)
+        tables = {str(split): _table_of_rows(str(split), list(part), wanted) for split, part in splits.items()}
+        return cls._make(TableSource(tables, "the list"), text, options)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, *, text: str | Sequence[str], **options: Any) -> Task:
+        """Describe a ``datasets.Dataset`` (its rows are training rows) or a ``datasets.DatasetDict``.
+
+        Args:
+            dataset: The data set. Streamed ones (``IterableDataset``) are not supported: training needs every row.
+            text: One or two text columns.
+            options: See the class.
+        """
+        splits = {str(split): one for split, one in dataset.items()} if isinstance(dataset, Mapping) else {
+            "train": dataset
+        }  # fmt: skip
+        for split, one in splits.items():
+            if not hasattr(one, "flatten_indices"):
+                kind = type(one).__name__
+                raise ConfigError(
+                    f"split {split!r} must be a datasets.Dataset, got {kind}; load it with streaming=False"
+                )
+        return cls._make(DatasetSource(splits), text, options)
+
+    @classmethod
+    def _make(cls, source: Source, text: str | Sequence[str], options: dict[str, Any]) -> Task:
+        known = [
+            name for name in cls.__dataclass_fields__ if name not in ("source", "text", "config_key", "range_inferred")
+        ]
+        for name in options:
+            check_choice("the options of Task", name, known)
+        options = dict(options)
+        if options.get("labels") is not None:
+            options["labels"] = tuple(str(label) for label in options["labels"])
+        if options.get("range") is not None:
+            options["range"] = tuple(float(end) for end in options["range"])
+        return cls(source, (text,) if isinstance(text, str) else tuple(text), **options)
+
+    def option(self, keyword: str) -> str:
+        """Return how the user spells an option: a keyword of ``Task``, or the YAML key of a configured task."""
+        return f"{self.config_key}.{_YAML_NAMES.get(keyword, keyword)}" if self.config_key else keyword
+
+    def setting(self, keyword: str, value: bool | None) -> str:
+        """Return how the user sets an option to a value.
+
+        >>> Task.from_list([], text="a").setting("id_column", None)
+        'id_column=None'
+        """
+        spelled = {True: "true", False: "false", None: "null"}[value] if self.config_key else str(value)
+        return f"{self.option(keyword)}={spelled}"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have any number of labels."""
+        return self.kind == "multi_label"
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are numbers in a range."""
+        return self.kind == "regression"
+
+    @property
+    def head_config(self) -> Any:
+        """The head's mapping with ``_target_``, label names, range and dropout, or the user's own function.
+
+        Only for a task whose kind and labels are known: the one of ``TaskExamples``.
+        """
+        assert self.kind is not None
+        if callable(self.head):
+            return self.head
+        default = {
+            "_target_": DEFAULT_HEAD[self.kind],
+            "label_names": list(self.labels or ()),
+            "label_range": list(self.range or ()),
+            "dropout": self.dropout,
+        }
+        return {**default, **(self.head or {})}
+
+    def resolve(self, kind: str, labels: Sequence[str] | None, span: tuple[float, float] | None) -> Task:
+        """Return the task with its kind, labels, range and metric filled in."""
+        return replace(
+            self,
+            kind=kind,
+            labels=None if labels is None else tuple(labels),
+            range=span,
+            range_inferred=self.range is None and span is not None,
+            metric=DEFAULT_METRIC[kind] if self.metric is None else self.metric,
+        )
+
+    def split_name(self, part: str, existing: Sequence[str]) -> str | None:
+        """Return the name of the ``train``, ``dev`` or ``test`` split.
+
+        A split that was not named is the first of its usual names that exists; ``None`` if there is none.
+        """
+        if part in self.split:
+            return self.split[part]
+        return next((name for name in DEFAULT_SPLITS[part] if name in existing), None)
+
+
+HeadFactory = Callable[..., Any]
+
+
+def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    columns = [*texts, options.get("label", "label"), options.get("id_column")]
+    return [column for column in columns if column]
+
+
+def _table_of_rows(split: str, rows: list[Mapping[str, Any]], wanted: Sequence[str]) -> pa.Table:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(f"split {split!r}, row {number} must be a dictionary, got {type(row).__name__}")
+    existing = [column for column in dict.fromkeys(wanted) if any(column in row for row in rows)]
+    arrays = {}
+    for column in existing:
+        values = [row.get(column) for row in rows]
+        try:
+            arrays[column] = pa.array([list(value) if isinstance(value, (set, frozenset)) else value
+                                       for value in values])  # fmt: skip
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            kinds = sorted({type(value).__name__ for value in values})
+            raise DataError(
+                f"split {split!r}: column {column!r} holds values of several types ({', '.join(kinds)}); "
+                "convert them to one type first"
+            ) from error
+    return pa.table(arrays)
+
+
+def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
+    """Return the task that a configuration describes.
+
+    Rows come from local files if ``data.root`` is given or ``path`` is a file or folder, from the generator of the
+    demo suite if ``path`` is ``generated``, else from the hub.
+    """
+    folder = None if task.path == "generated" else local_path(name, task.path, task.subset, data.root)
+    source: Source
+    if task.path == "generated":
+        source = DemoSource(task.subset or "", task.train_rows, task.dev_rows, data.seed, f"suite.tasks.{name}")
+    elif folder is not None:
+        source = FileSource(folder, folder_of_splits=True)
+    else:
+        source = HubSource(task.path, task.subset)
+    names = tuple(task.head.label_names)
+    kind = "multi_label" if task.multi_label else "regression" if task.regression else "classification"
+    if task.head._target_ == DEFAULT_HEAD["ordinal"]:
+        kind = "ordinal"
+    return Task(
+        source,
+        tuple(task.text_columns),
+        task.label_column,
+        labels=names or None,
+        kind=kind,
+        range=(float(task.head.label_range[0]), float(task.head.label_range[1])) if task.head.label_range else None,
+        metric=task.metric.value,
+        id_column=task.id_column,
+        split={"train": task.train_split, "dev": task.dev_split, "test": task.test_split},
+        label_separator=task.label_separator,
+        head={key: value for key, value in vars(task.head).items() if value != ""},
+        dropout=task.head.dropout,
+        allow_empty_text=task.allow_empty_text,
+        in_average=task.in_average,
+        symmetric=task.symmetric and data.double_symmetric,
+        train_rows=task.train_rows,
+        dev_rows=task.dev_rows,
+        config_key=f"suite.tasks.{name}",
+    )
