@@ -116,5 +116,5 @@ def build_encoder(work: Work, sizes: dict[str, Any] | None = None) -> Encoder:
     """Return the encoder, in training mode."""
     torch.manual_seed(0)
     if work.encoder and not sizes:
-        return from_path(work.encoder, None, pooler=True)
-    return from_sizes(sizes or SIZES, VOCABULARY, pooler=True).train()
+        return from_path(work.encoder, None, pooling="pooler")
+    return from_sizes(sizes or SIZES, VOCABULARY, pooling="pooler").train()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
     from bam_lightning.config.exceptions import BamError, ConfigError, DataError, StoreError, TrainingError
-    from bam_lightning.data.sampling import ReplicationSampler, SizeProportionalSampler
+    from bam_lightning.data.sampling import ReplicationSampler, Sampler, SizeProportionalSampler
     from bam_lightning.data.task import Task
     from bam_lightning.inference.predictor import Prediction, Predictor, load
     from bam_lightning.models.heads import (
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
         OrdinalHead,
         RegressionHead,
     )
+    from bam_lightning.models.multi_task import MultiTaskModel
     from bam_lightning.recipes.runner import run_recipe
+    from bam_lightning.training.datamodule import MultiTaskDataModule
+    from bam_lightning.training.module import BamModule
+    from bam_lightning.training.optimizer import BertAdam
     from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing
 
 __version__ = "0.2.0"
 __all__ = [
     "BamError",
+    "BamModule",
+    "BertAdam",
     "BinaryHeads",
     "ClassificationHead",
     "ConfigError",
@@ -37,11 +43,14 @@ __all__ = [
     "LabelHead",
     "LinearAnnealing",
     "MultiLabelHead",
+    "MultiTaskDataModule",
+    "MultiTaskModel",
     "OrdinalHead",
     "Prediction",
     "Predictor",
     "RegressionHead",
     "ReplicationSampler",
+    "Sampler",
     "SizeProportionalSampler",
     "StoreError",
     "Task",
@@ -54,7 +63,7 @@ __all__ = [
 _MODULES = {
     "config.compose": {"make_config": "compose"},
     "config.exceptions": ["BamError", "ConfigError", "DataError", "StoreError", "TrainingError"],
-    "data.sampling": ["ReplicationSampler", "SizeProportionalSampler"],
+    "data.sampling": ["ReplicationSampler", "Sampler", "SizeProportionalSampler"],
     "data.task": ["Task"],
     "inference.predictor": ["Prediction", "Predictor", "load"],
     "models.heads": [
@@ -66,7 +75,11 @@ _MODULES = {
         "OrdinalHead",
         "RegressionHead",
     ],
+    "models.multi_task": ["MultiTaskModel"],
     "recipes.runner": ["run_recipe"],
+    "training.datamodule": ["MultiTaskDataModule"],
+    "training.module": ["BamModule"],
+    "training.optimizer": ["BertAdam"],
     "training.schedules": ["ConstantAnnealing", "LinearAnnealing"],
 }
 _SOURCES = {

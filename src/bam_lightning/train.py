@@ -6,12 +6,11 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.compose import conf_dir, console, register, to_config
-from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error
+from bam_lightning.config.hydra_errors import format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
 
@@ -28,13 +27,9 @@ def job(config: Config) -> None:
     run_recipe(config, Path(hydra.runtime.output_dir))
 
 
-def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: False) -> int:
-    """Run ``job`` on the command line's config under Hydra; return the exit status.
-
-    ``attended`` is asked in the process that is to do a job: where it returns true, another process has done it.
-    """
+def run(job: Callable[[Config], Any]) -> int:
+    """Run ``job`` on the command line's config under Hydra; return the exit status."""
     import hydra
-    from hydra._internal.utils import get_args_parser
     from hydra.core.plugins import Plugins
 
     from bam_lightning.recipes.multirun import Failures, guarded
@@ -46,20 +41,8 @@ def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: Fal
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 
     def main() -> int:
-        lead = guarded(lambda tree: job(to_config(tree)), is_user_error, format_error)
-        failed = False
-
-        @wraps(lead)
-        def task(tree: Any) -> Any:
-            nonlocal failed
-            failed = True  # until it returns
-            result = None if attended() else lead(tree)
-            failed = False
-            return result
-
-        overrides = get_args_parser().parse_args().overrides
-        with config_errors(overrides, conf_dir(), unless=lambda: failed):
-            hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        task = guarded(lambda tree: job(to_config(tree)), is_user_error, format_error)
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
         return 1 if Failures.count else 0
 
     try:
@@ -68,28 +51,13 @@ def run(job: Callable[[Config], Any], attended: Callable[[], bool] = lambda: Fal
         os.environ["HYDRA_FULL_ERROR"] = "1" if full else "0"
 
 
-def attended() -> bool:
-    """Take part as one of the processes that srun or torchrun started; return whether it was not as the first."""
-    from bam_lightning.training.place import here
-
-    place = here()
-    if not place.external:
-        return False
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection is pages of C++ frames
-    from bam_lightning.recipes.follow import attend
-
-    return attend(place)
-
-
 def main() -> None:
     """Entry point."""
     # Threads that wait for each other spin, by default so long that small steps take ten times longer on a
     # machine that has other work; a short spin costs nothing on a quiet one
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if attended():
-        return
-    gc.freeze()  # see ``company``
-    status = run(job, attended)
+    gc.freeze()  # the garbage collector need not scan what is imported so far
+    status = run(job)
     gc.freeze()  # else the interpreter looks for garbage in all modules before it ends, which takes a second
     sys.exit(status)
 

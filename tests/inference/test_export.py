@@ -54,7 +54,7 @@ def with_encoder(model, family, **sizes):
     tokenizer = copy.deepcopy(model.tokenizer)
     if family in ("distilbert", "mpnet"):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    encoder = from_sizes(sizes, len(tokenizer), pooler=True)
+    encoder = from_sizes(sizes, len(tokenizer), pooling="pooler")
     heads = {name: copy.deepcopy(model.head(name)) for name in model.tasks}
     return Predictor(model.saved, encoder, heads, tokenizer, "cpu", "32-true")
 
@@ -230,27 +230,27 @@ def test_how_an_export_is_read_gives_the_heads_own_predictions():
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
     names = ["a", "b", "c", "d"]
     one = ClassificationHead(2, names)
-    assert one.outside(names).outputs == tuple(names)
+    assert one.export_spec(names).outputs == tuple(names)
     assert one.predict(logits).tolist() == special.softmax(logits.numpy(), -1).argmax(-1).tolist()
     several = MultiLabelHead(2, names)
-    assert several.outside(names)[:2] == ("multi_label_classification", tuple(names))
+    assert several.export_spec(names)[:2] == ("multi_label_classification", tuple(names))
     assert several.predict(logits).tolist() == (special.expit(logits.numpy()) > 0.5).astype(int).tolist()
     order = OrdinalHead(2, names)
-    assert order.outside(names)[:2] == ("multi_label_classification", ("above a", "above b", "above c"))
+    assert order.export_spec(names)[:2] == ("multi_label_classification", ("above a", "above b", "above c"))
     assert order.predict(logits[:, :3]).tolist() == (special.expit(logits[:, :3].numpy()) > 0.5).sum(-1).tolist()
     for sigmoid, problem in ((True, None), (False, "regression")):
         head = RegressionHead(2, [1.0, 7.0], sigmoid=sigmoid)
-        assert head.outside([])[:3] == (problem, ("score",), "1 + 6 * score")
+        assert head.export_spec([])[:3] == (problem, ("score",), "1 + 6 * score")
         score = special.expit(logits[:, :1].numpy()) if sigmoid else logits[:, :1].numpy()
-        np.testing.assert_allclose(head.predict(logits[:, :1]), (1 + 6 * score)[:, 0], atol=1e-5)
+        np.testing.assert_allclose(head.decode(logits[:, :1]), (1 + 6 * score)[:, 0], atol=1e-5)
 
 
 def test_a_head_of_ones_own_says_what_it_lacks():
     class Mine(ClassificationHead):
-        outside = Head.outside
+        export_spec = Head.export_spec
 
-    with pytest.raises(ValueError, match=r"^Mine has no method outside, so it cannot be exported; give it one$"):
-        Mine(2, ["a", "b"]).outside(["a", "b"])
+    with pytest.raises(ValueError, match=r"^Mine has no method export_spec, so it cannot be exported; give it one$"):
+        Mine(2, ["a", "b"]).export_spec(["a", "b"])
 
 
 @pytest.mark.parametrize("kind", ["hf", "onnx"])

@@ -59,7 +59,7 @@ def _as_on_a_gpu(monkeypatch):
 
 def both(family, backend):
     torch.manual_seed(0)
-    plain = Encoder(body(family), pooler=True).eval()
+    plain = Encoder(body(family), pooling="pooler").eval()
     compiled = copy.deepcopy(plain)
     compiled.compile_layers(backend=backend)
     return plain, compiled
@@ -91,7 +91,7 @@ def test_one_graph_serves_all_layers_and_shapes(family):
 
 @pytest.mark.parametrize("family", PACKED)
 def test_the_stack_is_every_layer_once(family):
-    encoder = Encoder(body(family), pooler=True)
+    encoder = Encoder(body(family), pooling="pooler")
     stack = encoder.stack()
     assert len(stack) == encoder.layers
     inside = {id(one) for layer in stack for one in layer.parameters()}

@@ -17,7 +17,7 @@ from families import FAMILIES, SIZES, body, inputs
 def with_head_of(theirs, linear, folder):
     """Return our encoder and head with the weights of one of transformers' classifiers."""
     theirs.save_pretrained(folder)
-    encoder = from_path(str(folder), None, pooler=True)
+    encoder = from_path(str(folder), None, pooling="pooler")
     head = ClassificationHead(encoder.width, ["a", "b", "c"])
     head.linear.load_state_dict(linear.state_dict())
     return encoder.eval(), head.eval()
@@ -55,7 +55,7 @@ def test_the_attention_of_training_is_transformers_own_where_it_drops_nothing(tm
     """The smallest dropout takes the path of training, yet rounds to no element dropped."""
     theirs = wide(transformers.BertModel(transformers.BertConfig(**SIZES))).eval()
     theirs.save_pretrained(tmp_path)
-    encoder, batch = from_path(str(tmp_path), None, pooler=True), inputs()
+    encoder, batch = from_path(str(tmp_path), None, pooling="pooler"), inputs()
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 1e-9
@@ -64,7 +64,7 @@ def test_the_attention_of_training_is_transformers_own_where_it_drops_nothing(tm
 
 
 def test_without_pooler_the_vector_is_the_first_tokens(tiny_bert):
-    encoder = from_path(str(tiny_bert), None, pooler=False).eval()
+    encoder = from_path(str(tiny_bert), None, pooling="cls").eval()
     theirs = transformers.BertModel.from_pretrained(tiny_bert).eval()
     batch = inputs()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_without_pooler_the_vector_is_the_first_tokens(tiny_bert):
 
 
 def test_padding_does_not_change_a_text(tiny_bert):
-    encoder = from_path(str(tiny_bert), None, pooler=True).eval()
+    encoder = from_path(str(tiny_bert), None, pooling="pooler").eval()
     batch = inputs((9, 4))
     with torch.no_grad():
         alone = encoder({name: values[1:, :4] for name, values in batch.items()})
@@ -81,7 +81,7 @@ def test_padding_does_not_change_a_text(tiny_bert):
 
 
 def test_a_checkpoint_without_pooler_gets_a_new_one_of_berts_spread():
-    encoder = Encoder(body("electra"), pooler=True)
+    encoder = Encoder(body("electra"), pooling="pooler")
     assert encoder.pooler.weight.shape == (32, 32)
     assert float(encoder.pooler.weight.detach().std()) == pytest.approx(0.02, rel=0.15)  # 1024 draws: 2.2 %
     assert encoder.pooler.bias.tolist() == [0] * 32
@@ -91,7 +91,7 @@ def test_weights_are_float32_where_the_file_is_float16(tmp_path):
     transformers.BertModel(transformers.BertConfig(**SIZES)).half().save_pretrained(tmp_path)
     kept = load_file(tmp_path / "model.safetensors")
     assert {value.dtype for value in kept.values()} == {torch.float16}
-    encoder = from_path(str(tmp_path), None, pooler=True)
+    encoder = from_path(str(tmp_path), None, pooling="pooler")
     assert {value.dtype for value in encoder.parameters()} == {torch.float32}
     assert torch.equal(encoder.pooler.weight, kept["pooler.dense.weight"].float())
 
@@ -126,7 +126,7 @@ def test_depth_is_the_first_layer_whose_output_a_parameter_reaches(family):
 
     DeBERTa's relative positions enter in layer 1 and every layer after it, so they count as embeddings.
     """
-    encoder = Encoder(body(family), pooler=True)
+    encoder = Encoder(body(family), pooling="pooler")
     named = {name: value for name, value in encoder.named_parameters() if not name.startswith("pooler.")}
     states = encoder.body(**inputs(), output_hidden_states=True).hidden_states
     assert len(states) == encoder.layers + 1
@@ -144,7 +144,7 @@ def test_depth_is_the_first_layer_whose_output_a_parameter_reaches(family):
 
 
 def test_berts_depths_written_out_by_hand():
-    encoder = Encoder(body("bert"), pooler=True)
+    encoder = Encoder(body("bert"), pooling="pooler")
     after = ["output.dense", "output.LayerNorm"]
     attention = ["self.query", "self.key", "self.value", *after]
     parts = [*(f"attention.{name}" for name in attention), "intermediate.dense", *after]
@@ -172,7 +172,7 @@ def test_berts_depths_written_out_by_hand():
 )
 def test_an_unknown_family_is_refused_by_name(kind, fields, parameter, owner):
     config = transformers.AutoConfig.for_model(kind, **fields)
-    encoder = Encoder(transformers.AutoModel.from_config(config), pooler=True)
+    encoder = Encoder(transformers.AutoModel.from_config(config), pooling="pooler")
     message = (
         f"parameter 'body.{parameter}' of a {owner} has no known depth, so layer-wise learning rates cannot be set; "
         "add its family to bam_lightning.models.encoder, or choose a BERT, RoBERTa, ELECTRA, DistilBERT, MiniLM or "

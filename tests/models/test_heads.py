@@ -18,18 +18,18 @@ def random_distributions(seed, count=6, classes=3):
 
 
 def test_classification_encodes_class_ids_as_one_hot_rows():
-    encoded = ClassificationHead(4, NAMES).encode(torch.tensor([2, 0]))
+    encoded = ClassificationHead(4, NAMES).encode_labels(torch.tensor([2, 0]))
     assert encoded.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert encoded.dtype == torch.float32
 
 
 def test_a_class_that_no_example_has_still_gets_its_column():
-    assert ClassificationHead(4, NAMES).encode(torch.tensor([0, 0])).shape == (2, 3)
+    assert ClassificationHead(4, NAMES).encode_labels(torch.tensor([0, 0])).shape == (2, 3)
 
 
 def test_classification_outputs_are_scipys_softmax():
     logits = torch.randn(5, 3)
-    found = ClassificationHead(4, NAMES).outputs(logits).numpy()
+    found = ClassificationHead(4, NAMES).to_target_space(logits).numpy()
     np.testing.assert_allclose(found, special.softmax(logits.numpy().astype(np.float64), axis=-1), atol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_gradient_of_the_mixed_target_is_that_of_cross_entropy_and_divergence_mi
     teacher, lam = random_distributions(seed), np.random.default_rng(seed).random()
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, 6))
     head = ClassificationHead(4, NAMES)
-    target = lam * head.encode(labels) + (1 - lam) * teacher
+    target = lam * head.encode_labels(labels) + (1 - lam) * teacher
     (ours,) = torch.autograd.grad(head.loss(logits, target).sum(), logits)
     hard = torch.nn.CrossEntropyLoss(reduction="sum")(logits, labels)
     soft = torch.nn.KLDivLoss(reduction="sum")(logits.log_softmax(-1), teacher)
@@ -73,19 +73,19 @@ def test_gradient_of_the_mixed_target_is_that_of_cross_entropy_and_divergence_mi
 
 def test_regression_labels_become_shares_of_their_range_and_come_back():
     head = RegressionHead(4, [1.0, 5.0], sigmoid=False)
-    encoded = head.encode(torch.tensor([1.0, 2.0, 5.0]))
+    encoded = head.encode_labels(torch.tensor([1.0, 2.0, 5.0]))
     assert encoded.tolist() == [[0], [0.25], [1]]
-    assert head.predict(encoded).tolist() == [1, 2, 5]
+    assert head.decode(encoded).tolist() == [1, 2, 5]
 
 
 def test_sts_scores_are_divided_by_five():
-    assert RegressionHead(4, [0.0, 5.0]).encode(torch.tensor([0.0, 2.5, 5.0])).tolist() == [[0], [0.5], [1]]
+    assert RegressionHead(4, [0.0, 5.0]).encode_labels(torch.tensor([0.0, 2.5, 5.0])).tolist() == [[0], [0.5], [1]]
 
 
 def test_sigmoid_outputs_are_scipys_and_predictions_are_in_label_units():
     head, logits = RegressionHead(4, [0.0, 5.0]), torch.tensor([[-1.0], [0.0], [2.0]])
-    np.testing.assert_allclose(head.outputs(logits), special.expit(logits.numpy()), atol=1e-6)
-    np.testing.assert_allclose(head.predict(logits), 5 * special.expit([-1.0, 0.0, 2.0]), atol=1e-6)
+    np.testing.assert_allclose(head.to_target_space(logits), special.expit(logits.numpy()), atol=1e-6)
+    np.testing.assert_allclose(head.decode(logits), 5 * special.expit([-1.0, 0.0, 2.0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("sigmoid", [True, False])
@@ -99,14 +99,14 @@ def test_spearman_of_predictions_is_that_of_the_logits(sigmoid):
 
 def test_spearman_of_gold_is_unchanged_by_encoding():
     gold = torch.from_numpy(np.random.default_rng(0).integers(0, 26, 200) / 5)  # steps of 0.2, many ties
-    encoded = RegressionHead(4, [0.0, 5.0]).encode(gold)[:, 0]
+    encoded = RegressionHead(4, [0.0, 5.0]).encode_labels(gold)[:, 0]
     assert stats.spearmanr(encoded, gold).statistic == pytest.approx(1.0, abs=1e-12)
 
 
 def test_a_linear_output_is_neither_squashed_nor_clipped():
     head, logits = RegressionHead(4, [0.0, 5.0], sigmoid=False), torch.tensor([[-0.5], [1.5]])
-    assert head.outputs(logits).tolist() == [[-0.5], [1.5]]
-    assert head.predict(logits).tolist() == [-2.5, 7.5]
+    assert head.to_target_space(logits).tolist() == [[-0.5], [1.5]]
+    assert head.decode(logits).tolist() == [-2.5, 7.5]
     assert head.loss(logits, torch.tensor([[0.5], [1.0]])).tolist() == [1.0, 0.25]
 
 
@@ -185,9 +185,9 @@ def test_each_label_name_has_its_probability_and_a_score_has_none():
 
 def test_many_labels_are_their_own_targets_and_predicted_one_by_one():
     head, labels = MultiLabelHead(4, NAMES), torch.tensor([[1, 0, 1], [0, 0, 0]])
-    encoded = head.encode(labels)
+    encoded = head.encode_labels(labels)
     assert (encoded.tolist(), encoded.dtype) == ([[1, 0, 1], [0, 0, 0]], torch.float32)
-    predicted = head.predict(torch.tensor([[0.1, -2.0, 3.0], [-1.0, 0.0, -0.1]]))  # 0 is even odds: not more likely
+    predicted = head.decode(torch.tensor([[0.1, -2.0, 3.0], [-1.0, 0.0, -0.1]]))  # 0 is even odds: not more likely
     assert (predicted.tolist(), predicted.dtype) == (labels.tolist(), torch.int64)
     assert head.linear.weight.shape == (3, 4)
 
@@ -199,9 +199,9 @@ def test_probabilities_of_many_labels_are_scipys_sigmoids():
 
 def test_grades_are_the_thresholds_below_them_and_come_back():
     head = OrdinalHead(4, GRADES)
-    encoded = head.encode(torch.tensor([0, 1, 2, 3]))
+    encoded = head.encode_labels(torch.tensor([0, 1, 2, 3]))
     assert (encoded.tolist(), encoded.dtype) == ([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], torch.float32)
-    assert head.predict(encoded - 0.5).tolist() == [0, 1, 2, 3]
+    assert head.decode(encoded - 0.5).tolist() == [0, 1, 2, 3]
     assert head.linear.weight.shape == (3, 4)
 
 
@@ -218,7 +218,7 @@ def test_probabilities_of_grades_are_a_distribution_whose_median_is_predicted(se
     """Whether the outputs fall from threshold to threshold, or rise, or neither."""
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(50, 4)) * 3).float()
     head = OrdinalHead(4, [*GRADES, "perfect"])
-    found, predicted = head.probabilities(logits).double(), head.predict(logits)
+    found, predicted = head.probabilities(logits).double(), head.decode(logits)
     assert found.shape == (50, 5)
     assert found.min() >= 0
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(50).double(), atol=1e-6, rtol=0)
@@ -242,8 +242,10 @@ def test_gradient_of_mixed_sigmoids_is_that_of_cross_entropy_and_divergence_mixe
     teacher, lam = torch.from_numpy(rng.random((6, 3))).float(), float(rng.random())
     labels = torch.from_numpy(rng.integers(0, 4, 6))
     head = OrdinalHead(4, GRADES)
-    (ours,) = torch.autograd.grad(head.loss(logits, lam * head.encode(labels) + (1 - lam) * teacher).sum(), logits)
-    hard = torch.nn.BCEWithLogitsLoss(reduction="sum")(logits, head.encode(labels))
+    (ours,) = torch.autograd.grad(
+        head.loss(logits, lam * head.encode_labels(labels) + (1 - lam) * teacher).sum(), logits
+    )
+    hard = torch.nn.BCEWithLogitsLoss(reduction="sum")(logits, head.encode_labels(labels))
     bernoulli = torch.distributions.Bernoulli
     soft = torch.distributions.kl_divergence(bernoulli(teacher), bernoulli(logits=logits)).sum()
     (theirs,) = torch.autograd.grad((lam * hard + (1 - lam) * soft) / 3, logits)

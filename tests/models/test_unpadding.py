@@ -20,7 +20,7 @@ LENGTHS = (9, 5, 3, 17, 9, 2)
 def encoder_of(family, dtype=torch.float32):
     """Return an encoder whose weights are so large that every part of it matters."""
     torch.manual_seed(0)
-    encoder = Encoder(body(family), pooler=True)
+    encoder = Encoder(body(family), pooling="pooler")
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.normal_(0, 0.2)
@@ -75,7 +75,7 @@ def test_families_without_position_ids_stay_padded(family):
 def test_layers_that_are_not_written_out_are_left_to_transformers(fields):
     config = transformers.BertConfig(**SIZES, **fields)
     torch.manual_seed(0)
-    encoder, batch = Encoder(transformers.BertModel(config), pooler=True).eval(), inputs(LENGTHS)
+    encoder, batch = Encoder(transformers.BertModel(config), pooling="pooler").eval(), inputs(LENGTHS)
     assert bert_layers.supports_fused(transformers.BertModel(transformers.BertConfig(**SIZES)))
     assert encoder.packs is not config.is_decoder
     assert not (encoder.packs and bert_layers.supports_fused(encoder.body))
@@ -89,7 +89,7 @@ def test_dropout_takes_the_share_that_transformers_take():
     for kind in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         fields = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0) | {kind: 0.3}
         torch.manual_seed(0)
-        encoder = Encoder(transformers.BertModel(transformers.BertConfig(**SIZES, **fields)), pooler=False).train()
+        encoder = Encoder(transformers.BertModel(transformers.BertConfig(**SIZES, **fields)), pooling="cls").train()
         for parameter in encoder.parameters():
             torch.nn.init.normal_(parameter, 0, 0.3)
         batch = inputs((6,) * 4000)

@@ -28,7 +28,7 @@ LENGTHS = (9, 5, 3, 17, 9, 2)
 
 def encoder_of(family):
     torch.manual_seed(0)
-    encoder = Encoder(body(family), pooler=True).eval()
+    encoder = Encoder(body(family), pooling="pooler").eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.normal_(0, 0.1)

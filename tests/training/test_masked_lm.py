@@ -166,7 +166,7 @@ def masked_model():
         max_position_embeddings=64,
         layer_norm_eps=1e-5,  # torch's own, which the head has
     )
-    module = MaskedModule(Encoder(BertModel(config), pooler=False), learning_rate=1e-3, seed=0, log_every=1).eval()
+    module = MaskedModule(Encoder(BertModel(config), pooling="cls"), learning_rate=1e-3, seed=0, log_every=1).eval()
     other = BertForMaskedLM(config).eval()
     torch.nn.init.normal_(module.bias)
     other.bert.load_state_dict(module.encoder.body.state_dict())

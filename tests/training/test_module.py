@@ -44,7 +44,7 @@ def pool(seed, teachers=TASKS):
 def build(encoder, schedule=None, **options):
     torch.manual_seed(7)
     if not isinstance(encoder, Encoder):
-        encoder = from_path(str(encoder), None, pooler=True)
+        encoder = from_path(str(encoder), None, pooling="pooler")
     width = encoder.width
     heads = {"rte": ClassificationHead(width, ["yes", "no"]), "mnli": ClassificationHead(width, ["a", "b", "c"])}
     heads["stsb"] = RegressionHead(width, [0.0, 5.0])
@@ -113,7 +113,7 @@ def test_gradient_of_the_micro_batches_is_that_of_the_whole(resting, seed):
 def test_gradient_of_a_step_is_that_of_the_minibatch_padded_to_its_longest(family):
     """Heads and losses included: a row without padding where the encoder packs, else micro-batches of like length."""
     torch.manual_seed(3)
-    module = build(Encoder(body(family), pooler=True)).eval()
+    module = build(Encoder(body(family), pooling="pooler")).eval()
     tasks = {name: one._replace(tokens=one.tokens._replace(types=None)) for name, one in pool(0).items()}
     stream = SizeProportionalSampler(0.75).stream(dict.fromkeys(TASKS, ROWS), 1, 40, seed=0)
     step = Steps(tasks, stream, 0, ONE_CALL if module.encoder.packs else 20, rank=0, processes=1)[0]

@@ -30,7 +30,7 @@ FAMILIES = {
 def encoder_of(kind, layers=2):
     fields = FAMILIES[kind] if kind == "distilbert" else {**FAMILIES[kind], "num_hidden_layers": layers}
     config = transformers.AutoConfig.for_model(kind, **fields)
-    return Encoder(transformers.AutoModel.from_config(config), pooler=True)
+    return Encoder(transformers.AutoModel.from_config(config), pooling="pooler")
 
 
 def two_heads():

@@ -13,6 +13,7 @@ from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
+POOLINGS = ("cls", "pooler", "mean")
 LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
 MOST_EPOCHS = 1_000_000
 
@@ -233,7 +234,7 @@ class EncoderConfig:
     path: str | None = None
     revision: str | None = None
     sizes: dict[str, Any] = field(default_factory=dict)
-    pooler: bool = True
+    pooling: str = "pooler"
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def check(self) -> None:
@@ -243,6 +244,7 @@ class EncoderConfig:
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or sizes, "
                 f"got path={self.path} and sizes={self.sizes or None}"
             )
+        check_choice("encoder.pooling", self.pooling, POOLINGS)
         self.pretraining.check()
         if self.sizes and not self.pretraining.wanted:
             raise ConfigError(

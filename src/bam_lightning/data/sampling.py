@@ -8,6 +8,7 @@ examples as there are training rows, over all tasks. Rows of all tasks are numbe
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -50,8 +51,46 @@ def _check_exponent(exponent: float) -> None:
         raise ValueError(f"exponent must be a number from 0 (uniform) to 1 (proportional), got {exponent!r}")
 
 
+class Sampler(ABC):
+    """An endless stream of minibatches: a pure function of the sizes of the tasks, the batch size and a seed.
+
+    Rows are numbered through all tasks in their order: the first row of the second task is ``sizes[0]``.
+    """
+
+    @abstractmethod
+    def epoch_length(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """Return the number of minibatches of an epoch."""
+
+    @abstractmethod
+    def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+        """Return the number of minibatches of ``epochs`` epochs, fractions included."""
+
+    @abstractmethod
+    def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
+        """Return the first ``steps`` minibatches."""
+
+    def weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return the factor on each task's example losses."""
+        return dict.fromkeys(sizes, 1.0)
+
+    def epoch(
+        self, sizes: Mapping[str, int], batch_size: int, seed: int, number: int, length: int | None = None
+    ) -> NDArray[np.int32]:
+        """Return the row numbers ``[L, B]`` of an epoch; places without a row hold ``PAD_INDEX``.
+
+        Args:
+            sizes: task -> number of rows.
+            batch_size: B.
+            seed: of the order.
+            number: of the epoch, from 0.
+            length: L, if not that of ``epoch_length``.
+        """
+        length = self.epoch_length(sizes, batch_size) if length is None else length
+        return self.stream(sizes, (number + 1) * length, batch_size, seed).rows[number * length :]
+
+
 @dataclass(frozen=True)
-class SizeProportionalSampler:
+class SizeProportionalSampler(Sampler):
     """True sampling: each place draws its task with p proportional to ``size ** exponent``.
 
     Exponent 1 is proportional, 0 uniform. Within a task, rows come without replacement, in passes of
@@ -69,6 +108,10 @@ class SizeProportionalSampler:
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps."""
         return count_steps(sizes, epochs, batch_size)
+
+    def epoch_length(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """Return the number of minibatches that hold as many examples as there are rows."""
+        return count_steps(sizes, 1, batch_size)
 
     def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
         """Return the whole order of a training run."""
@@ -90,7 +133,7 @@ def _passes(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64
 
 
 @dataclass(frozen=True)
-class ReplicationSampler:
+class ReplicationSampler(Sampler):
     """The reference code's balance: whole copies of small tasks, and loss weights for the remainder.
 
     Copies bring each task near ``size ** exponent``, weights the rest of the way. ``anchor`` is the size that
@@ -126,6 +169,11 @@ class ReplicationSampler:
         mean = math.fsum(raw.values()) / len(raw)
         return {task: weight / mean for task, weight in raw.items()}
 
+    def epoch_length(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """Return the number of minibatches of an epoch, copies counted."""
+        copies = self.copies(sizes)
+        return -(-sum(copies[task] * size for task, size in sizes.items()) // batch_size)
+
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps: an epoch is filled up to whole batches.
 
@@ -151,6 +199,3 @@ class ReplicationSampler:
         orders = [np.random.default_rng([seed, 2, e]).permutation(epoch) for e in range(count)]
         rows = np.concatenate(orders)[: steps * batch_size].reshape(steps, batch_size)
         return Stream(rows, self.weights(sizes))
-
-
-Sampler = SizeProportionalSampler | ReplicationSampler

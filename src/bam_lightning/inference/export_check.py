@@ -133,14 +133,14 @@ def write_record(folder: Path, model: Predictor, kind: str, names: Sequence[str]
 
 def describe(task: TaskInfo, head: Head) -> dict[str, Any]:
     """Return what a stranger must know of a task to read its logits."""
-    outside = head.outside(task.label_names)
+    spec = head.export_spec(task.label_names)
     return {
         "columns": task.columns,
         "label_names": task.label_names,
         "label_range": task.label_range,
-        "outputs": outside.outputs,
-        "problem_type": outside.problem_type,
-        "label": outside.how,
+        "outputs": spec.outputs,
+        "problem_type": spec.problem_type,
+        "label": spec.how,
         "metric": task.metric,
         "dev_scores": task.scores,
     }

@@ -75,8 +75,8 @@ def _check_family(model: Predictor) -> None:
             f"(first token, tanh pooler, linear); families that agree: {', '.join(PLACES)}; format=onnx takes all"
         )
     if model.encoder.pooler is None:
-        raise ConfigError(
-            f"format=hf: this model has no pooler (encoder.pooler=false), the classifier that transformers has for "
+        raise ValueError(
+            f"format=hf: this model has no pooler (encoder.pooling=cls), the classifier that transformers has for "
             f"{family} has one; format=onnx takes all"
         )
 
@@ -89,12 +89,12 @@ def _export(model: Predictor, folder: Path, name: str) -> float:
     tokenizer.save_pretrained(folder)
     rows = sample(model, len(model.tasks[name].columns))
     difference = largest_difference(model, [name], _Reader(folder, name), rows)
-    outside, task = model.head(name).outside(model.tasks[name].label_names), model.tasks[name]
+    spec, task = model.head(name).export_spec(model.tasks[name].label_names), model.tasks[name]
     row = dict(zip(("text", "text_pair"), example(task), strict=False))
     text = README.format(
-        task=name, run=model.saved.id, difference=difference, asked=row, how=outside.how,
-        outputs=f"Its scores are those of {', '.join(outside.outputs)}, each from 0 to 1"
-        if outside.problem_type != "regression" else "Its score is the linear output of the head",
+        task=name, run=model.saved.id, difference=difference, asked=row, how=spec.how,
+        outputs=f"Its scores are those of {', '.join(spec.outputs)}, each from 0 to 1"
+        if spec.problem_type != "regression" else "Its score is the linear output of the head",
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")
     return difference
@@ -104,12 +104,12 @@ def _classifier(model: Predictor, name: str) -> Any:
     """Return transformers' classifier with the model's weights."""
     from transformers import AutoModelForSequenceClassification
 
-    outside = model.head(name).outside(model.tasks[name].label_names)
+    spec = model.head(name).export_spec(model.tasks[name].label_names)
     config = copy.deepcopy(model.encoder.body.config)
-    config.id2label = dict(enumerate(outside.outputs))
-    config.label2id = {label: number for number, label in enumerate(outside.outputs)}
-    config.num_labels = len(outside.outputs)
-    config.problem_type = outside.problem_type
+    config.id2label = dict(enumerate(spec.outputs))
+    config.label2id = {label: number for number, label in enumerate(spec.outputs)}
+    config.num_labels = len(spec.outputs)
+    config.problem_type = spec.problem_type
     for field, value in (("classifier_dropout", model.head(name).dropout.p), ("pooler_hidden_act", "tanh")):
         if hasattr(config, field):
             setattr(config, field, value)

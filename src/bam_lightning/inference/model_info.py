@@ -165,8 +165,8 @@ def read_model_info(run: RunFolder) -> ModelInfo:
             if not NAME.fullmatch(name):  # exports make folders of them
                 raise StoreError(f"{name!r} is no name of a task")
         if int(manifest["spec"]["max_length"]) < 1:
-            raise StoreError(f"max_length is {manifest['spec']['max_length']}")
-        Precision(manifest["spec"]["precision"]), bool(manifest["spec"]["pooler"]), str(manifest["id"])
+            raise ValueError(f"max_length is {manifest['spec']['max_length']}")
+        Precision(manifest["spec"]["precision"]), str(manifest["spec"]["pooling"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{run.path / MANIFEST} is not that of a model this version reads ({type(error).__name__}: {error}); "

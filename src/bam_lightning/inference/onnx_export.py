@@ -61,7 +61,7 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
     require_extra("format=onnx", NEEDS, "onnx")
     names = [task.name for task in model.saved.named(tasks or "all")]
     for name in names:
-        model.head(name).outside(model.tasks[name].label_names)
+        model.head(name).export_spec(model.tasks[name].label_names)
         if name in model.tokenizer.model_input_names:
             raise ConfigError(
                 f"format=onnx: task {name!r} has the name of an input of the graph; rename it, or leave it out"

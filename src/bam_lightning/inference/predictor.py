@@ -106,7 +106,7 @@ class Predictor:
         parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in tasks}
         blocks = length_batches(tokens.lengths)
         for block in blocks:
-            batch = collate(examples, [""] * len(block), block, self.tokenizer.pad_token_id)
+            batch = collate(examples, [""] * len(block), block)
             for task, found in self._forward(batch, tasks).items():
                 parts[task].append(found)
         back = np.argsort(order[np.concatenate(blocks)], kind="stable")
@@ -115,7 +115,7 @@ class Predictor:
     def _forward(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         half = self.precision == "bf16-mixed"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            pooled = self.encoder({name: one.to(self.device) for name, one in batch.inputs.items()}, batch.lengths)
+            pooled = self.encoder(batch.to(self.device))
             return {task: self.head(task)(pooled).float().cpu().numpy() for task in tasks}
 
     def say(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:
@@ -123,7 +123,7 @@ class Predictor:
         head, names = self.head(task), self.tasks[task].label_names
         tensor = torch.from_numpy(logits)
         with torch.inference_mode():
-            predicted = head.predict(tensor.to(self.device)).cpu().tolist()
+            predicted = head.decode(tensor.to(self.device)).cpu().tolist()
             probabilities = head.probabilities(tensor.to(self.device)).cpu().tolist()
         return [
             Prediction(_label(value, names), dict(zip(names, shares, strict=True)))
@@ -206,7 +206,7 @@ def load(
     saved = read_model_info(find_model(str(name), str(store), revision))
     hardware.prepare()
     spec = saved.manifest["spec"]
-    encoder, tokenizer, weights = load_encoder(saved.run, bool(spec["pooler"]))
+    encoder, tokenizer, weights = load_encoder(saved.run, str(spec["pooling"]))
     check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)

@@ -1,20 +1,76 @@
-"""What the data side hands to the model side: examples of several tasks in one padded block.
+"""A minibatch: its texts as one row of tokens, and the examples of each task.
 
-B examples, T tokens, n examples of one task, K outputs of its head, C labels of it."""
+S texts, N tokens in all of them, n examples of one task, K outputs of its head."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
-class Batch(NamedTuple):
-    """A micro-batch. An optimizer step is a list of them; its loss is the sum over all their examples."""
+class TaskBatch(NamedTuple):
+    """The examples of one task in a minibatch.
 
-    inputs: dict[str, Tensor]  # encoder inputs: [B, T] each
-    rows: dict[str, Tensor]  # task -> [n] positions in this batch
-    numbers: dict[str, Tensor]  # task -> [n] row numbers in the task's split
-    labels: dict[str, Tensor]  # task -> [n] class ids (int64) or scores (float32); 0, 1 of C labels: [n, C]
-    teacher: dict[str, Tensor]  # task -> [n, K] teacher logits; absent: the task has no teacher
-    lengths: tuple[int, ...] = ()  # B: tokens of each row, which stay on the host
+    Attributes:
+        positions: ``[n]`` numbers of their texts in the batch.
+        row_ids: ``[n]`` numbers of the examples in their split.
+        labels: ``[n]`` class ids (int64) or scores (float32); ``[n, C]`` zeros and ones of a multi-label task.
+        teacher: ``[n, K]`` logits of one teacher, ``[n, k, K]`` of an ensemble; ``None`` without a teacher.
+    """
+
+    positions: Tensor
+    row_ids: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """A minibatch without padding: its texts one after the other, shortest first.
+
+    Attributes:
+        input_ids: ``[N]`` token ids.
+        position_ids: ``[N]`` positions of the tokens within their texts, from 0.
+        token_type_ids: ``[N]`` segment ids, or ``None`` where the encoder has none.
+        lengths: tokens of each of the S texts, on the host.
+        tasks: task name -> its examples.
+        index: number of the batch in its stream; it seeds dropout.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor | None
+    lengths: tuple[int, ...]
+    tasks: dict[str, TaskBatch]
+    index: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of examples, over all tasks."""
+        return sum(len(part.positions) for part in self.tasks.values())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        if self.input_ids.device == torch.device(device):
+            return self
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking or tensor.is_pinned()))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its tensors in pinned memory, from which copies to a GPU do not block."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def part_of(part: TaskBatch) -> TaskBatch:
+            return TaskBatch(*(None if value is None else change(value) for value in part))  # type: ignore[arg-type]
+
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            token_type_ids=None if self.token_type_ids is None else change(self.token_type_ids),
+            tasks={task: part_of(part) for task, part in self.tasks.items()},
+        )

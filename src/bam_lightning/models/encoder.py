@@ -1,47 +1,57 @@
 """Text encoders of the transformers library, reduced to one vector per text, and the depth of their parameters.
 
-B examples, T tokens, D width."""
+S texts, N tokens in all of them, T tokens of the longest, D width."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bam_lightning.config.data_config import POOLINGS
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError
 from bam_lightning.config.hub import ENCODER_HINT, is_local_path
 from bam_lightning.config.validation import check_choice
 from bam_lightning.models import attention, unpadding
+from bam_lightning.models.batch import Batch
+from bam_lightning.models.packing import split_by_length
 from bam_lightning.models.safe_loading import Shapes, body_shapes, check_config, check_shapes
 
-LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
-# Parameters outside the numbered layers. DeBERTa's relative positions feed every layer, its convolution the first.
-BELOW = ("embeddings.", "embeddings_project.", "encoder.rel_embeddings.", "encoder.LayerNorm.")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
-FIRST_LAYER = ("encoder.conv.",)
+# Parameters that are registered after the layers but act below them: DeBERTa's relative positions feed every layer.
+BELOW = ("encoder.rel_embeddings.", "encoder.LayerNorm.")
+FIRST_LAYER = ("encoder.conv.",)  # DeBERTa's convolution
+CALL_TOKENS = 256  # fixed cost of an encoder call, in tokens, for an encoder that has to pad
 
 
 class Encoder(nn.Module):
-    """A transformer and, if wanted, BERT's tanh pooler: ``tanh(W h + b)`` of the first token's vector h.
+    """A transformer and its pooling: one vector per text.
 
-    Section 3.1 says "the vector corresponding to the first input token"; the reference code takes it through
-    the pooler. A checkpoint without a pooler gets a new one.
+    Args:
+        body: a transformers model that returns token states.
+        pooling: ``cls`` is the first token's state ("the vector corresponding to the first input token", section 3.1);
+            ``pooler`` takes it through BERT's layer ``tanh(W h + b)``, as the reference code does (a checkpoint
+            without one gets a new one); ``mean`` averages the states of all tokens.
+        call_tokens: fixed cost of an encoder call, in tokens, where texts have to be padded: more means fewer, larger
+            calls.
     """
 
-    def __init__(self, body: Any, pooler: bool) -> None:
+    def __init__(self, body: Any, pooling: str = "pooler", call_tokens: int = CALL_TOKENS) -> None:
         super().__init__()
-        own = getattr(body, "pooler", None)
+        check_choice("encoder.pooling", pooling, POOLINGS)
+        theirs = getattr(body, "pooler", None)
         if hasattr(body, "pooler"):
             body.pooler = None
         attention.install(body)
         self.body: Any = body
+        self.pooling, self.call_tokens = pooling, call_tokens
         self.pooler: nn.Linear | None = None
-        if pooler:
-            self.pooler = getattr(own, "dense", None) or self._new_pooler()
+        if pooling == "pooler":
+            self.pooler = getattr(theirs, "dense", None) or self._new_pooler()
 
     def _new_pooler(self) -> nn.Linear:
         layer = nn.Linear(self.width, self.width)
@@ -58,34 +68,80 @@ class Encoder(nn.Module):
     @property
     def layers(self) -> int:
         """Number of transformer layers."""
-        count: int = self.body.config.num_hidden_layers
-        return count
+        return len(self.stack())
 
     @property
     def packs(self) -> bool:
         """Whether texts can be computed without their padding."""
         return unpadding.supports_unpadding(self.body)
 
-    def forward(self, inputs: Mapping[str, Tensor], lengths: Sequence[int] = ()) -> Tensor:
-        """Return one vector per text, ``[B, D]``, of padded inputs ``[B, T]``.
-
-        With the ``lengths`` of the B texts, an encoder that ``packs`` leaves the padding out. On a GPU it does so in
-        bfloat16, for which there is a kernel from Ampere on.
-        """
-        device = inputs["input_ids"].device
+    def packs_on(self, device: torch.device) -> bool:
+        """Return whether they can on this device: on a GPU only in bfloat16, from Ampere on, for lack of a kernel."""
         kernel = device.type == "cpu" or (torch.is_autocast_enabled("cuda") and attention.ampere(device))
-        if len(lengths) and self.packs and kernel:
-            first = unpadding.encode_cls(self.body, inputs, lengths)
+        return self.packs and kernel
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return one vector per text, ``[S, D]``."""
+        if not self.packs_on(batch.input_ids.device):
+            pooled = torch.cat([self._pool_padded(group) for group in self._padded(batch)])
+        elif self.pooling == "mean":
+            states, _ = unpadding.encode_tokens(self.body, batch)
+            pooled = _segment_means(states, batch.lengths)
         else:
-            first = self.body(**inputs).last_hidden_state[:, 0]  # [B, D]
-        return first if self.pooler is None else torch.tanh(self.pooler(first))
+            pooled, _ = unpadding.encode_tokens(self.body, batch, first_only=True)
+        return pooled if self.pooler is None else torch.tanh(self.pooler(pooled))
+
+    def token_states(self, batch: Batch) -> Tensor:
+        """Return the top layer's states of all tokens, ``[N, D]``."""
+        if self.packs_on(batch.input_ids.device):
+            return unpadding.encode_tokens(self.body, batch)[0]
+        parts = []
+        for inputs in self._padded(batch):
+            states = self.body(**inputs).last_hidden_state  # [s, T, D]
+            parts.append(states[inputs["attention_mask"].bool()])
+        return torch.cat(parts)
+
+    def _pool_padded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        states = self.body(**inputs).last_hidden_state  # [s, T, D]
+        if self.pooling != "mean":
+            first: Tensor = states[:, 0]
+            return first
+        mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1)
+
+    def _padded(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        """Yield the texts as padded blocks of like length, ``[s, T]`` each, in the order of the batch."""
+        device, filler = batch.input_ids.device, self.body.config.pad_token_id or 0
+        offsets = np.concatenate([[0], np.cumsum(batch.lengths)])
+        for start, end in split_by_length(batch.lengths, self.call_tokens):
+            lengths = torch.tensor(batch.lengths[start:end])
+            mask = (torch.arange(int(lengths[-1]))[None] < lengths[:, None]).to(device)  # [s, T]
+            span = slice(int(offsets[start]), int(offsets[end]))
+
+            def block(row: Tensor, value: int, mask: Tensor = mask, span: slice = span) -> Tensor:
+                return torch.full(mask.shape, value, dtype=row.dtype, device=device).masked_scatter_(mask, row[span])
+
+            inputs = {"input_ids": block(batch.input_ids, filler), "attention_mask": mask.long()}
+            if batch.token_type_ids is not None:
+                inputs["token_type_ids"] = block(batch.token_type_ids, 0)
+            yield inputs
 
     def stack(self) -> list[nn.Module]:
-        """Return the transformer layers, the lowest first."""
-        return [part for name, part in self.body.named_modules() if LAYER.fullmatch(f"{name}.")]
+        """Return the transformer layers, the lowest first: the longest list of modules of one class."""
+        return list(self._stack()[1])
+
+    def _stack(self) -> tuple[str, nn.ModuleList]:
+        lists = [
+            (name, part)
+            for name, part in self.body.named_modules()
+            if isinstance(part, nn.ModuleList) and len({type(layer) for layer in part}) == 1
+        ]
+        if not lists:
+            raise ValueError(f"no list of layers was found in a {type(self.body).__name__}")
+        return max(lists, key=lambda entry: len(entry[1]))
 
     def compile_layers(self, **options: Any) -> None:
-        """Have torch compile the layers, in place: one graph serves all of them, and texts of any number and length.
+        """Compile the layers in place: one graph serves all of them, and texts of any number and length.
 
         Only for rows without padding on a GPU: groups of texts on a CPU (see ``packing``) would need many graphs.
 
@@ -95,30 +151,36 @@ class Encoder(nn.Module):
         for layer in self.stack():
             layer.compile(dynamic=True, **options)
 
-    def depth(self, name: str) -> int:
-        """Return how far a parameter of this module lies above the input: embeddings 0, layer i: i + 1, pooler on top.
+    def depths(self) -> dict[str, int]:
+        """Return how far each parameter lies above the input: embeddings 0, layer i: i + 1, the pooler on top.
 
-        Raises:
-            ConfigError: for a parameter of a family whose layers are not known here.
+        What is registered before the layers counts as embeddings, what is registered after them as the top layer.
         """
-        if name.startswith("pooler."):
-            return self.layers + 1
-        inner = name.removeprefix("body.")
-        layer = LAYER.match(inner)
-        if layer:
-            return int(layer.group(1)) + 1
-        if inner.startswith(BELOW):
-            return 0
-        if inner.startswith(FIRST_LAYER):
-            return 1
-        raise ConfigError(
-            f"parameter {name!r} of a {type(self.body).__name__} has no known depth, so layer-wise learning rates "
-            "cannot be set; add its family to bam_lightning.models.encoder, or choose a BERT, RoBERTa, ELECTRA, "
-            "DistilBERT, MiniLM or DeBERTa encoder"
-        )
+        prefix, layers = self._stack()
+        found, passed = {}, False
+        for name, _ in self.named_parameters():
+            inner = name.removeprefix("body.")
+            if name.startswith("pooler."):
+                found[name] = len(layers) + 1
+            elif inner.startswith(f"{prefix}."):
+                passed = True
+                found[name] = int(inner[len(prefix) + 1 :].split(".")[0]) + 1
+            elif inner.startswith(FIRST_LAYER):
+                found[name] = 1
+            else:
+                found[name] = len(layers) if passed and not inner.startswith(BELOW) else 0
+        return found
 
 
-def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
+def _segment_means(states: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Return the mean state ``[S, D]`` of each text's tokens ``[N, D]``."""
+    sizes = torch.tensor(lengths, device=states.device)
+    text = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), sizes, output_size=len(states))
+    sums = states.new_zeros(len(lengths), states.shape[-1]).index_add(0, text, states)
+    return sums / sizes.unsqueeze(-1).to(states.dtype)
+
+
+def from_path(path: str, revision: str | None, pooling: str = "pooler") -> Encoder:
     """Load a pretrained encoder from the hub or a folder, in float32 whatever its file holds.
 
     Raises:
@@ -144,10 +206,10 @@ def from_path(path: str, revision: str | None, pooler: bool) -> Encoder:
             f"encoder {path!r}: {len(lost)} of its weights are not in its files, for example {lost[0]!r}; "
             f"{ENCODER_HINT}"
         )
-    return Encoder(body.float(), pooler).train()  # it comes in eval mode, without dropout
+    return Encoder(body.float(), pooling).train()  # it comes in eval mode, without dropout
 
 
-def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encoder:
+def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooling: str = "pooler") -> Encoder:
     """Build an untrained encoder: ``model_type`` and any fields of that family's configuration.
 
     Raises:
@@ -162,12 +224,12 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooler: bool) -> Encod
         known = AutoConfig.for_model(family).to_dict()
         for name in fields:
             check_choice("encoder.sizes", name, known)
-        return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooler)
+        return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooling)
     except (KeyError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"encoder.sizes cannot be built: {error}") from error
 
 
-def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
+def from_folder(folder: Path, pooling: str, there: Shapes) -> Encoder:
     """Build the encoder whose configuration lies in ``folder``; its weights are loaded by the caller.
 
     Args:
@@ -185,7 +247,7 @@ def from_folder(folder: Path, pooler: bool, there: Shapes) -> Encoder:
     except Exception as error:  # of transformers, for what it was never meant to read
         raise ConfigError(" ".join(str(error).split()) or type(error).__name__) from error
     check_shapes(asked, own)
-    return Encoder(AutoModel.from_config(config), pooler)
+    return Encoder(AutoModel.from_config(config), pooling)
 
 
 def check_length(encoder: Encoder, tokens: int, where: str) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.kernels.dropout import Dropout
 
 
@@ -46,11 +45,11 @@ class Head(nn.Module, ABC):
         return logits
 
     @abstractmethod
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode_labels(self, labels: Tensor) -> Tensor:
         """Return gold in the output space ``[n, K]`` of labels ``[n]``; of a multi-label task ``[n, C]``."""
 
     @abstractmethod
-    def outputs(self, logits: Tensor) -> Tensor:
+    def to_target_space(self, logits: Tensor) -> Tensor:
         """Return logits ``[n, K]`` brought into the output space."""
 
     @abstractmethod
@@ -58,29 +57,29 @@ class Head(nn.Module, ABC):
         """Return the loss of each example ``[n]`` against a target ``[n, K]`` of the output space."""
 
     @abstractmethod
-    def predict(self, logits: Tensor) -> Tensor:
+    def decode(self, logits: Tensor) -> Tensor:
         """Return predictions in the labels' shape and units: class ids, scores, or 0 and 1 for each label."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
 
-    def outside(self, label_names: Sequence[str]) -> ExportSpec:
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return what an export says of the logits.
 
         Raises:
             ConfigError: for a head of one's own that does not say it.
         """
-        raise ConfigError(f"{type(self).__name__} has no method outside, so it cannot be exported; give it one")
+        raise ValueError(f"{type(self).__name__} has no method export_spec, so it cannot be exported; give it one")
 
 
 class LabelHead(Head, ABC):
-    """A head whose labels have names: an output for each of ``label_names``, but for ``spared`` of them.
+    """A head whose labels have names: an output for each of ``label_names``, but for ``n_implicit`` of them.
 
     The other options are those of heads of other kinds, so that a task's file may name any head.
     """
 
-    spared = 0
+    n_implicit = 0
 
     def __init__(
         self,
@@ -90,21 +89,21 @@ class LabelHead(Head, ABC):
         dropout: float = 0.1,
         sigmoid: bool = True,
     ) -> None:
-        super().__init__(width, len(label_names) - self.spared, dropout)
+        super().__init__(width, len(label_names) - self.n_implicit, dropout)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the outputs, which are the label names' own."""
-        return self.outputs(logits)
+        return self.to_target_space(logits)
 
 
 class ClassificationHead(LabelHead):
     """Softmax over ``label_names`` and cross-entropy."""
 
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode_labels(self, labels: Tensor) -> Tensor:
         """Return one-hot rows."""
         return F.one_hot(labels, self.linear.out_features).float()
 
-    def outputs(self, logits: Tensor) -> Tensor:
+    def to_target_space(self, logits: Tensor) -> Tensor:
         """Return probabilities."""
         return torch.softmax(logits, dim=-1)
 
@@ -112,11 +111,11 @@ class ClassificationHead(LabelHead):
         """Return the cross-entropy to a distribution; its gradient is that of KL divergence."""
         return F.cross_entropy(logits, target, reduction="none")
 
-    def predict(self, logits: Tensor) -> Tensor:
+    def decode(self, logits: Tensor) -> Tensor:
         """Return the likeliest class ids."""
         return logits.argmax(dim=-1)
 
-    def outside(self, label_names: Sequence[str]) -> ExportSpec:
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each label name."""
         return ExportSpec("single_label_classification", tuple(label_names), "the label with the highest score")
 
@@ -139,27 +138,27 @@ class RegressionHead(Head):
         self.low, self.high = label_range
         self.sigmoid = sigmoid
 
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode_labels(self, labels: Tensor) -> Tensor:
         """Return scores scaled to [0, 1]."""
         return ((labels.float() - self.low) / (self.high - self.low)).unsqueeze(-1)
 
-    def outputs(self, logits: Tensor) -> Tensor:
+    def to_target_space(self, logits: Tensor) -> Tensor:
         """Return scores in [0, 1] (unbounded without the sigmoid)."""
         return torch.sigmoid(logits) if self.sigmoid else logits
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the squared distance between prediction and target, in [0, 1]."""
-        return (self.outputs(logits) - target).square().squeeze(-1)
+        return (self.to_target_space(logits) - target).square().squeeze(-1)
 
-    def predict(self, logits: Tensor) -> Tensor:
+    def decode(self, logits: Tensor) -> Tensor:
         """Return scores in label units; not clipped, since that would tie the ranks of a linear output."""
-        return (self.outputs(logits) * (self.high - self.low) + self.low).squeeze(-1)
+        return (self.to_target_space(logits) * (self.high - self.low) + self.low).squeeze(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return nothing: a score has no classes."""
         return logits[:, :0]
 
-    def outside(self, label_names: Sequence[str]) -> ExportSpec:
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return one output, and the way back to label units."""
         how = f"{self.low:.15g} + {self.high - self.low:.15g} * score"
         return ExportSpec(None if self.sigmoid else "regression", ("score",), how)
@@ -172,7 +171,7 @@ class BinaryHeads(LabelHead, ABC):
     one binary task, and a task of many labels does not drown the others in the sum over tasks (section 3.1).
     """
 
-    def outputs(self, logits: Tensor) -> Tensor:
+    def to_target_space(self, logits: Tensor) -> Tensor:
         """Return the probability of each yes."""
         return torch.sigmoid(logits)
 
@@ -184,15 +183,15 @@ class BinaryHeads(LabelHead, ABC):
 class MultiLabelHead(BinaryHeads):
     """Any number of ``label_names``, each decided by itself: K = C, and their probabilities do not sum to 1."""
 
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode_labels(self, labels: Tensor) -> Tensor:
         """Return 0 and 1 as they are, as float32."""
         return labels.float()
 
-    def predict(self, logits: Tensor) -> Tensor:
+    def decode(self, logits: Tensor) -> Tensor:
         """Return 1 for each label more likely than not, else 0: int64 ``[n, C]``; a row may have none."""
-        return (self.outputs(logits) > 0.5).long()
+        return (self.to_target_space(logits) > 0.5).long()
 
-    def outside(self, label_names: Sequence[str]) -> ExportSpec:
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each label name."""
         return ExportSpec("multi_label_classification", tuple(label_names), "every label whose score is above 0.5")
 
@@ -204,16 +203,16 @@ class OrdinalHead(BinaryHeads):
     nothing makes them fall with k, for which CORAL (Cao et al. 2020) would share the weights.
     """
 
-    spared = 1  # there is nothing above the highest
+    n_implicit = 1  # there is nothing above the highest
 
-    def encode(self, labels: Tensor) -> Tensor:
+    def encode_labels(self, labels: Tensor) -> Tensor:
         """Return 1 for each threshold below the class: of four classes, class 2 is 1 1 0."""
         thresholds = torch.arange(self.linear.out_features, device=labels.device)
         return (labels.unsqueeze(-1) > thresholds).float()
 
-    def predict(self, logits: Tensor) -> Tensor:
+    def decode(self, logits: Tensor) -> Tensor:
         """Return how many thresholds are more likely passed than not: the class id."""
-        return (self.outputs(logits) > 0.5).sum(dim=-1)
+        return (self.to_target_space(logits) > 0.5).sum(dim=-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each class ``[n, C]``, of which ``predict`` is the median.
@@ -221,11 +220,11 @@ class OrdinalHead(BinaryHeads):
         Outputs that rise with k would give a class less than nothing, so they are sorted first, which brings them
         nearer to any falling truth (Chernozhukov et al. 2009) and leaves the count above 1/2 as it is.
         """
-        above = self.outputs(logits).sort(dim=-1, descending=True).values  # [n, K]
+        above = self.to_target_space(logits).sort(dim=-1, descending=True).values  # [n, K]
         ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
         return -torch.cat([ends[0], above, ends[1]], dim=-1).diff(dim=-1)
 
-    def outside(self, label_names: Sequence[str]) -> ExportSpec:
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each threshold."""
         names = tuple(f"above {name}" for name in label_names[:-1])
         how = f"the label whose place in {', '.join(label_names)} is the number of scores above 0.5, counted from 0"

@@ -1,7 +1,7 @@
-"""Where the texts of a block lie when its padding is taken out: one row of tokens, the texts in it by length.
+"""Texts without padding: one row of tokens, the texts in it sorted by length.
 
-Everything but attention works on single tokens, so it can work on that row. Attention needs the texts; on a CPU those
-of like length are computed together. B texts, T tokens of the longest, N tokens of all."""
+All of a transformer but attention works on single tokens, so it can work on that row. Attention needs to know
+the texts; on a CPU those of like length are padded and computed together. S texts, N tokens in all of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of a large minibatch
 GROUP_TOKENS = 64  # what one more group costs attention, in tokens; measured on two CPU cores
 BUCKET_BITS = (
     5  # bits of a number of rows: for each new number the kernels are made anew, which takes as long as some rows
@@ -35,51 +36,45 @@ class Group(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """``groups`` is empty where attention has a kernel for rows like this one, which needs ``offsets`` only."""
+    """Where texts lie in one row of tokens. ``groups`` is empty where attention has a kernel for such rows.
 
-    take: Tensor  # [N] place of each token in the flattened block [B * T]
-    positions: Tensor  # [N] place of each token in its text
-    firsts: Tensor  # [B] place in the row of each text's first token, in the order of the block
-    offsets: Tensor  # [B + 1] int32: where texts begin, in the order of the row
+    Attributes:
+        firsts: ``[S]`` place of each text's first token.
+        offsets: ``[S + 1]`` int32: where texts begin and end.
+        longest: tokens of the longest text.
+        groups: texts of like length, which attention on a CPU pads and computes together.
+    """
+
+    firsts: Tensor
+    offsets: Tensor
     longest: int
     groups: tuple[Group, ...]
 
     def to(self, device: torch.device) -> Packing:
-        """Return it with its tensors on a device; to a GPU by way of pinned memory, so that the host waits for none."""
+        """Return it on ``device``; copies to a GPU come from pinned memory, so that the host does not wait."""
         if device.type == "cpu":
             return self
-        take, positions, firsts, offsets = (one.pin_memory().to(device, non_blocking=True) for one in self[:4])
-        return Packing(take, positions, firsts, offsets, self.longest, self.groups)
+        firsts, offsets = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:2])
+        return Packing(firsts, offsets, self.longest, self.groups)
 
 
-def pack(lengths: Sequence[int], width: int, grouped: bool) -> Packing:
-    """Return where the tokens of B texts lie in one row.
+def pack(lengths: Sequence[int], grouped: bool) -> Packing:
+    """Describe a row of texts that are sorted by length.
 
     Args:
-        lengths: tokens of each text of a block ``[B, width]``.
-        width: T.
+        lengths: tokens of each of the S texts, shortest first.
         grouped: whether attention needs groups.
 
-    >>> pack([3, 1], width=3, grouped=False).take.tolist()
-    [3, 0, 1, 2]
+    >>> pack([1, 3], grouped=False).offsets.tolist()
+    [0, 1, 4]
     """
     sizes = np.asarray(lengths, dtype=np.int64)
-    order = np.argsort(sizes, kind="stable")
-    ordered = sizes[order]
-    offsets = np.concatenate([[0], np.cumsum(ordered)])
-    count = int(offsets[-1])
-    positions, take = np.zeros((2, round_to_bucket(count) if grouped else count), dtype=np.int64)
-    positions[:count] = np.arange(count) - np.repeat(offsets[:-1], ordered)
-    take[:count] = np.repeat(order * width, ordered) + positions[:count]
-    firsts = np.empty_like(sizes)
-    firsts[order] = offsets[:-1]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
     return Packing(
-        torch.from_numpy(take),
-        torch.from_numpy(positions),
-        torch.from_numpy(firsts),
+        torch.from_numpy(offsets[:-1].copy()),
         torch.from_numpy(offsets.astype(np.int32)),
-        int(ordered[-1]),
-        tuple(_groups(ordered, offsets)) if grouped else (),
+        int(sizes[-1]),
+        tuple(_groups(sizes, offsets)) if grouped else (),
     )
 
 
@@ -138,3 +133,33 @@ def _group(lengths: NDArray[np.int64], first: int, last: int) -> Group:
         torch.from_numpy(np.flatnonzero(~flat)),
         torch.from_numpy(~real[:, None, None, shortest:]),
     )
+
+
+def split_by_length(lengths: Sequence[int], call_tokens: int, largest: int = LARGEST_CALL) -> list[tuple[int, int]]:
+    """Cut texts that are sorted by length so that padded tokens plus ``call_tokens`` per part are fewest.
+
+    Args:
+        lengths: tokens of each of the S texts, shortest first.
+        call_tokens: what one more encoder call costs, in tokens.
+        largest: padded tokens that a part may hold, unless a single text is longer.
+
+    Returns:
+        The parts, as half-open ranges of texts.
+
+    >>> split_by_length([9, 10, 120, 128], call_tokens=50)
+    [(0, 2), (2, 4)]
+    """
+    ordered = np.asarray(lengths, dtype=np.int64)
+    count = len(ordered)
+    best, cut = np.zeros(count + 1, dtype=np.int64), np.zeros(count + 1, dtype=np.int64)
+    starts = np.arange(count)
+    for end in range(1, count + 1):
+        padded = (end - starts[:end]) * ordered[end - 1]
+        costs = best[:end] + padded + np.where((padded > largest) & (starts[:end] < end - 1), 1 << 40, 0)
+        cut[end] = int(np.argmin(costs))
+        best[end] = costs[cut[end]] + call_tokens
+    parts, end = [], count
+    while end:
+        parts.append((int(cut[end]), end))
+        end = int(cut[end])
+    return parts[::-1]

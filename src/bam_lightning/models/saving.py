@@ -29,7 +29,7 @@ def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, toke
     tokenizer.save_pretrained(folder / ENCODER)
 
 
-def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
+def load_encoder(run: RunFolder, pooling: str) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
     """Return a Run's encoder, its tokenizer and the weights of its heads (task -> name -> tensor).
 
     A pooler that the Run does not have keeps its new weights.
@@ -50,7 +50,7 @@ def load_encoder(run: RunFolder, pooler: bool) -> tuple[Encoder, Any, dict[str, 
     }
     try:
         check_config(folder, weights.stat().st_size)
-        encoder = from_folder(folder, pooler, there)
+        encoder = from_folder(folder, pooling, there)
     except ValueError as error:
         raise StoreError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
     state = load_file(weights)

@@ -1,57 +1,66 @@
-"""Texts through a transformers model without their padding: as one row of tokens. B texts, T tokens, D width."""
+"""Run a transformers model on one row of tokens, without padding. S texts, N tokens in all of them, D width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bam_lightning.models import attention
+from bam_lightning.models.batch import Batch
 from bam_lightning.models.kernels import bert_layers
-from bam_lightning.models.packing import Packing, pack
+from bam_lightning.models.packing import Packing, pack, round_to_bucket
 
 # families that take positions, and whose layers but attention look at one token alone
 FAMILIES = (*bert_layers.FAMILIES, "distilbert")
 
 
 def supports_unpadding(body: Any) -> bool:
-    """Return whether the model can be computed so: its family, with this library's attention."""
+    """Return whether the model can run on one row of tokens: its family, with this library's attention."""
     config = body.config
-    known = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)  # whose tokens look back alone
+    known = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
     return bool(known and config._attn_implementation == attention.NAME)
 
 
-def encode_cls(body: Any, inputs: Mapping[str, Tensor], lengths: Sequence[int]) -> Tensor:
-    """Return the top layer's vectors ``[B, D]`` of the first tokens.
+def encode_tokens(body: Any, batch: Batch, first_only: bool = False) -> tuple[Tensor, Packing]:
+    """Return the top layer's states ``[N, D]`` of all tokens, or ``[S, D]`` of each text's first token.
 
     Args:
-        body: a model for which this is ``possible``.
-        inputs: padded, ``[B, T]``.
-        lengths: real tokens of the B texts, which stand before the padding.
+        body: a model that ``supports_unpadding``.
+        batch: the texts, on the model's device.
+        first_only: whether the first tokens suffice; the fused layers then skip the others in the top layer.
     """
-    device = inputs["input_ids"].device
-    packing = pack(lengths, inputs["input_ids"].shape[1], grouped=device.type == "cpu").to(device)
-    told = {name: value for name, value in inputs.items() if name != "attention_mask"}
-    row = {name: value.reshape(-1)[packing.take][None] for name, value in told.items()}  # [1, N] each
-    row["position_ids"] = _positions(body, inputs["input_ids"], packing)
+    device = batch.input_ids.device
+    grouped = device.type == "cpu"
+    packing = pack(batch.lengths, grouped).to(device)
+    count = len(batch.input_ids)
+    fill = round_to_bucket(count) - count if grouped else 0
+    row = {"input_ids": batch.input_ids, "position_ids": _positions(body, batch, packing)}
+    if batch.token_type_ids is not None:
+        row["token_type_ids"] = batch.token_type_ids
+    row = {name: (F.pad(ids, (0, fill)) if fill else ids)[None] for name, ids in row.items()}  # [1, N + fill]
     if packing.groups and bert_layers.supports_fused(body):
-        return bert_layers.run(body.encoder.layer, _embedded(body, row), packing)
-    states: Tensor = body(**row, packing=packing).last_hidden_state
-    return states[0, packing.firsts]
+        states = bert_layers.run(body.encoder.layer, _embed(body, row), packing, first_only)
+        return (states if first_only else states[:count]), packing
+    states = body(**row, packing=packing).last_hidden_state[0]
+    return (states[packing.firsts] if first_only else states[:count]), packing
 
 
-def _positions(body: Any, ids: Tensor, packing: Packing) -> Tensor:
-    """Return positions ``[1, N]``; RoBERTa's skip any token that is its padding, so they are counted in the block."""
+def _positions(body: Any, batch: Batch, packing: Packing) -> Tensor:
+    """Return positions ``[N]``; RoBERTa's start behind its padding id and skip tokens that equal it."""
     padding = first_position(body) - 1
     if padding < 0:
-        return packing.positions[None]
-    real = ids.ne(padding).int()  # [B, T]
-    counted = real.cumsum(1) * real + padding
-    return counted.reshape(-1)[packing.take][None]
+        return batch.position_ids
+    real = batch.input_ids.ne(padding).long()
+    counted = real.cumsum(0)
+    before = (counted - real)[packing.firsts]
+    lengths = packing.offsets.long().diff()
+    return (counted - torch.repeat_interleave(before, lengths, output_size=len(real))) * real + padding
 
 
-def _embedded(body: Any, row: Mapping[str, Tensor]) -> Tensor:
+def _embed(body: Any, row: dict[str, Tensor]) -> Tensor:
     embedded: Tensor = body.embeddings(**row)
     widen = getattr(body, "embeddings_project", None)  # ELECTRA's small sizes
     return (embedded if widen is None else widen(embedded))[0]

@@ -12,10 +12,14 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.data.examples import TaskExamples, TaskSplit
 from bam_lightning.store.run_spec import TEST, TRAIN, PredictionRequest
 from bam_lightning.store.run_store import Store
+from bam_lightning.training.distributed import rank
 
 
 class Others(Protocol):
-    """The other processes of a job, as the first one knows them."""
+    """The other ranks of a job, as rank 0 reaches them."""
+
+    def keep_alive(self) -> None:
+        """Let the other ranks wait on."""
 
     def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
         """Tell them what to do, for what is done with them within."""
@@ -38,6 +42,11 @@ class Context:
     listener: Callable[[int], None] = field(default=lambda step: None)
     tests: Mapping[str, TaskSplit] = field(default_factory=dict)
     others: Others | None = None
+
+    @property
+    def is_rank_zero(self) -> bool:
+        """Whether this process plans and writes."""
+        return rank() == 0
 
     def rows_of(self, one: PredictionRequest) -> TaskSplit:
         """Return the rows that are to be predicted."""

@@ -1,31 +1,30 @@
-"""One Run from start to finish: the only place that builds objects from a config."""
+"""Train one Run from start to finish: build the data and the module from the config, fit, predict, store."""
 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
-from bam_lightning.config.trainer_config import Precision, Strategy
-from bam_lightning.data.collate import ONE_CALL, Examples
+from bam_lightning.config.trainer_config import Precision
+from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
-from bam_lightning.data.sampling import SizeProportionalSampler, Stream
+from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import Head
+from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder, save_model
 from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
@@ -34,17 +33,26 @@ from bam_lightning.recipes.planner import required_predictions
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
 from bam_lightning.store.run_spec import TRAIN, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
-from bam_lightning.training import distributed, hardware
-from bam_lightning.training.callbacks import Advance, Checkpoints, SameStart, last_checkpoint
-from bam_lightning.training.datamodule import MultiTaskData
+from bam_lightning.training import hardware
+from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
+from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.loggers import finish, log_end, make_logger
-from bam_lightning.training.masked_lm import MaskedModule, MaskedSteps, MaskedText, make_tokenizer
+from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
 from bam_lightning.training.module import BamModule
-from bam_lightning.training.schedules import LinearAnnealing
+from bam_lightning.training.optimizer import BertAdam
+
+
+class Prepared(NamedTuple):
+    """What a Run is trained with. ``tokens`` is the number of tokens that it will see."""
+
+    module: BamModule | MaskedModule
+    data: ExamplesDataModule
+    tokenizer: Any
+    tokens: int
 
 
 def check_trainable(config: Config) -> None:
-    """Raise ``BamError`` for what would stop a Run later: no such device, a head that cannot be built."""
+    """Raise what would stop a Run later: a device that is not there, a head that cannot be built."""
     hardware.check_devices(config.trainer)
     for name, task in config.suite.trained().items():
         instantiate(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
@@ -58,32 +66,34 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     multi-process job only rank 0 writes and returns the manifest.
 
     Raises:
-        Stopped: on Ctrl-C and the other signals of `stopping`; in training with a checkpoint.
-        ValueError, OSError: for damaged files or missing teacher rows.
-        RuntimeError: if the loss is no longer a number.
+        Stopped: on Ctrl-C and the other signals; in training with a checkpoint.
+        StoreError, DataError: for damaged files or missing teacher rows.
+        TrainingError: for a non-finite loss.
     """
     hardware.prepare()
     torch.manual_seed(int(np.random.SeedSequence([run.seed, 4]).generate_state(1)[0]))
     make = _pretraining if run.kind is StageKind.pretrain else _finetuning
-    module, data, tokenizer, tokens = make(run, context)
-    building = context.store.staging_dir(run.id)
-    first = distributed.rank() == 0
-    logger = make_logger(run, context.config, context.output) if first else None
-    scores, heads = {}, module.heads if isinstance(module, BamModule) else None
     with context.together("train", run):
-        seconds = _fit(run, context, module, data, building, logger)
-        if isinstance(module, BamModule) and isinstance(data, MultiTaskData):
-            if first:
+        prepared = make(run, context)
+        folder = context.store.staging_dir(run.id)
+        logger = make_logger(run, context.config, context.output) if context.is_rank_zero else None
+        seconds, history = _fit(run, context, prepared, folder, logger)
+        if run.kind is StageKind.finetune:
+            if context.is_rank_zero:
                 context.store.delete_predictions(run.id)
-            _write_outputs(run.id, required_predictions(run, context.config), context, module, data, tokenizer)
-    if not first:
+            _write_predictions(run.id, required_predictions(run, context.config), context, prepared)
+    if not context.is_rank_zero:
         return {}
-    if heads is not None:
-        scores = predictions.score_run(run, context)
-    with translate_os_errors(building):
-        save_model(building, module.encoder, heads, tokenizer)
-    write_text(building / "history.json", json.dumps(module.record.history))
-    manifest = make_manifest(run, context.config, seconds, tokens, scores)
+    module = prepared.module
+    heads, scores = None, {}
+    encoder = module.encoder if isinstance(module, MaskedModule) else module.model.encoder
+    if isinstance(module, BamModule):
+        heads, scores = module.model.heads, predictions.score_run(run, context)
+    with translate_os_errors(folder):
+        save_model(folder, encoder, heads, prepared.tokenizer)
+    write_text(folder / "history.json", json.dumps(history.rows))
+    write_text(folder / "dev_scores.json", json.dumps(history.scores))
+    manifest = make_manifest(run, context.config, seconds, prepared.tokens, scores)
     if logger:
         log_end(logger, manifest)
         finish(logger)
@@ -91,68 +101,64 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     return manifest
 
 
-def _fit(
-    run: Run,
-    context: Context,
-    module: BamModule | MaskedModule,
-    data: pl.LightningDataModule,
-    building: Path,
-    logger: Any,
-) -> float:
-    settings, stop = context.config.trainer, SignalListener()
-    first = distributed.rank() == 0  # the others save nothing, and no signal stops them
-    often = (settings.checkpoint_minutes, settings.checkpoint_steps) if first else (math.inf, None)
-    checkpoints = Checkpoints(building, *often, stop)
-    callbacks = [SameStart(), checkpoints, Advance(context.listener)]
+def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, logger: Any) -> tuple[float, History]:
+    settings, listener = context.config.trainer, SignalListener()
+    checkpoints = RunCheckpoint(folder, settings.checkpoint_minutes, settings.checkpoint_steps, listener)
+    history = History()
+    callbacks = [checkpoints, history, Progress(context.listener)]
     trainer = hardware.trainer(settings, context.output, run.steps, logger, callbacks)
-    saved = last_checkpoint(building)
+    saved = last_checkpoint(folder)
     if hardware.precision(settings) == "64-true":
-        module.double()  # before a checkpoint's weights come: Lightning would do so after, when they are rounded
-    with warnings.catch_warnings(), stop:
+        prepared.module.double()  # before a checkpoint's weights are loaded, which would be rounded otherwise
+    with warnings.catch_warnings(), listener:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-        trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
+        warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
+        trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=saved, weights_only=True)
     assert trainer.global_step == run.steps
-    return checkpoints.seconds
+    return checkpoints.seconds, history
 
 
-def _finetuning(run: Run, context: Context) -> tuple[BamModule, MultiTaskData, Any, int]:
+def _finetuning(run: Run, context: Context) -> Prepared:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
     check_length(encoder, config.data.max_length, "data.max_length")
+    encoder.call_tokens = config.trainer.call_tokens
     if config.trainer.compile:
         encoder.compile_layers()
-    tokenised = _tokenised(context, tokenizer)
+    tokenized = _tokenizer_of(context, tokenizer)
     train = {}
     for task in run.tasks:
-        rows = context.rows[task].train
-        train[task] = Examples(tokenised(rows), rows.labels, _column(run, context, task, rows))
-    heads = _heads(run.tasks, encoder, kept, config)
-    stream = _stream(run, config, {task: len(examples.labels) for task, examples in train.items()})
-    sharded = config.trainer.strategy is Strategy.fsdp and distributed.processes() > 1
-    # without padding one call is best; so it is with layers that are put together for each call
-    whole = sharded or (encoder.packs and hardware.packs(config.trainer))
-    call_tokens = ONE_CALL if whole else config.trainer.call_tokens
-    data = MultiTaskData(train, {}, stream, tokenizer.pad_token_id, call_tokens, config.data.workers)
+        split = context.rows[task].train
+        train[task] = Examples(tokenized(split), split.labels, _column(run, context, task, split))
+    sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
+    data = ExamplesDataModule(
+        train, sampler=sampler, batch_size=run.batch_size, seed=run.seed, num_workers=config.data.workers
+    )
+    optimization = config.optimization
     assert run.hyper.learning_rate is not None
     assert run.hyper.layerwise_decay is not None
     module = BamModule(
-        encoder,
-        heads,
-        instantiate("distillation.schedule", config.distillation.schedule),
-        config.optimization,
-        run.hyper.learning_rate,
-        run.hyper.layerwise_decay,
-        stream.weights,
-        run.seed,
-        config.trainer.log_every,
-        sharded,
+        model=MultiTaskModel(encoder, _heads(run.tasks, encoder, kept, config)),
+        learning_rate=run.hyper.learning_rate,
+        layerwise_decay=run.hyper.layerwise_decay,
+        annealing=instantiate("distillation.schedule", config.distillation.schedule),
+        optimizer=partial(
+            torch.optim.AdamW if optimization.bias_correction else BertAdam, eps=optimization.epsilon, fused=True
+        ),
+        lr_schedule=optimization.shape.value,
+        warmup=optimization.warmup,
+        weight_decay=optimization.weight_decay,
+        gradient_clip_val=optimization.clip_norm,
+        seed=run.seed,
     )
+    sizes = {task: len(examples.labels) for task, examples in train.items()}
+    rows = sampler.stream(sizes, run.steps, run.batch_size, run.seed).rows
     lengths = np.concatenate([examples.tokens.lengths for examples in train.values()])
-    return module, data, tokenizer, int(lengths[stream.rows[stream.rows >= 0]].sum())
+    return Prepared(module, data, tokenizer, int(lengths[rows[rows >= 0]].sum()))
 
 
-def _tokenised(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
+def _tokenizer_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
     cache = Path(context.config.paths.cache)
     return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
 
@@ -170,16 +176,10 @@ def _heads(
     return heads
 
 
-def _stream(run: Run, config: Config, sizes: Mapping[str, int]) -> Stream:
-    sampler = instantiate("sampler", config.sampler) if len(sizes) > 1 else SizeProportionalSampler(1.0)
-    stream: Stream = sampler.stream(sizes, run.steps, run.batch_size, run.seed)
-    return stream
-
-
-def _column(run: Run, context: Context, task: str, rows: TaskSplit) -> Any:
+def _column(run: Run, context: Context, task: str, split: TaskSplit) -> Any:
     """Return the teacher's logits ``[N, K]``, those of an ensemble of k ``[N, k, K]``, or ``None``."""
     columns = [
-        load_logits(context.store, teacher, task, TRAIN, rows.keys, rows.texts)
+        load_logits(context.store, teacher, task, TRAIN, split.keys, split.texts)
         for teacher in run.teachers.get(task, ())
     ]
     if len(columns) > 1:
@@ -190,32 +190,40 @@ def _column(run: Run, context: Context, task: str, rows: TaskSplit) -> Any:
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
     settings = context.config.encoder
     if run.start:
-        return load_encoder(context.store.run(run.start), settings.pooler)
+        return load_encoder(context.store.run(run.start), settings.pooling)
     if settings.path:
         tokenizer = load_tokenizer(settings.path, settings.revision)
-        encoder = from_path(settings.path, settings.revision, settings.pooler)
+        encoder = from_path(settings.path, settings.revision, settings.pooling)
         check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
         return encoder, tokenizer, {}
     tokenizer = make_tokenizer(context.texts, settings.pretraining.vocabulary)
-    return from_sizes(settings.sizes, len(tokenizer), settings.pooler), tokenizer, {}
+    return from_sizes(settings.sizes, len(tokenizer), settings.pooling), tokenizer, {}
 
 
-def _pretraining(run: Run, context: Context) -> tuple[MaskedModule, MaskedText, Any, int]:
+def _pretraining(run: Run, context: Context) -> Prepared:
     config = context.config
     settings = config.encoder.pretraining
     encoder, tokenizer, _ = _start(run, context)
     texts = (context.texts,)
-    rows = TaskSplit(texts, np.zeros(len(context.texts)), hash_texts(context.texts))
-    tokens = encode(rows, tokenizer, config.data.max_length, Path(config.paths.cache))
-    stream = SizeProportionalSampler(1.0).stream({"text": len(rows.keys)}, run.steps, run.batch_size, run.seed)
-    steps = MaskedSteps(tokens, stream.rows, tokenizer, settings.masked, run.seed)
-    module = MaskedModule(encoder, settings.learning_rate, run.seed, config.trainer.log_every)
-    return module, MaskedText(steps, config.data.workers), tokenizer, int(tokens.lengths[stream.rows].sum())
+    split = TaskSplit(texts, np.zeros(len(context.texts)), hash_texts(context.texts))
+    tokens = encode(split, tokenizer, config.data.max_length, Path(config.paths.cache))
+    sampler = SizeProportionalSampler(1.0)
+    data = ExamplesDataModule(
+        {TASK: Examples(tokens, np.zeros(len(split.keys)))},
+        sampler=sampler,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        num_workers=config.data.workers,
+        transform=TokenMasker(tokenizer, settings.masked, run.seed),
+    )
+    module = MaskedModule(encoder, settings.learning_rate, run.seed)
+    rows = sampler.stream({TASK: len(split.keys)}, run.steps, run.batch_size, run.seed).rows
+    return Prepared(module, data, tokenizer, int(tokens.lengths[rows].sum()))
 
 
 @raise_on_signal()
-def backfill_predictions(run_id: str, every: Sequence[PredictionRequest], context: Context) -> None:
-    """Predict what a finished Run has not predicted yet: it did not teach when it was trained, say.
+def backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], context: Context) -> None:
+    """Predict what a finished Run has not predicted yet, for example since it did not teach when it was trained.
 
     The Run may have another encoder, tokenizer, length and precision than this job's config.
     """
@@ -224,32 +232,22 @@ def backfill_predictions(run_id: str, every: Sequence[PredictionRequest], contex
     config = deepcopy(context.config)
     config.data.max_length, config.trainer.precision = spec["max_length"], Precision(spec["precision"])
     context = replace(context, config=config)
-    encoder, tokenizer, kept = load_encoder(context.store.run(run_id), spec["pooler"])
-    module = BamModule(
-        encoder,
-        _heads({one.head for one in every}, encoder, kept, context.config),
-        LinearAnnealing(),
-        context.config.optimization,
-        learning_rate=0.0,
-        layerwise_decay=1.0,
-    )
-    data = MultiTaskData({}, {}, Stream(np.empty((0, 0), np.int32), {}), tokenizer.pad_token_id, 0)
-    with context.together("complete", run_id, every):
-        _write_outputs(run_id, every, context, module, data, tokenizer)
+    with context.together("complete", run_id, requests):
+        encoder, tokenizer, kept = load_encoder(context.store.run(run_id), spec["pooling"])
+        heads = _heads({request.head for request in requests}, encoder, kept, context.config)
+        module = BamModule(model=MultiTaskModel(encoder, heads))
+        _write_predictions(run_id, requests, context, Prepared(module, ExamplesDataModule({}), tokenizer, 0))
 
 
-def _write_outputs(
-    run_id: str,
-    every: Sequence[PredictionRequest],
-    context: Context,
-    module: BamModule,
-    data: MultiTaskData,
-    tokenizer: Any,
+def _write_predictions(
+    run_id: str, requests: Sequence[PredictionRequest], context: Context, prepared: Prepared
 ) -> None:
     trainer = hardware.trainer(context.config.trainer, context.output)
-    tokenised = _tokenised(context, tokenizer)
+    tokenized = _tokenizer_of(context, prepared.tokenizer)
+    module = prepared.module
+    assert isinstance(module, BamModule)
 
-    def logits_of(rows: TaskSplit, head: str) -> np.ndarray:
-        return predictions.predict_logits(module, trainer, data, Examples(tokenised(rows), rows.labels), head)
+    def logits_of(split: TaskSplit, head: str) -> np.ndarray:
+        return predictions.predict_logits(module, trainer, Examples(tokenized(split), split.labels), head)
 
-    predictions.write_predictions(run_id, every, context, logits_of)
+    predictions.write_predictions(run_id, requests, context, logits_of)

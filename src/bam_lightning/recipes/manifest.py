@@ -35,7 +35,7 @@ def make_manifest(
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
         "device": hardware.device_name(config.trainer),
-        "processes": distributed.processes(),
+        "processes": distributed.world_size(),
         "versions": hardware.versions(),
     }
 

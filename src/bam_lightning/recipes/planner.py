@@ -159,7 +159,7 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
         "encoder": facts.encoder,
         "max_length": config.data.max_length,
         "precision": config.trainer.precision,
-        "pooler": config.encoder.pooler,
+        "pooling": config.encoder.pooling,
         "steps": steps,
     }
     return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=to_json(spec))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
@@ -22,25 +21,20 @@ from bam_lightning.models.heads import Head
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
-from bam_lightning.training import distributed
-from bam_lightning.training.datamodule import MultiTaskData
+from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.module import BamModule
 
 
-def predict_logits(
-    module: BamModule, trainer: pl.Trainer, data: MultiTaskData, examples: Examples, head: str
-) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; processes do a share of them each."""
-    data.predict = {head: examples}
+def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: str) -> NDArray[np.float32]:
+    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; ranks compute a share of them each."""
+    data = ExamplesDataModule({}, predict={head: examples})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         parts: list[Any] = trainer.predict(module, datamodule=data) or []
-    own = [(part[head][0].cpu().numpy(), part[head][1].float().cpu().numpy()) for part in parts]
-    every = [block for blocks in distributed.gather(own) for block in blocks]
-    index = np.concatenate([numbers for numbers, _ in every])
-    order = np.argsort(index, kind="stable")
-    assert np.array_equal(index[order], np.arange(len(examples.labels)))  # each row once
-    return np.concatenate([logits for _, logits in every])[order]
+    rows = np.concatenate([part[head][0].numpy() for part in parts])
+    order = np.argsort(rows, kind="stable")
+    assert np.array_equal(rows[order], np.arange(len(examples.labels)))  # each row once
+    return np.concatenate([part[head][1].numpy() for part in parts])[order]
 
 
 def write_predictions(
@@ -53,7 +47,7 @@ def write_predictions(
     for one in every:
         chosen = context.rows_of(one)
         logits = logits_of(chosen, one.head)
-        if distributed.rank() == 0:
+        if context.is_rank_zero:
             context.store.write_predictions(run_id, one.task, one.split, chosen.keys, logits)
 
 
@@ -74,5 +68,5 @@ def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
 def decode_logits(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
     """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.predict``."""
     head: Head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
-    predicted: NDArray[np.generic] = head.predict(torch.from_numpy(logits)).numpy()
+    predicted: NDArray[np.generic] = head.decode(torch.from_numpy(logits)).numpy()
     return predicted

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
 from bam_lightning.recipes import teachers
-from bam_lightning.recipes.company import led, others
-from bam_lightning.recipes.context import Context
+from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
+from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
 from bam_lightning.store.run_spec import TRAIN, DataSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
@@ -44,16 +45,23 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
         BamError: for bad data, naming task, row and column, or a hub that cannot be reached.
         RuntimeError: for a loss that is no longer a number; for a process that failed, naming it and its reason.
     """
-    return led(config, lambda: _lead(config, output))
+    from bam_lightning.training.distributed import launcher
+
+    output = Path(output)
+    if launcher():
+        return lead_or_follow(config, output, _lead)
+    if config.trainer.devices * config.trainer.nodes > 1:
+        return launch(config, output)
+    return _lead(config, output)
 
 
-def _lead(config: Config, output: Path) -> dict[str, Any]:
+def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.trainer.progress)
     store = Store(config.paths.store)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
     facts, runs = _plan(config, rows, facts, store)
-    context = Context(config, rows, texts, store, output, view.step, test_rows(config))
+    context = Context(config, rows, texts, store, output, view.step, test_rows(config), others)
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
     for run in runs:
@@ -76,14 +84,18 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
     job_records.save_record(store, record, job_records.RUNNING)
     view.start([run for run in runs if not store.finished(run.id)])
     try:
-        with others(context, runs) as context:
-            while not _train(runs, context, view):
-                facts, runs = _plan(config, context.rows, facts, store)
-                for reason in facts.refused.values():
-                    view.say(f"{reason}; another seed teaches in its place")
-                job_records.delete_record(store, record)
-                record = job_records.make_record(config, runs, facts, context.output)
-                job_records.save_record(store, record, job_records.RUNNING)
+        if not all(store.finished(run.id) for run in runs):
+            with _uncollected():
+                from bam_lightning.recipes.fit import check_trainable
+
+            check_trainable(config)
+        while not _train(runs, context, view):
+            facts, runs = _plan(config, context.rows, facts, store)
+            for reason in facts.refused.values():
+                view.say(f"{reason}; another seed teaches in its place")
+            job_records.delete_record(store, record)
+            record = job_records.make_record(config, runs, facts, context.output)
+            job_records.save_record(store, record, job_records.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
         with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
@@ -109,6 +121,20 @@ def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if (most := max((steps.get(one, 0) for ids in run.teachers.values() for one in ids), default=0)) > run.steps
     ]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without the garbage collector, which would scan all modules again and again: 1 s of 4."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_freeze_count():
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def test_rows(config: Config) -> dict[str, TaskSplit]:
@@ -198,6 +224,8 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
             if not waits:
                 view.say(f"waits for {', '.join(run.label for run in open_runs)}, which another process is training")
             waits = True
+            if context.others:
+                context.others.keep_alive()
             time.sleep(WAIT_SECONDS)
     return True
 

@@ -139,7 +139,7 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         "layerwise_decay": run.hyper.layerwise_decay,
         "optimization": optimization,
         "max_length": config.data.max_length,
-        "pooler": config.encoder.pooler,
+        "pooling": config.encoder.pooling,
         "precision": config.trainer.precision,
         "call_tokens": config.trainer.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
         "encoder": None if run.start else facts.encoder,

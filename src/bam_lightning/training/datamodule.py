@@ -1,143 +1,368 @@
-"""The data side of Lightning: one mixed stream to train on, length-sorted blocks to predict on.
-
-S optimizer steps, B examples a step."""
+"""The Lightning data module: one mixed stream to train on, and each task's rows to evaluate on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, Sampler
+from numpy.typing import NDArray
 
-from bam_lightning.config.signals import ignore_sigterm_in_worker
-from bam_lightning.data.collate import Examples, collate, length_batches, split_across_ranks, token_budget_batches
-from bam_lightning.data.sampling import PAD_INDEX, Stream
+from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
+from bam_lightning.config.validation import check_choice
+from bam_lightning.data.collate import Examples
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
+from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
+from bam_lightning.data.task import Task
+from bam_lightning.data.tokenization import encode
+from bam_lightning.data.tokenization import tokenise as tokenize
 from bam_lightning.models.batch import Batch
-from bam_lightning.training import distributed
+from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
+from bam_lightning.models.multi_task import MultiTaskModel
+from bam_lightning.training.lightning import pl, rank_zero_info
+from bam_lightning.training.loaders import EvalLoader, TrainLoader
+from bam_lightning.training.plain import to_plain
+from bam_lightning.training.spec import VERSION, load_tokenizer_files, tokenizer_files
 
 
-class StepsFrom(Sampler[int]):
-    """The steps that are still to be done, out of all: it yields the rest, but is as long as the whole.
-
-    Lightning goes on counting batches at the step it stopped at, so a length of the rest would end its epoch early.
-    """
-
-    def __init__(self, done: int, steps: int) -> None:
-        self.done, self.steps = done, steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.done, self.steps))
-
-    def __len__(self) -> int:
-        return self.steps
-
-
-class StepLoader(DataLoader):
-    """Yields optimizer steps from a given one on. Its place is the trainer's own step count, so it has no state."""
-
-    def __init__(self, steps: Dataset, done: int, workers: int, pin: bool = False) -> None:
-        order = StepsFrom(done, len(steps))  # type: ignore[arg-type]
-        super().__init__(
-            steps,
-            batch_size=None,
-            sampler=order,
-            num_workers=workers,
-            worker_init_fn=ignore_sigterm_in_worker,
-            pin_memory=pin,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing; the method tells Lightning that the loader can go on in mid-epoch."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: the loader was made for the step to go on at."""
-
-
-class Steps(Dataset[list[Batch]]):
-    """Item s: the examples of optimizer step s that belong to this process, as micro-batches."""
-
-    def __init__(
-        self, tasks: Mapping[str, Examples], stream: Stream, pad_id: int, call_tokens: int, rank: int, processes: int
-    ) -> None:
-        self.tasks, self.pad_id, self.call_tokens = tasks, pad_id, call_tokens
-        self.rows, self.rank, self.processes = stream.rows, rank, processes
-        self.names = np.asarray(list(tasks), dtype=object)
-        self.firsts = np.cumsum([0, *(len(task.labels) for task in tasks.values())])
-        self.lengths = np.concatenate([task.tokens.lengths for task in tasks.values()])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, step: int) -> list[Batch]:
-        rows = self.rows[step]
-        rows = rows[rows != PAD_INDEX]
-        rows = rows[split_across_ranks(self.lengths[rows], self.rank, self.processes)]
-        numbers = np.searchsorted(self.firsts, rows, side="right") - 1
-        batches = []
-        for group in token_budget_batches(self.lengths[rows], self.call_tokens):
-            task_of = self.names[numbers[group]]
-            local = rows[group] - self.firsts[numbers[group]]
-            batches.append(collate(self.tasks, task_of.tolist(), local, self.pad_id))
-        return batches
-
-
-class Blocks(Dataset[Batch]):
-    """One task's rows, sorted by length and cut into blocks: nearly no padding, every row once."""
-
-    def __init__(self, name: str, examples: Examples, pad_id: int, rank: int, processes: int) -> None:
-        self.name, self.examples, self.pad_id = name, examples, pad_id
-        mine = np.argsort(examples.tokens.lengths, kind="stable")[rank::processes]  # each process its share of lengths
-        self.blocks = [mine[block] for block in length_batches(examples.tokens.lengths[mine])]
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, number: int) -> Batch:
-        rows = self.blocks[number]
-        return collate({self.name: self.examples}, [self.name] * len(rows), rows, self.pad_id)
-
-
-class MultiTaskData(pl.LightningDataModule):
-    """The examples of all tasks of a Run.
+class ExamplesDataModule(pl.LightningDataModule):
+    """Loaders over examples that are already tokenized.
 
     Args:
-        train: task name -> training examples, in the order that ``stream`` numbers them.
-        predict: what to predict on: task name -> examples.
-        stream: the whole order of training.
-        pad_id: token id that fills up.
-        call_tokens: see ``split_by_length``.
-        workers: loader processes.
+        train: task -> training examples, with teacher columns where it has a teacher.
+        dev: task -> dev examples.
+        predict: task -> examples to predict on; default: ``dev``.
+        sampler: of the mixed stream.
+        batch_size: examples of a batch, over all ranks.
+        seed: of the stream.
+        num_workers: loader processes.
+        transform: applied to every training batch.
     """
 
     def __init__(
         self,
         train: Mapping[str, Examples],
-        predict: Mapping[str, Examples],
-        stream: Stream,
-        pad_id: int,
-        call_tokens: int,
-        workers: int = 0,
+        dev: Mapping[str, Examples] | None = None,
+        predict: Mapping[str, Examples] | None = None,
+        *,
+        sampler: Sampler | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+        transform: Callable[[Batch], Batch] | None = None,
     ) -> None:
         super().__init__()
-        self.train, self.predict, self.stream = train, predict, stream
-        self.pad_id, self.call_tokens, self.workers = pad_id, call_tokens, workers
+        self.transform = transform
+        self._train, self._dev, self._predict = dict(train), dict(dev or {}), predict
+        self._test: dict[str, Examples] = {}
+        self.sampler = sampler or SizeProportionalSampler(0.75)
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 
-    def train_dataloader(self) -> StepLoader:
-        """Return the steps that are still to be done."""
-        rank, processes = distributed.rank(), distributed.processes()
-        steps = Steps(self.train, self.stream, self.pad_id, self.call_tokens, rank, processes)
-        done = self.trainer.global_step if self.trainer else 0
-        # a copy from ordinary memory would wait for the GPU to have done all that it was asked before
-        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return StepLoader(steps, done, self.workers, pin)
+    def train_examples(self) -> dict[str, Examples]:
+        """Return task -> training examples."""
+        return self._train
 
-    def predict_dataloader(self) -> list[DataLoader]:
-        """Return one loader per task, in the order of ``predict``."""
-        rank, processes = distributed.rank(), distributed.processes()
-        return [
-            DataLoader(Blocks(name, examples, self.pad_id, rank, processes), batch_size=None)
-            for name, examples in self.predict.items()
-        ]
+    def dev_examples(self) -> dict[str, Examples]:
+        """Return task -> dev examples."""
+        return self._dev
+
+    def test_examples(self) -> dict[str, Examples]:
+        """Return task -> labelled test examples."""
+        return self._test
+
+    def predict_examples(self) -> Mapping[str, Examples]:
+        """Return task -> examples to predict on."""
+        return self.dev_examples() if self._predict is None else self._predict
+
+    def sampler_weights(self) -> dict[str, float]:
+        """Return task -> factor on its example losses, as the sampler asks for."""
+        return self.sampler.weights({task: len(part.labels) for task, part in self.train_examples().items()})
+
+    def digests(self) -> dict[str, str | None]:
+        """Return hashes of the stream (sizes, sampler, batch size, seed) and of the teacher columns."""
+        examples = self.train_examples()
+        sizes = {task: len(part.labels) for task, part in examples.items()}
+        teachers = hashlib.sha256()
+        for task, part in examples.items():
+            if part.teacher is not None:
+                teachers.update(task.encode() + np.ascontiguousarray(part.teacher).tobytes())
+        stream = hashlib.sha256(repr((sizes, self.sampler, self.batch_size, self.seed)).encode())
+        return {"stream": stream.hexdigest()[:16], "teachers": teachers.hexdigest()[:16]}
+
+    def _current_trainer(self) -> Any:
+        return self.trainer
+
+    def train_dataloader(self) -> TrainLoader:
+        """Return the mixed stream."""
+        return TrainLoader(
+            self.train_examples(),
+            self.sampler,
+            self.batch_size,
+            self.seed,
+            self.num_workers,
+            self._current_trainer,
+            self.transform,
+        )
+
+    def _eval_loaders(self, examples: Mapping[str, Examples]) -> list[EvalLoader]:
+        return [EvalLoader(task, part, self.num_workers, self._current_trainer) for task, part in examples.items()]
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        """Return a loader per task over its dev rows."""
+        return self._eval_loaders(self.dev_examples())
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        """Return a loader per task over its labelled test rows."""
+        return self._eval_loaders(self.test_examples())
+
+    def predict_dataloader(self) -> list[EvalLoader]:
+        """Return a loader per task over the rows to predict on."""
+        return self._eval_loaders(self.predict_examples())
+
+
+class MultiTaskDataModule(ExamplesDataModule):
+    """The tasks of a multi-task model: their rows, tokens and teachers.
+
+    Rows are read, checked and tokenized when they are first needed.
+
+    Args:
+        tasks: name -> task.
+        encoder: hub id or folder of a pretrained encoder, which also brings the tokenizer.
+        batch_size: examples of a batch, over all tasks and all ranks.
+        max_length: tokens at which a text, or a pair of texts, is cut.
+        pooling: ``pooler``, ``cls`` or ``mean``; see ``Encoder``.
+        sampler: of the mixed stream; default: proportional to size ** 0.75 (section 4), of one task to its size.
+        seed: of the stream; default ``PL_GLOBAL_SEED`` (``seed_everything``), else 0.
+        data_seed: decides which rows become the dev split of a task that has none.
+        num_workers: loader processes.
+        cache_dir: folder for tokens.
+        revision: of a hub id.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        encoder: str | Path,
+        *,
+        batch_size: int = 32,
+        max_length: int = 128,
+        pooling: str = "pooler",
+        sampler: Sampler | None = None,
+        seed: int | None = None,
+        data_seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | Path | None = None,
+        revision: str | None = None,
+    ) -> None:
+        if not tasks:
+            raise ConfigError("MultiTaskDataModule needs at least one task")
+        default = SizeProportionalSampler(0.75 if len(tasks) > 1 else 1.0)
+        super().__init__(
+            {},
+            sampler=sampler or default,
+            batch_size=batch_size,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
+            num_workers=num_workers,
+        )
+        self.tasks, self.encoder_path, self.revision = dict(tasks), str(encoder), revision
+        self.max_length, self.pooling, self.data_seed = max_length, pooling, data_seed
+        self.cache_dir = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / "bam_lightning"
+        self._rows: dict[str, TaskExamples] = {}
+        self._teachers: dict[str, NDArray[np.float32]] = {}
+        self._tokenizer: Any = None
+        self._split_cache: dict[str, dict[str, Examples]] = {}
+
+    @property
+    def rows(self) -> dict[str, TaskExamples]:
+        """Task -> its checked rows; read at first need."""
+        if not self._rows:
+            self._rows = {name: load_examples(name, task, self.data_seed) for name, task in self.tasks.items()}
+            for examples in self._rows.values():
+                for note in examples.notes:
+                    rank_zero_info(note)
+        return self._rows
+
+    @property
+    def tokenizer(self) -> Any:
+        """The encoder's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.encoder_path, self.revision)
+        return self._tokenizer
+
+    def build_encoder(self) -> Encoder:
+        """Load the pretrained encoder."""
+        encoder = from_path(self.encoder_path, self.revision, self.pooling)
+        check_vocabulary(encoder, self.tokenizer, f"encoder {self.encoder_path!r}")
+        check_length(encoder, self.max_length, "max_length")
+        return encoder
+
+    def head_configs(self) -> dict[str, Any]:
+        """Return task -> its head as a ``_target_`` form, or a function of the encoder's width."""
+        return {name: examples.task.head_config for name, examples in self.rows.items()}
+
+    def spec(self, model: MultiTaskModel) -> dict[str, Any]:
+        """Describe a model of these tasks in plain types: tasks, heads, encoder configuration, tokenizer files."""
+        tasks = {}
+        for name, examples in self.rows.items():
+            task, config = examples.task, examples.task.head_config
+            tasks[name] = {
+                "head": None if callable(config) else to_plain(config),
+                "text": list(task.text) if not isinstance(task.text, str) else [task.text],
+                "kind": task.kind,
+                "metric": str(task.metric),
+                "allow_empty_text": bool(task.allow_empty_text),
+            }
+        return {
+            "version": VERSION,
+            "tasks": tasks,
+            "metrics": {name: str(examples.task.metric) for name, examples in self.rows.items()},
+            "average": [name for name, examples in self.rows.items() if examples.task.in_average],
+            "encoder": to_plain(model.encoder.body.config.to_dict()),
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "tokenizer": tokenizer_files(self.tokenizer),
+        }
+
+    def _examples(self, part: str) -> dict[str, Examples]:
+        if part not in self._split_cache:
+            found = {}
+            for name, rows in self.rows.items():
+                split: TaskSplit | None = getattr(rows, part)
+                if split is None or not len(split.keys) or (part == "test" and _unlabelled(split)):
+                    continue
+                tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
+                found[name] = Examples(tokens, split.labels)
+            self._split_cache[part] = found
+        return self._split_cache[part]
+
+    def train_examples(self) -> dict[str, Examples]:
+        """Return task -> training examples, with the columns of their teachers."""
+        return {
+            name: examples._replace(teacher=self._teachers.get(name))
+            for name, examples in self._examples("train").items()
+        }
+
+    def dev_examples(self) -> dict[str, Examples]:
+        """Return task -> dev examples."""
+        return self._examples("dev")
+
+    def test_examples(self) -> dict[str, Examples]:
+        """Return task -> labelled test examples."""
+        found = self._examples("test")
+        if not found:
+            raise DataError("no task has a labelled test split, so there is nothing to test on; use validate")
+        return found
+
+    def only(self, task: str, batch_size: int = 32, **changes: Any) -> MultiTaskDataModule:
+        """Return a data module of one task over the same checked rows, without its teacher.
+
+        Args:
+            task: name of the task.
+            batch_size: examples of a batch.
+            changes: other options of ``MultiTaskDataModule``, for example ``encoder``.
+        """
+        check_choice("task", task, self.tasks)
+        options = {
+            "encoder": self.encoder_path,
+            "max_length": self.max_length,
+            "pooling": self.pooling,
+            "seed": self.seed,
+            "data_seed": self.data_seed,
+            "num_workers": self.num_workers,
+            "cache_dir": self.cache_dir,
+            "revision": self.revision if "encoder" not in changes else None,
+            **changes,
+        }
+        single = MultiTaskDataModule({task: self.tasks[task]}, batch_size=batch_size, **options)
+        single._rows = {task: self.rows[task]}
+        return single
+
+    def teach(self, task: str, source: Any, trainer: Any = None) -> None:
+        """Take predictions on a task's training rows as its teacher; a second call replaces the first.
+
+        Args:
+            task: name of the task.
+            source: a ``BamModule`` or ``Predictor`` that has the task; an array of logits ``[N, K]`` in the order of
+                ``self.rows[task].train``; or a list of these, an ensemble.
+            trainer: predicts with a ``BamModule``; default: a Trainer on one device.
+
+        Raises:
+            DataError: for logits of another shape, or that are not finite.
+        """
+        check_choice("task", task, self.tasks)
+        if isinstance(source, (list, tuple)):
+            columns = [self._column(task, member, trainer) for member in source]
+            shapes = sorted({column.shape for column in columns})
+            if len(shapes) != 1:
+                raise DataError(f"teachers of {task!r} must have logits of one shape, got {shapes}")
+            self._teachers[task] = np.stack(columns, axis=1)
+        else:
+            self._teachers[task] = self._column(task, source, trainer)
+
+    def _column(self, task: str, source: Any, trainer: Any) -> NDArray[np.float32]:
+        split = self.rows[task].train
+        if hasattr(source, "predict_step"):
+            logits = self._predict_column(task, source, trainer)
+        elif hasattr(source, "logits"):
+            rows = list(zip(*split.texts, strict=True))
+            logits = source.logits(rows, [task])[task]
+        else:
+            logits = np.asarray(source, dtype=np.float32)
+        if logits.ndim != 2 or len(logits) != len(split.keys):
+            raise DataError(
+                f"teacher of {task!r}: expected logits [N, K] of {len(split.keys)} training rows, got shape "
+                f"{list(logits.shape)}"
+            )
+        if not np.isfinite(logits).all():
+            row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+            raise DataError(f"teacher of {task!r}: logits of training row {row} are not finite")
+        return np.ascontiguousarray(logits, dtype=np.float32)
+
+    def _predict_column(self, task: str, module: Any, trainer: Any) -> NDArray[np.float32]:
+        """Return a module's logits on the training rows, tokenized as that module asks for."""
+        check_choice("task", task, module.tasks)
+        split, spec = self.rows[task].train, module.spec or {}
+        if spec:
+            tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]))
+        else:
+            tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
+        data = ExamplesDataModule({}, predict={task: Examples(tokens, split.labels)}, num_workers=self.num_workers)
+        if trainer is None:
+            options: Any = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+            trainer = pl.Trainer(accelerator="auto", devices=1, **options)
+        with _whole_prediction(trainer):
+            parts = trainer.predict(module, datamodule=data)
+        rows = np.concatenate([part[task][0].numpy() for part in parts])
+        order = np.argsort(rows, kind="stable")
+        if not np.array_equal(rows[order], np.arange(len(split.keys))):
+            raise TrainingError(f"the Trainer did not predict every training row of {task!r} once")
+        found: NDArray[np.float32] = np.concatenate([part[task][1].numpy() for part in parts])[order]
+        return found
+
+    @property
+    def taught(self) -> list[str]:
+        """Names of the tasks that have a teacher."""
+        return list(self._teachers)
+
+
+@contextmanager
+def _whole_prediction(trainer: Any) -> Iterator[None]:
+    """Predict on all rows whatever ``limit_predict_batches`` says, and without callbacks."""
+    limit, callbacks = trainer.limit_predict_batches, trainer.callbacks
+    trainer.limit_predict_batches, trainer.callbacks = 1.0, []
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            yield
+    finally:
+        trainer.limit_predict_batches, trainer.callbacks = limit, callbacks
+
+
+def _unlabelled(split: TaskSplit) -> bool:
+    return bool(split.labels.dtype.kind == "i" and (np.asarray(split.labels) < 0).any())

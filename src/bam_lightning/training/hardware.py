@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from bam_lightning.config.exceptions import TrainingError
-from bam_lightning.config.trainer_config import Precision, TrainerConfig
+from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.trainer_config import Precision, Strategy, TrainerConfig
 from bam_lightning.models.attention import ampere
-from bam_lightning.training import distributed, place
+from bam_lightning.training import distributed
 
 if TYPE_CHECKING:  # a model that only predicts needs no Lightning
     import pytorch_lightning as pl
@@ -61,29 +61,31 @@ def on_gpu(settings: TrainerConfig) -> bool:
 
 
 def check_devices(settings: TrainerConfig) -> None:
-    """Raise ``TrainingError`` unless every process of this machine has a device that can do what is asked of it."""
+    """Raise ``ConfigError`` unless every process of this machine has a device that is fit for what is asked of it."""
+    wanted = settings.devices * settings.nodes
+    started = distributed.world_size()
+    if distributed.launcher() and wanted != started:
+        raise ConfigError(
+            f"{distributed.launcher()} has started {started} processes, but trainer.devices={settings.devices} on "
+            f"trainer.nodes={settings.nodes} are {wanted}; give the processes of a node and the number of nodes"
+        )
+    if settings.nodes > 1 and not distributed.launcher():
+        raise ConfigError(
+            f"trainer.nodes is {settings.nodes}, but nothing has started a process on the other nodes; "
+            "call the command by srun or torchrun, or leave trainer.nodes out"
+        )
     if not on_gpu(settings):
         if settings.compile:
-            raise TrainingError(
-                "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are written out already; "
+            raise ConfigError(
+                "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are fused already; "
                 "leave it out"
             )
         return
-    there = torch.cuda.device_count()
-    if settings.devices > there > 1 or (settings.devices > there and place.here().processes == 1):
-        raise TrainingError(
-            f"trainer.devices is {settings.devices}, but torch sees {there} CUDA devices on this machine"
+    present = torch.cuda.device_count()
+    if settings.devices > present:
+        raise ConfigError(
+            f"trainer.devices is {settings.devices}, but torch sees {present} CUDA devices on this machine"
         )
-
-
-def device(settings: TrainerConfig) -> tuple[str, int | list[int]]:
-    """Return Lightning's words for the one device of this process: its kind, and its number among the GPUs.
-
-    Under a scheduler that shows each process one GPU of its own, that is number 0 in all of them.
-    """
-    if on_gpu(settings):
-        return "gpu", [place.here().local % torch.cuda.device_count()]
-    return ("cpu" if distributed.processes() > 1 else settings.accelerator), 1
 
 
 def precision(settings: TrainerConfig) -> Arithmetic:
@@ -103,16 +105,22 @@ def packs(settings: TrainerConfig) -> bool:
 
 
 def trainer(
-    settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[pl.Callback] = ()
+    settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[Any] = ()
 ) -> pl.Trainer:
-    """Return Lightning's trainer on this process's device; what has to be kept or shown, our callbacks do."""
+    """Return Lightning's Trainer for a Run: what has to be kept or shown, callbacks do."""
     import pytorch_lightning as pl
-    from pytorch_lightning.plugins.environments import LightningEnvironment
+    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-    accelerator, devices = device(settings)
+    from bam_lightning.training.callbacks import AtomicCheckpointIO
+
+    environments = {"torchrun": TorchElasticEnvironment, "srun": lambda: SLURMEnvironment(auto_requeue=False)}
+    environment = environments.get(distributed.launcher() or "", LightningEnvironment)()
+    several = distributed.launcher() is not None
     return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
+        accelerator="gpu" if on_gpu(settings) else "cpu",
+        devices=settings.devices if several else 1,
+        num_nodes=settings.nodes if several else 1,
+        strategy=strategy(settings) if several else "auto",
         precision=precision(settings),
         max_steps=steps,
         max_epochs=-1,
@@ -123,10 +131,26 @@ def trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        # to Lightning there is one process, whatever has started it: `parallel` and `stopping` see to the rest
-        plugins=[LightningEnvironment()],
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        plugins=[environment, AtomicCheckpointIO()],
         default_root_dir=output,
     )
+
+
+def strategy(settings: TrainerConfig) -> Any:
+    """Return Lightning's strategy for several processes: DDP, or FSDP2 where ``trainer.strategy`` says fsdp."""
+    from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+
+    backend = "nccl" if on_gpu(settings) else "gloo"
+    if settings.strategy is Strategy.fsdp:
+        return ModelParallelStrategy(
+            data_parallel_size=distributed.world_size(),
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=backend,
+        )
+    return DDPStrategy(process_group_backend=backend)
 
 
 def device_name(settings: TrainerConfig) -> str:

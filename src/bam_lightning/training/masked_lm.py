@@ -1,36 +1,34 @@
-"""Masked-language-model training of an encoder on plain text (Devlin et al. 2019, section 3.1).
+"""Masked-language-model training of an encoder on plain text (Devlin et al. 2019, section 3.1), without padding.
 
-The recipe's first stage where an encoder has no weights yet, or is to learn a user's own kind of text first.
-B texts, T tokens, V words of the vocabulary."""
+S texts, N tokens in all of them, M of them to predict, D width, V words."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from bam_lightning.data.tokenization import Tokens
+from bam_lightning.models.batch import Batch, TaskBatch
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.training import distributed, step_clock
-from bam_lightning.training.datamodule import StepLoader
-from bam_lightning.training.history import Record
-from bam_lightning.training.optimizer import clip_gradients, go_back, local_gradients
+from bam_lightning.training.lightning import pl
+from bam_lightning.training.module import seed_dropout
 from bam_lightning.training.schedules import linear_rate
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TASK = "text"  # the name under which examples and loss are kept
 IGNORED = -100  # label of a token that is not to be predicted
-TASK = "text"  # the name under which the loss is recorded
+WARMUP = 0.1
 
 
-def make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Return a BERT tokenizer of the commonest ``vocabulary`` words; other words are spelt in characters."""
+def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """Return a BERT tokenizer of the commonest ``vocab_size`` words; other words are spelt in characters."""
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
@@ -38,124 +36,130 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     normal, split = BertNormalizer(), BertPreTokenizer()  # what the tokenizer does before it looks a word up
     counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(normal.normalize_str(text)))
     letters = sorted({letter for word in counts for letter in word})
-    common = sorted(counts, key=lambda word: (-counts[word], word))[:vocabulary]
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:vocab_size]
     words = [*SPECIAL, *dict.fromkeys([*common, *letters, *(f"##{letter}" for letter in letters)])]
     return BertTokenizer(vocab={word: number for number, word in enumerate(words)}, do_lower_case=True)
 
 
-def mask_tokens(
-    ids: np.ndarray, maskable: np.ndarray, share: float, mask_id: int, vocabulary: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs and labels ``[B, T]``: of a ``share`` of tokens, 80 % masked, 10 % random, 10 % left.
+class TokenMasker:
+    """Mask the tokens of a batch with transformers' collator: a pure function of (seed, number of the batch).
 
     Args:
-        ids: ``[B, T]`` token ids.
-        maskable: ``[B, T]`` true where a token is neither special nor padding.
+        tokenizer: of the texts.
+        probability: share of the tokens to predict; of these 80 % are masked, 10 % replaced, 10 % left.
+        seed: of the choice.
     """
-    chosen = (rng.random(ids.shape) < share) & maskable
-    labels = np.where(chosen, ids, IGNORED)
-    fate = rng.random(ids.shape)
-    inputs = np.where(chosen & (fate < 0.8), mask_id, ids)
-    wild = rng.integers(0, vocabulary, ids.shape)
-    return np.where(chosen & (fate >= 0.9), wild, inputs), labels
+
+    def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
+        from transformers import DataCollatorForLanguageModeling
+
+        self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)
+        self.special = torch.tensor(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}))
+        self.seed = seed
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch with masked ids, and the M tokens to predict as the examples of one task."""
+        special = torch.isin(batch.input_ids, self.special)[None]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, 3, batch.index]).generate_state(1)[0]))
+            ids, labels = self.collator.torch_mask_tokens(batch.input_ids[None].clone(), special)
+        positions = (labels[0] != IGNORED).nonzero()[:, 0]
+        part = TaskBatch(positions, positions, labels[0][positions])
+        return replace(batch, input_ids=ids[0], tasks={TASK: part})
 
 
-class MaskedSteps(Dataset[dict[str, Tensor]]):
-    """Item s: the masked texts of optimizer step s; which tokens are masked is a function of (seed, s)."""
+class _GivenStates(nn.Module):
+    """Stands in a masked-language model's place of the encoder: returns states that were computed before."""
 
-    def __init__(self, tokens: Tokens, rows: np.ndarray, tokenizer: Any, masked: float, seed: int) -> None:
-        self.tokens, self.rows, self.masked, self.seed = tokens, rows, masked, seed
-        self.rank, self.processes = 0, 1
-        self.pad_id, self.mask_id, self.size = tokenizer.pad_token_id, tokenizer.mask_token_id, len(tokenizer)
-        self.special = np.asarray(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        rows = self.rows[step]
-        lengths = self.tokens.lengths[rows]
-        ids = np.full((len(rows), lengths.max()), self.pad_id, dtype=np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : lengths[place]] = self.tokens.ids[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
-        real = np.arange(ids.shape[1])[None, :] < lengths[:, None]
-        rng = np.random.default_rng([self.seed, 3, step])
-        inputs, labels = mask_tokens(ids, real & ~np.isin(ids, self.special), self.masked, self.mask_id, self.size, rng)
-        block = {"input_ids": inputs, "attention_mask": real.astype(np.int64), "labels": labels}
-        mine = slice(self.rank, None, self.processes)
-        return {name: torch.from_numpy(np.ascontiguousarray(values[mine])) for name, values in block.items()}
-
-
-class MaskedText(pl.LightningDataModule):
-    """The masked steps, from the one on that the trainer stands at."""
-
-    def __init__(self, steps: MaskedSteps, workers: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.steps, self.workers = steps, workers
+        self.states: Tensor | None = None
 
-    def train_dataloader(self) -> StepLoader:
-        """Return the steps that are still to be done."""
-        done = 0
-        if self.trainer:
-            done = self.trainer.global_step
-            self.steps.rank, self.steps.processes = distributed.rank(), distributed.processes()
-        return StepLoader(self.steps, done, self.workers)
+    def forward(self, *_: Any, **__: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=self.states)
 
 
 class MaskedModule(pl.LightningModule):
-    """An encoder with BERT's word-prediction head, tied to the word embeddings."""
+    """An encoder with the word-prediction head of its family in transformers, tied to the word embeddings.
 
-    def __init__(self, encoder: Encoder, learning_rate: float, seed: int, log_every: int) -> None:
+    Args:
+        encoder: to train.
+        learning_rate: at its peak.
+        seed: of dropout.
+    """
+
+    def __init__(self, encoder: Encoder, learning_rate: float, seed: int) -> None:
         super().__init__()
-        self.automatic_optimization = False
+        from transformers import AutoModelForMaskedLM
+
         self.encoder = encoder
-        embeddings = encoder.body.get_input_embeddings()
-        self.transform = nn.Sequential(
-            nn.Linear(encoder.width, embeddings.embedding_dim), nn.GELU(), nn.LayerNorm(embeddings.embedding_dim)
-        )
-        self.bias = nn.Parameter(torch.zeros(embeddings.num_embeddings))
+        model = AutoModelForMaskedLM.from_config(copy.deepcopy(encoder.body.config))
+        model.set_input_embeddings(encoder.body.get_input_embeddings())
+        model.tie_weights()
+        self.given = _GivenStates()
+        setattr(model, model.base_model_prefix, self.given)
+        self.word_head = model
         self.learning_rate, self.seed = learning_rate, seed
-        self.record = Record([TASK], log_every)
+        self.logged: dict[str, float] | None = None
+        self._loss: Tensor | None = None
+        self._count = 0
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW without decay on the pooler, which masked words do not train."""
-        return torch.optim.AdamW(self.parameters(), lr=0.0, weight_decay=0.01, fused=True)
+    @property
+    def _lightning(self) -> Any:
+        """The Trainer, whichever Lightning it comes from."""
+        return self.trainer
 
-    def masked_loss(self, block: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        """Return the cross-entropy summed over the masked tokens, and their number."""
-        inputs = {name: value for name, value in block.items() if name != "labels"}
-        states = self.encoder.body(**inputs).last_hidden_state  # [B, T, D]
-        chosen = block["labels"] != IGNORED
-        words = self.encoder.body.get_input_embeddings().weight  # [V, D]
-        logits = self.transform(states[chosen]) @ words.T + self.bias  # [masked, V]
-        return F.cross_entropy(logits.to(self.bias.dtype), block["labels"][chosen], reduction="sum"), int(chosen.sum())
+    def masked_loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """Return the cross-entropy summed over the M tokens to predict, and M."""
+        part = batch.tasks[TASK]
+        self.given.states = self.encoder.token_states(batch)[part.positions][None]  # [1, M, D]
+        dummy = torch.zeros((1, len(part.positions)), dtype=torch.long, device=self.device)
+        logits = self.word_head(input_ids=dummy).logits[0]  # [M, V]
+        self.given.states = None
+        return F.cross_entropy(
+            logits.to(torch.promote_types(logits.dtype, torch.float32)), part.labels, reduction="sum"
+        ), len(part.labels)
 
-    def training_step(self, block: dict[str, Tensor], _: int) -> None:
-        """Take one optimizer step."""
-        optimizer = self.optimizers()
-        progress = step_clock.progress(self.trainer)
-        rate = self.learning_rate * linear_rate(progress, 0.1)
-        for group in optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = rate
-        step_clock.seed_step(self.trainer, self.seed)
-        some = len(block["labels"]) > 0  # a process may have no text of a small step
-        loss, count = self.masked_loss(block) if some else (torch.zeros((), device=self.device), 0)
-        (whole,) = distributed.sum_numbers([count], self)
-        if some:
-            with local_gradients(self):
-                go_back(self, loss / max(1, whole))
-        own = [(TASK, loss.detach(), count)]
-        for task, total, number in distributed.sum_step(self, [TASK], own):
-            self.record.add(task, total, number)
-        norm = clip_gradients(self.parameters(), 1.0)
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        self.record.write(self.trainer, {"progress": progress, "learning_rate": rate, "gradient_norm": norm})
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of the tokens to predict, over all ranks."""
+        seed_dropout(self.seed, self._lightning.global_rank, batch.index, self.device)
+        loss, count = self.masked_loss(batch)
+        total = count
+        if self._lightning.world_size > 1:
+            counts = self._lightning.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum")
+            total = int(counts)
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        self._count += count
+        return loss * (self._lightning.world_size / max(1, total))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is logged."""
-        checkpoint["record"] = self.record.state_dict()
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip the gradient at norm 1, as BERT does; log where a row is due."""
+        from bam_lightning.training.optimizer import clip_gradients
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the record up again."""
-        self.record.load_state_dict(checkpoint["record"])
+        norm = clip_gradients(self.parameters(), 1.0, "norm", getattr(optimizer, "optimizer", optimizer))
+        step = self._lightning.global_step + 1
+        if step % self._lightning.log_every_n_steps == 0 or step == self._lightning.max_steps:
+            values = {"loss": float(self._loss or 0.0) / max(1, self._count), "gradient_norm": float(norm)}
+            self.log_dict({f"train/{name}": value for name, value in values.items()}, on_step=True, on_epoch=False)
+            self.logged = {"step": float(step), **values, f"loss/{TASK}": values["loss"]}
+            self._loss, self._count = None, 0
+            if not np.isfinite(values["loss"]):
+                from bam_lightning.config.exceptions import TrainingError
+
+                raise TrainingError(f"Non-finite loss of pretraining at step {step}; try a lower learning_rate")
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a learning rate that rises over the first tenth and falls to 0."""
+        steps = self._lightning.estimated_stepping_batches
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            lr=self.learning_rate,
+            weight_decay=0.01,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: linear_rate(min(1.0, step / steps), WARMUP)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

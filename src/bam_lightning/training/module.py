@@ -1,183 +1,426 @@
-"""The model side of Lightning: the encoder, a head per task, and the step of section 3.
+"""The Lightning module: one encoder, a head per task, and the loss of section 3 of Clark et al. (2019).
 
-B examples, n examples of one task, D width of the encoder, K outputs of a head."""
+S texts, n examples of one task, K outputs of its head."""
 
 from __future__ import annotations
 
+import copy
+import math
+import os
+import weakref
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
-import pytorch_lightning as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bam_lightning.config.job_config import OptimizationConfig
+from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
-from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
-from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
-from bam_lightning.training import sharding, step_clock
+from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import ensemble_mean, mix_targets
-from bam_lightning.training.distributed import Losses, most, processes, sum_step
-from bam_lightning.training.history import Record
-from bam_lightning.training.optimizer import (
-    build_optimizer,
-    clip_gradients,
-    go_back,
-    local_gradients,
-    parameter_groups,
-    set_rates,
-)
-from bam_lightning.training.schedules import RATES
+from bam_lightning.training.lightning import pl
+from bam_lightning.training.optimizer import clip_gradients, parameter_groups
+from bam_lightning.training.plain import from_plain, to_plain
+from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing
 
 Schedule = Callable[[float], float]
+SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+LOW_PRECISION = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
 
 class BamModule(pl.LightningModule):
-    """One encoder with the heads of all its tasks.
+    """Train one encoder with the heads of all its tasks, each taught by its teacher's predictions where it has some.
+
+    The loss is "the summed loss across all tasks" (section 3.1): a sum over examples, so that the sampling of section 4
+    decides how much a task counts. Each example's target is ``lam * gold + (1 - lam) * teacher`` (section 3.2), where
+    ``lam`` follows ``annealing`` over the optimizer steps of the fit.
 
     Args:
-        encoder: gives ``[B, D]``.
-        heads: task name -> head.
-        schedule: progress -> lam, the weight of gold.
-        optimization: optimizer settings.
+        data: the data module; the model and the tasks are built from it.
+        spec: what ``data.spec()`` returns, in place of ``data``: used by ``load_from_checkpoint``.
+        model: a model that is already built, in place of both.
         learning_rate: of the heads, at its peak.
-        layerwise_decay: alpha of section 4.
-        weights: task name -> factor on its example losses (1 unless the stream says otherwise).
-        seed: of dropout, which is a pure function of (seed, optimizer step), so that a resumed run is the same run.
-        log_every: optimizer steps.
-        sharded: whether each process keeps but its share of the encoder while it trains.
+        layerwise_decay: factor on the learning rate from each layer to the one below (alpha of section 4).
+        annealing: progress in [0, 1] -> lam, the weight of gold; default ``LinearAnnealing()``.
+        optimizer: a callable that takes parameter groups, or its ``_target_`` form; default fused AdamW.
+        lr_schedule: ``linear``, ``bert`` or ``constant``: the factor on the learning rate over progress.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: of all weights but biases and those of normalization layers.
+        gradient_clip_val: norm at which the summed gradient is clipped where the Trainer gives no
+            ``gradient_clip_val``; 0 for none. Not in the paper: reference code.
+        task_weights: task -> factor on its example losses; default: what the data module's sampler asks for.
+        metrics: task -> name of its metric; default: what the tasks say.
+        average: the tasks that ``val/average`` averages; default: all.
+        total_steps: optimizer steps over which lam and the learning rate run; default: those of the fit.
+        seed: of the heads' weights and of dropout; default ``PL_GLOBAL_SEED`` (``seed_everything``), else 0.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
-        heads: Mapping[str, Head],
-        schedule: Schedule,
-        optimization: OptimizationConfig,
-        learning_rate: float,
-        layerwise_decay: float,
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-        log_every: int = 10,
-        sharded: bool = False,
+        data: Any = None,
+        *,
+        spec: Mapping[str, Any] | None = None,
+        model: MultiTaskModel | None = None,
+        learning_rate: float = 1e-4,
+        layerwise_decay: float = 1.0,
+        annealing: Schedule | Mapping[str, Any] | None = None,
+        optimizer: Callable[[Any], torch.optim.Optimizer] | Mapping[str, Any] | None = None,
+        lr_schedule: str = "linear",
+        warmup: float = 0.1,
+        weight_decay: float = 0.01,
+        gradient_clip_val: float = 1.0,
+        task_weights: Mapping[str, float] | None = None,
+        metrics: Mapping[str, str] | None = None,
+        average: list[str] | None = None,
+        total_steps: int | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False
-        self.encoder = encoder
-        self.heads = nn.ModuleDict(dict(heads))
-        self.schedule, self.optimization = schedule, optimization
-        self.learning_rate, self.layerwise_decay = learning_rate, layerwise_decay
-        self.weights = dict(weights or {})
-        self.seed = seed
-        self.record = Record(heads, log_every)
-        self.sharded = sharded
-        self.words: SparseEmbeddingGrad | None = None
-        self.blanks: list[Encoder] = []  # what a shared encoder is put together in; a list, so it is no part of this
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        if model is None:
+            from bam_lightning.training.spec import build_model
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer; rates are set at each step. Weights are in place by now, so they can be shared out."""
-        if self.sharded:
-            self.blanks.append(sharding.shard(self.encoder))
-        groups = parameter_groups(self.encoder, self.heads, self.layerwise_decay, self.optimization.weight_decay)
-        return build_optimizer(groups, self.optimization)
+            if (data is None) == (spec is None):
+                raise ConfigError("BamModule needs a data module, BamModule(data), or a spec; give one of them")
+            model = build_model(data, self.seed) if data is not None else build_model(spec, self.seed)
+            spec = data.spec(model) if data is not None else spec
+        assert spec is None or isinstance(spec, Mapping)
+        self.model = model
+        self.spec = None if spec is None else dict(spec)
+        self.annealing: Schedule = from_plain("annealing", annealing, LinearAnnealing())
+        self.optimizer_factory = from_plain("optimizer", optimizer, None, partial=True)
+        if lr_schedule not in LR_SCHEDULES:
+            raise ConfigError(f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}, got {lr_schedule!r}")
+        self.learning_rate, self.layerwise_decay, self.weight_decay = learning_rate, layerwise_decay, weight_decay
+        self.lr_schedule, self.warmup = lr_schedule, warmup
+        self.default_clip_val = gradient_clip_val
+        self.task_weights = None if task_weights is None else dict(task_weights)
+        self.total_steps = total_steps
+        self.metric_names = dict(metrics or (spec or {}).get("metrics", {}))
+        self.averaged = list(average if average is not None else (spec or {}).get("average", self.metric_names))
+        self.metrics = nn.ModuleDict({task: self._metric(task, name) for task, name in self.metric_names.items()})
+        self._set_hparams(
+            {
+                "spec": self.spec,
+                "learning_rate": learning_rate,
+                "layerwise_decay": layerwise_decay,
+                "annealing": to_plain(self.annealing),
+                "optimizer": to_plain(optimizer),
+                "lr_schedule": lr_schedule,
+                "warmup": warmup,
+                "weight_decay": weight_decay,
+                "gradient_clip_val": gradient_clip_val,
+                "task_weights": self.task_weights,
+                "total_steps": total_steps,
+                "seed": self.seed,
+            }
+        )
+        self._hparams_initial = copy.deepcopy({k: v for k, v in self._hparams.items() if k != "spec"})  # for loggers
+        self._log_hyperparams = True
+        self._steps: float = 0.0  # T of the current fit
+        self._resumed: dict[str, Any] | None = None
+        self._sums: Tensor | None = None  # [tasks] example losses since the last log
+        self._counts: dict[str, int] = {}
+        self.examples_seen: dict[str, int] = dict.fromkeys(self.model.heads, 0)
+        self._norm: Tensor | None = None
+        self._bad_step: Tensor | None = None
+        self.logged: dict[str, float] | None = None  # the last row of training metrics, for recipes
+        self._data: Any = None if data is None else weakref.ref(data)
 
-    def head(self, task: str) -> Head:
-        """Return the head of a task."""
-        return cast(Head, self.heads[task])
+    def _metric(self, task: str, name: str) -> TaskMetric:
+        classes = getattr(self.model.head(task), "n_classes", None)
+        return TaskMetric(name, classes)
+
+    @property
+    def _lightning(self) -> Any:
+        """The Trainer, whichever Lightning it comes from."""
+        return self.trainer
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.model.heads)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return task -> logits ``[n, K]``."""
-        pooled = self.encoder(batch.inputs, batch.lengths)  # [B, D]
-        return {task: self.head(task)(pooled[rows]) for task, rows in batch.rows.items()}
+        logits: dict[str, Tensor] = self.model(batch)
+        return logits
+
+    # Training
+
+    @property
+    def progress(self) -> float:
+        """Share of the fit's optimizer steps already done, in [0, 1]."""
+        return min(1.0, self._lightning.global_step / self._steps) if self._steps else 0.0
 
     def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:
-        """Return task -> loss summed over its examples, against the target of section 3.2.
-
-        The sum over tasks is "the summed loss across all tasks" of section 3.1; a mean per task would undo the
-        sampling of section 4.
-        """
+        """Return task -> loss summed over its examples, against the target of section 3.2."""
         losses = {}
         for task, logits in self(batch).items():
-            head = self.head(task)
-            gold = head.encode(batch.labels[task])
-            teacher = ensemble_mean(head.outputs(batch.teacher[task])) if task in batch.teacher else None
+            head, part = self.model.head(task), batch.tasks[task]
+            gold = head.encode_labels(part.labels)
+            teacher = None if part.teacher is None else ensemble_mean(head.to_target_space(part.teacher))
             target = mix_targets(gold, teacher, lam).to(logits.dtype)
             losses[task] = head.loss(logits, target).sum()
         return losses
 
-    def training_step(self, step: list[Batch], _: int) -> None:
-        """Take one optimizer step on a minibatch that comes in parts of like length."""
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
-        progress = step_clock.progress(self.trainer)
-        lam = self.schedule(progress)
-        rate = self.learning_rate * RATES[self.optimization.shape.value](progress, self.optimization.warmup)
-        set_rates(optimizer.optimizer, rate)
-        step_clock.seed_step(self.trainer, self.seed)
-        own: Losses = []
-        calls = most(len(step), self) if self.sharded else len(step)
-        with local_gradients(self):
-            for batch in step:
-                losses = self.task_losses(batch, lam)
-                own += [(task, loss.detach(), len(batch.rows[task])) for task, loss in losses.items()]
-                go_back(self, torch.stack([self.weights.get(t, 1.0) * loss for t, loss in losses.items()]).sum())
-        self._take_part(calls - len(step))
-        for task, loss, count in sum_step(self, list(self.heads), own):
-            self.record.add(task, loss, count)
-        norm = clip_gradients(self.parameters(), self.optimization.clip_norm, optimizer.optimizer)
-        with self.words.whole() if self.words else nullcontext():
-            optimizer.step()
-        optimizer.zero_grad()
-        logged: dict[str, float | Tensor] = {
-            "progress": progress,
-            "lam": lam,
-            "learning_rate": rate,
-            "gradient_norm": norm,
-        }
-        self.record.write(self.trainer, logged)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the weighted sum of the example losses.
 
-    def _take_part(self, calls: int) -> None:
-        """Put the encoder's layers together and apart with the processes that have more rows, or longer ones."""
-        for _ in range(calls):
-            token = torch.ones((1, 1), dtype=torch.long, device=self.device)
-            vector = self.encoder({"input_ids": token, "attention_mask": token})
-            go_back(self, (vector * 0.0).sum())
+        It is scaled by what Lightning divides by: the processes (gradients are averaged over them) and the batches that
+        accumulate to one step.
+        """
+        seed_dropout(self.seed, self._lightning.global_rank, batch.index, self.device)
+        losses = self.task_losses(batch, self.annealing(self.progress))
+        weights = self.task_weights or {}
+        with torch.no_grad():
+            found = torch.stack([losses[task] if task in losses else self._zero() for task in self.tasks])
+            self._sums = found if self._sums is None else self._sums + found
+        for task, part in batch.tasks.items():
+            self._counts[task] = self._counts.get(task, 0) + len(part.positions)
+            self.examples_seen[task] += len(part.positions)
+        total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+        return total * (self._lightning.world_size * self._lightning.accumulate_grad_batches)
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=self.device)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the summed gradient: at the Trainer's ``gradient_clip_val``, else at this module's."""
+        value = self.default_clip_val if gradient_clip_val is None else gradient_clip_val
+        raw = getattr(optimizer, "optimizer", optimizer)
+        self._norm = clip_gradients(self.parameters(), value, str(gradient_clip_algorithm or "norm"), raw)
+        self._check_norm(self._norm)
+        if self._log_due():
+            self._log_training()
+
+    def _log_due(self) -> bool:
+        loop = self._lightning.fit_loop.epoch_loop
+        every = (loop._batches_that_stepped + 1) % self._lightning.log_every_n_steps == 0
+        last = loop.batch_progress.is_last_batch or self._lightning.global_step + 1 == self._lightning.max_steps
+        return every or last or bool(self._lightning.fast_dev_run)
+
+    def _log_training(self) -> None:
+        counts = torch.tensor([self._counts.get(task, 0) for task in self.tasks], dtype=torch.float64)
+        sums = self._sums.detach().double().cpu() if self._sums is not None else torch.zeros_like(counts)
+        if self._lightning.world_size > 1:
+            both = self._lightning.strategy.reduce(torch.stack([sums, counts]).to(self.device), reduce_op="sum")
+            sums, counts = both.cpu()
+        self._check_losses(sums)
+        values = {"train/loss": float(sums.sum() / counts.sum().clamp(min=1))}
+        for task, loss, count in zip(self.tasks, sums.tolist(), counts.tolist(), strict=True):
+            if count:
+                values[f"train/loss/{task}"] = loss / count
+        values["train/lam"] = float(self.annealing(self.progress))
+        values["train/gradient_norm"] = float(self._norm) if self._norm is not None else 0.0
+        self.log_dict(values, on_step=True, on_epoch=False)
+        self.logged = {
+            "step": float(self._lightning.global_step + 1),
+            "progress": self.progress,
+            "learning_rate": self._current_rate(),
+            **{name.removeprefix("train/"): value for name, value in values.items()},
+            **{f"examples/{task}": float(seen) for task, seen in self.examples_seen.items()},
+        }
+        self._sums, self._counts = None, {}
+
+    def _current_rate(self) -> float:
+        return self.learning_rate * LR_SCHEDULES[self.lr_schedule](self.progress, self.warmup)
+
+    def _check_norm(self, norm: Tensor) -> None:
+        """Note a non-finite gradient on its device; raise at once on a CPU, where looking at it costs nothing."""
+        if self._lightning.precision == "16-mixed":
+            return  # the gradient scaler skips such steps
+        step = self._lightning.global_step + 1
+        bad = torch.where(torch.isfinite(norm), 0, step)
+        self._bad_step = bad if self._bad_step is None else torch.where(self._bad_step > 0, self._bad_step, bad)
+        if norm.device.type == "cpu":
+            self.check_finite()
+
+    def _check_losses(self, sums: Tensor) -> None:
+        lost = [task for task, loss in zip(self.tasks, sums.tolist(), strict=True) if not math.isfinite(loss)]
+        self.check_finite(lost)
+
+    def check_finite(self, lost: list[str] | None = None) -> None:
+        """Raise ``TrainingError`` if a loss or a gradient was not finite since the start of the fit."""
+        step = int(self._bad_step) if self._bad_step is not None else 0
+        if not step and not lost:
+            return
+        what = f"Non-finite loss of {', '.join(lost)}" if lost else "Non-finite gradient"
+        raise TrainingError(
+            f"{what} at step {step or self._lightning.global_step + 1} (learning rate {self._current_rate():.3g}); "
+            "try a lower learning_rate, or trainer.precision=32-true"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer, and a learning-rate schedule that follows the steps of the fit."""
+        self._steps = self._count_steps()
+        groups = parameter_groups(self.model, self.learning_rate, self.layerwise_decay, self.weight_decay)
+        optimizer = self._make_optimizer(groups)
+        factor, steps = LR_SCHEDULES[self.lr_schedule], self._steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor(min(1.0, step / steps) if steps else 0.0, self.warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _make_optimizer(self, groups: Any) -> torch.optim.Optimizer:
+        if self.optimizer_factory is not None:
+            return self.optimizer_factory(groups)
+        fused = self._lightning.precision != "16-mixed"  # a fused step unscales gradients after they were clipped
+        return torch.optim.AdamW(groups, lr=self.learning_rate, eps=1e-6, fused=fused)
+
+    def _count_steps(self) -> float:
+        steps = self.total_steps if self.total_steps is not None else self._lightning.estimated_stepping_batches
+        if math.isinf(steps):
+            constant = (
+                isinstance(self.annealing, ConstantAnnealing) and self.lr_schedule == "constant" and not self.warmup
+            )
+            if not constant:
+                raise TrainingError(
+                    "the number of optimizer steps of this fit is unknown (max_epochs=-1 without max_steps), but lam "
+                    "and the learning rate follow it; give the Trainer max_steps or max_epochs, or total_steps"
+                )
+        return float(steps)
+
+    def on_fit_start(self) -> None:
+        """Refuse what cannot train correctly, before the first step."""
+        trainer = self._lightning
+        name = type(trainer.strategy).__name__
+        if name not in SUPPORTED_STRATEGIES:
+            raise TrainingError(f"strategy {name} is not supported; use one device, ddp, or ModelParallelStrategy")
+        if str(trainer.precision) in LOW_PRECISION:
+            raise TrainingError(f"precision {trainer.precision} is not supported; use bf16-mixed, 16-mixed or 32-true")
+        if any(type(callback).__name__ == "GradientAccumulationScheduler" for callback in trainer.callbacks):
+            raise TrainingError(
+                "GradientAccumulationScheduler changes the steps of an epoch while it runs; "
+                "use accumulate_grad_batches of the Trainer"
+            )
+        if trainer.reload_dataloaders_every_n_epochs:
+            raise TrainingError(
+                "reload_dataloaders_every_n_epochs is not needed, and restarts the stream; leave it out"
+            )
+        if self.task_weights is None and (weights := getattr(trainer.datamodule, "sampler_weights", None)):
+            self.task_weights = weights()
+        self._bad_step = None
 
     def on_train_start(self) -> None:
-        """Share out what a checkpoint brought; spare whole gradients of words, on a CPU what small steps wait for."""
-        if self.sharded:
-            sharding.share_states(self.trainer.optimizers[0])
-        if self.device.type == "cpu" and processes() == 1:
-            self.words = SparseEmbeddingGrad(self.encoder)
+        """Compare what a checkpoint was trained with; read the steps of the fit anew."""
+        resumed, self._resumed = self._resumed, None
+        now = self._fit_state()
+        if resumed is None:
+            return
+        if resumed["total_steps"] != now["total_steps"]:
+            raise TrainingError(
+                f"the checkpoint belongs to a fit of {resumed['total_steps']:g} optimizer steps, this fit has "
+                f"{now['total_steps']:g}, so lam and the learning rate would jump; use the Trainer's options of the "
+                "first fit, or load the weights with load_from_checkpoint and begin a new fit"
+            )
+        for name in ("stream", "teachers"):
+            if None not in (resumed[name], now[name]) and resumed[name] != now[name]:
+                raise TrainingError(f"the checkpoint was trained with another {name} than the data module has now")
+
+    def _fit_state(self) -> dict[str, Any]:
+        digests = getattr(self._lightning.datamodule, "digests", None)
+        found = digests() if digests is not None else {"stream": None, "teachers": None}
+        return {"total_steps": self._steps, **found}
 
     def on_train_end(self) -> None:
-        """Put the encoder together for good, while it is still on its device."""
-        if self.words:
-            self.words.close()
-            self.words = None
-        if self.blanks:
-            self.trainer.optimizers[0].state.clear()
-            self.encoder = sharding.join(self.encoder, self.blanks.pop())
-
-    def on_fit_end(self) -> None:
-        """Do so where no step was left to be done, so that training has neither begun nor ended."""
-        if self.blanks:
-            self.encoder.to(self.trainer.strategy.root_device)
-            self.on_train_end()
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return task -> (row numbers ``[n]``, float32 logits ``[n, K]``)."""
-        return {task: (batch.numbers[task], logits) for task, logits in self(batch).items()}
+        """Warn where training ended before lam reached its end."""
+        if self._steps and not math.isinf(self._steps) and self._lightning.global_step < self._steps:
+            self.print(
+                f"training ended at step {self._lightning.global_step} of {self._steps:g}, with lam "
+                f"{self.annealing(self.progress):.3f}"
+            ) if not self._lightning.fast_dev_run else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is logged, so that a resumed run's record is whole; and whole tensors, whoever resumes it."""
-        checkpoint["record"] = self.record.state_dict()
-        if self.sharded:
-            for part in ("state_dict", "optimizer_states"):
-                checkpoint[part] = sharding.whole(checkpoint[part], torch.device("cpu"))
+        """Save the length of the fit and what has been summed for the next log; refuse non-finite weights."""
+        if self._trainer is None:
+            return
+        self.check_finite()
+        sums = None if self._sums is None else [float(value) for value in self._sums]
+        checkpoint["bam"] = {
+            **self._fit_state(),
+            "losses": sums,
+            "counts": dict(self._counts),
+            "examples_seen": dict(self.examples_seen),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the record up again."""
-        self.record.load_state_dict(checkpoint["record"])
+        """Restore them."""
+        saved = checkpoint.get("bam")
+        if saved is None:
+            return
+        self._resumed = saved
+        self._sums = None if saved["losses"] is None else torch.tensor(saved["losses"], device=self.device)
+        self._counts, self.examples_seen = dict(saved["counts"]), dict(saved["examples_seen"])
+
+    # Validation, test, prediction
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the metrics of the batch's tasks."""
+        self._update_metrics(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the metrics of the batch's tasks."""
+        self._update_metrics(batch)
+
+    def _update_metrics(self, batch: Batch) -> None:
+        for task, logits in self(batch).items():
+            if task in self.metrics:
+                metric: Any = self.metrics[task]
+                metric.update(self.model.head(task).decode(logits), batch.tasks[task].labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/TASK/METRIC`` and ``val/average``, as fractions."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/TASK/METRIC`` and ``test/average``, as fractions."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, prefix: str) -> None:
+        values = {}
+        for task, name in self.metric_names.items():
+            metric: Any = self.metrics[task]
+            if metric.update_called:
+                values[task] = (f"{prefix}/{task}/{name}", float(metric.compute()))
+            metric.reset()
+        self.log_dict(dict(values.values()))
+        averaged = [value for task, (_, value) in values.items() if task in self.averaged]
+        if averaged:
+            self.log(f"{prefix}/average", sum(averaged) / len(averaged), prog_bar=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return task -> (row ids ``[n]``, float32 logits ``[n, K]``), those of all ranks on every rank."""
+        found = {}
+        for task, logits in self(batch).items():
+            part = (batch.tasks[task].row_ids.cpu(), logits.float().cpu())
+            if self._lightning.world_size > 1:
+                parts: list[Any] = [None] * self._lightning.world_size
+                torch.distributed.all_gather_object(parts, part)
+                part = (torch.cat([rows for rows, _ in parts]), torch.cat([values for _, values in parts]))
+            found[task] = part
+        return found
+
+    def head(self, task: str) -> Head:
+        """Return the head of a task."""
+        return self.model.head(task)
+
+    @property
+    def hparams_initial(self) -> Any:
+        """Hyper-parameters for loggers: all but ``spec``, which holds the tokenizer's files."""
+        return copy.deepcopy(self._hparams_initial)
+
+
+def seed_dropout(seed: int, rank: int, batch: int, device: torch.device) -> None:
+    """Make all randomness of a batch a function of (seed, rank, batch), so that a resumed fit is the same fit."""
+    # torch's CPU generator keeps 32 bits of a seed, so the three are hashed rather than packed into one number
+    number = int(np.random.SeedSequence([seed, rank, batch]).generate_state(1)[0])
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(number)  # looking for other devices takes longer than seeding them
+    else:
+        torch.manual_seed(number)

@@ -1,114 +1,84 @@
-"""Optimizer: layer-wise learning rates, decoupled weight decay, Adam with and without bias correction.
-
-The rate of every group is its ``share`` of the Run's rate at the current progress; see ``schedules``."""
+"""Optimizer: layer-wise learning rates, decoupled weight decay, Adam with and without bias correction, clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 
-from bam_lightning.config.job_config import OptimizationConfig
-from bam_lightning.models.encoder import Encoder
-from bam_lightning.training.distributed import processes, shared
-from bam_lightning.training.sharding import joint_norm
-
-UNDECAYED = (nn.LayerNorm,)
+from bam_lightning.models.multi_task import MultiTaskModel
 
 
-def parameter_groups(
-    encoder: Encoder, heads: nn.ModuleDict, layerwise_decay: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Return optimizer groups in which every parameter stands once.
+def parameter_groups(model: MultiTaskModel, learning_rate: float, layerwise_decay: float, weight_decay: float) -> Any:
+    """Return optimizer groups in which every trained parameter stands once.
 
-    A head's ``share`` of the learning rate is 1, each layer further down has ``layerwise_decay`` times that of the
-    layer above (section 4, "BASE LR * alpha^d"): pooler alpha, top layer alpha^2, ..., embeddings alpha^(L + 2).
-    Biases and LayerNorm weights are not decayed (reference code).
+    A head's learning rate is ``learning_rate``; each layer further down has ``layerwise_decay`` times that of the layer
+    above (section 4, "BASE LR * alpha^d"): pooler alpha, top layer alpha^2, ..., embeddings alpha^(L + 2). Biases and
+    weights of normalization layers are not decayed (reference code).
     """
-    top = encoder.layers + 2
     undecayed = {
-        f"{prefix}.{module}.{name}"
-        for prefix, part in (("encoder", encoder), ("heads", heads))
-        for module, layer in part.named_modules()
-        for name, _ in layer.named_parameters(recurse=False)
-        if "bias" in name or isinstance(layer, UNDECAYED) or "LayerNorm" in type(layer).__name__
+        f"{prefix}{name}"
+        for module_name, module in model.named_modules()
+        for prefix in [f"{module_name}." if module_name else ""]
+        for name, _ in module.named_parameters(recurse=False)
+        if "bias" in name or "norm" in type(module).__name__.lower()
     }
+    depths = _depths(model, layerwise_decay)
     groups: dict[tuple[int, bool], list[Tensor]] = {}
-    named = [(f"encoder.{n}", encoder.depth(n), p) for n, p in encoder.named_parameters()]
-    named += [(f"heads.{n}", top, p) for n, p in heads.named_parameters()]
-    for name, depth, parameter in named:
-        groups.setdefault((depth, name not in undecayed), []).append(parameter)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depths[name], name not in undecayed), []).append(parameter)
+    top = max(depths.values())
     return [
         {
             "params": parameters,
-            "share": layerwise_decay ** (top - depth),
+            "lr": learning_rate * layerwise_decay ** (top - depth),
             "weight_decay": weight_decay if decayed else 0.0,
         }
         for (depth, decayed), parameters in sorted(groups.items())
     ]
 
 
-def build_optimizer(groups: list[dict[str, Any]], settings: OptimizationConfig) -> torch.optim.Optimizer:
-    """Return AdamW, or BERT's Adam where ``bias_correction`` is off."""
-    if settings.bias_correction:
-        return torch.optim.AdamW(groups, lr=0.0, eps=settings.epsilon, fused=True)
-    return BertAdam(groups, epsilon=settings.epsilon)
+def _depths(model: MultiTaskModel, layerwise_decay: float) -> Mapping[str, int]:
+    names = [name for name, _ in model.named_parameters()]
+    if layerwise_decay == 1.0:
+        return dict.fromkeys(names, 0)  # an encoder whose layers are not found needs no depths
+    top = model.encoder.layers + 2
+    depths = {f"encoder.{name}": depth for name, depth in model.encoder.depths().items()}
+    return {name: depths.get(name, top) for name in names}
 
 
-def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of ``rate``."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+def clip_gradients(
+    parameters: Iterable[Tensor], value: float, algorithm: str = "norm", optimizer: Any = None
+) -> Tensor:
+    """Clip all gradients in place and return their joint norm before.
 
-
-def clip_gradients(parameters: Iterable[Tensor], norm: float, optimizer: Any = None) -> Tensor:
-    """Scale all gradients so that their joint norm is at most ``norm``; return the norm before.
-
-    Not in the paper: reference code, which clips the gradient of the minibatch's summed loss at 1.0.
+    Not in the paper: the reference code clips the norm of the minibatch's summed gradient at 1.0.
 
     Args:
         parameters: whose gradients.
-        norm: the limit.
-        optimizer: to scale them in its next step, as it reads them, which is sooner done, if it can.
+        value: the limit; 0 leaves the gradients as they are.
+        algorithm: ``norm`` or ``value``.
+        optimizer: if it is torch's fused AdamW, it scales float32 gradients as it reads them: one pass less.
     """
-    every = [one for one in parameters if one.grad is not None]
-    rows = []  # of gradients that are rows of many zeros, see ``word_rows``
-    for one in every:
-        if one.grad is not None and one.grad.is_sparse:
-            one.grad = one.grad.coalesce()
-            rows.append(one.grad.values())
-    whole = [one for one in every if one.grad is not None and not one.grad.is_sparse]
-    if processes() == 1:
-        total = nn.utils.get_total_norm([*(one.grad for one in whole if one.grad is not None), *rows], foreach=True)
-    else:
-        total = joint_norm(whole)
-    share = torch.clamp(norm / (total + 1e-6), max=1.0)
-    fused = isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["fused"]
-    if fused and all(one.dtype == torch.float32 and not shared(one) for one in every):
-        optimizer.grad_scale = 1.0 / share  # by which torch's fused kernel divides, for gradients scaled up in float16
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    total = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None], foreach=True)
+    if hasattr(total, "full_tensor"):  # FSDP2 shards gradients
+        total = total.full_tensor()
+    if not value:
         return total
-    for kind in (True, False):
-        nn.utils.clip_grads_with_norm_([one for one in whole if shared(one) is kind], norm, total, foreach=True)
-    for values in rows:
-        values.mul_(share)
+    if algorithm == "value":
+        nn.utils.clip_grad_value_(trained, value, foreach=True)
+        return total
+    fused = isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults.get("fused")
+    if fused and all(parameter.dtype == torch.float32 and type(parameter.grad) is Tensor for parameter in trained):
+        # torch's fused kernel divides gradients by this factor as it reads them
+        optimizer.grad_scale = 1.0 / torch.clamp(value / (total + 1e-6), max=1.0)
+    else:
+        nn.utils.clip_grads_with_norm_(trained, value, total, foreach=True)
     return total
-
-
-def local_gradients(module: pl.LightningModule) -> AbstractContextManager[None]:
-    """Keep Lightning's DDP, where somebody trains with it, from averaging gradients: ``sum_step`` adds them up."""
-    strategy = module.trainer.strategy
-    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-
-def go_back(module: pl.LightningModule, loss: Tensor) -> None:
-    """Add the loss's gradients. What was computed in float32, as heads are, has its gradient in float32, too."""
-    with torch.autocast(module.device.type, enabled=False):
-        module.manual_backward(loss)
 
 
 class BertAdam(torch.optim.AdamW):
@@ -120,17 +90,21 @@ class BertAdam(torch.optim.AdamW):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.0,
+        lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-6,
+        eps: float = 1e-6,
         weight_decay: float = 0.0,
+        fused: bool = True,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
-        loss = closure() if closure is not None else None
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not self.state[parameter]:

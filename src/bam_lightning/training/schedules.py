@@ -65,4 +65,4 @@ def constant_rate(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else 1.0
 
 
-RATES = {"linear": linear_rate, "bert": bert_rate, "constant": constant_rate}
+LR_SCHEDULES = {"linear": linear_rate, "bert": bert_rate, "constant": constant_rate}

@@ -62,8 +62,8 @@ def _altered(one: nn.Module) -> bool:
     return bool(hooks) or getattr(one, "gradient_checkpointing", False)
 
 
-def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing) -> Tensor:
-    """Return the top layer's vectors ``[M, D]`` of the texts' first tokens, from embedded tokens ``[N, D]``."""
+def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing, first_only: bool = True) -> Tensor:
+    """Return the top layer's states ``[M, D]`` of embedded tokens ``[N, D]``: all, or each text's first."""
     half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     for number, layer in enumerate(layers):
         one: Any = layer
@@ -76,7 +76,7 @@ def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing) -> Tensor
             attention.dropout.p if one.training else 0.0,
             one.output.dropout.p if one.training else 0.0,
             half,
-            packing.firsts if number + 1 == len(layers) else None,
+            packing.firsts if first_only and number + 1 == len(layers) else None,
         )
         weights = (tensor for part in _parts(one) for tensor in (part.weight, part.bias))
         states = Layer.apply(states, settings, *weights)

@@ -1,0 +1,36 @@
+"""One rank of a job that ``processes.launch`` started: ``python -m bam_lightning.recipes.worker JOB.yaml OUTPUT``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from bam_lightning.config.exceptions import BamError
+from bam_lightning.config.job_config import Config
+from bam_lightning.config.signals import Stopped
+from bam_lightning.recipes.processes import ERROR
+
+
+def main() -> None:
+    """Run the job; leave what rank 0 raised on purpose in a file for the process that started it."""
+    from omegaconf import OmegaConf
+
+    from bam_lightning.recipes.runner import run_recipe
+    from bam_lightning.training import distributed
+
+    job, output = Path(sys.argv[1]), Path(sys.argv[2])
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(job)))
+    assert isinstance(config, Config)
+    try:
+        run_recipe(config, output)
+    except Stopped as stop:
+        sys.exit(stop.status)
+    except BamError as error:
+        if distributed.rank() == 0:
+            (output / ERROR).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The description of a model in plain types: enough to build it again without data and without a network."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.instantiate import instantiate
+from bam_lightning.models.encoder import Encoder
+from bam_lightning.models.heads import Head
+from bam_lightning.models.multi_task import MultiTaskModel
+
+VERSION = 1
+
+
+def build_model(source: Any, seed: int) -> MultiTaskModel:
+    """Return the model of a data module (with pretrained weights) or of a spec (to load weights into).
+
+    Args:
+        source: a ``MultiTaskDataModule``, or what its ``spec`` returns.
+        seed: of the heads' weights.
+    """
+    if isinstance(source, Mapping):
+        if source.get("version") != VERSION:
+            raise ConfigError(f"this spec has version {source.get('version')!r}, this library reads version {VERSION}")
+        encoder = _encoder_from_config(dict(source["encoder"]), str(source["pooling"]))
+        heads = {task: part["head"] for task, part in source["tasks"].items()}
+    else:
+        encoder, heads = source.build_encoder(), source.head_configs()
+    state = torch.random.get_rng_state()
+    torch.manual_seed(int(np.random.SeedSequence([seed, 4]).generate_state(1)[0]))
+    built = {task: build_head(task, config, encoder.width) for task, config in heads.items()}
+    torch.random.set_rng_state(state)
+    return MultiTaskModel(encoder, built)
+
+
+def build_head(task: str, config: Any, width: int) -> Head:
+    """Return a head from its ``_target_`` form, or from a function of the encoder's width."""
+    if config is None:
+        raise ConfigError(f"the head of task {task!r} was made by a function without a _target_ form; give one")
+    head = config(width) if callable(config) else instantiate(f"head of task {task!r}", {"width": width, **config})
+    if not isinstance(head, Head):
+        raise ConfigError(f"head of task {task!r} must be a bam_lightning.Head, got {type(head).__name__}")
+    return head
+
+
+def _encoder_from_config(config: dict[str, Any], pooling: str) -> Encoder:
+    from transformers import AutoConfig, AutoModel
+
+    return Encoder(AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config)), pooling)
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, str]:
+    """Return the files of a tokenizer: name -> content in base64."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: base64.b64encode(path.read_bytes()).decode() for path in sorted(Path(folder).iterdir())}
+
+
+def load_tokenizer_files(files: Mapping[str, str]) -> Any:
+    """Return the tokenizer that ``tokenizer_files`` saved."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / Path(name).name).write_bytes(base64.b64decode(content))
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
