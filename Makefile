@@ -2,10 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+FAST := config data metrics models store training
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-slurm chaos bench lint types imports docs golden clean help
+.PHONY: install demo test test-fast test-slurm chaos bench lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -20,8 +21,12 @@ demo: install  ## the main job, Single->Multi, on the demo scale: no GPU, no acc
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-chaos: install  ## kill jobs 100 times at random moments; they must end bit-equal to undisturbed ones
+test-fast: install  ## unit tests that start no process and train no recipe, in a minute
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm' $(addprefix tests/,$(FAST))
+
+chaos: install  ## kill jobs 100 times at random moments, bit-equal to undisturbed ones; 2,000 random edits of files
 	PYTHONPATH=src $(BIN)/python tests/chaos.py
+	BAM_FUZZ_TRIES=2000 $(BIN)/python -m pytest tests/integration/test_fuzz.py tests/integration/test_fuzz_files.py
 
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
 	$(BIN)/python -m pytest -m slurm -rs tests/integration/test_slurm_cluster.py

@@ -21,8 +21,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forked_python import PRELOADED
+
 SHORT = [
-    "suite.only=[sentiment,similarity,entailment]",
+    "suite.only=[sentiment,similarity]",
     "trainer.max_steps=12",
     "trainer.log_every=5",
     "trainer.checkpoint_steps=3",
@@ -36,12 +38,12 @@ LIVES = {  # pretraining, single, distilled and fine-tuned Runs; plain multi-tas
     "multi_finetune": ["data.workers=2"],
 }
 NURSERY = """
-import json, os, sys
+import importlib, json, os, sys
 from pathlib import Path
-from bam_lightning import execute, loggers, metrics, report, synthetic
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
-import matplotlib.backends.backend_agg, pytorch_lightning, sklearn, transformers
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 for line in sys.stdin:
     words, output, log = json.loads(line)
     child = os.fork()
@@ -85,7 +87,7 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nursery = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
+            [sys.executable, "-c", NURSERY, *PRELOADED],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

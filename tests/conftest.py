@@ -26,6 +26,27 @@ def pytest_addoption(parser):
     parser.addoption("--processes", type=int, default=2, help="processes that work on one store at once")
 
 
+def pytest_configure(config):
+    import warm_hydra
+
+    warm_hydra.install()
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Mark as slow whatever may train a recipe."""
+    for item in items:
+        if {"tiny_job", "trained", "served"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(request, monkeypatch):
+    """Leave out ``results.png``, a quarter of the time of a tiny job, where a test is not marked ``plots``."""
+    if "plots" not in request.keywords:
+        monkeypatch.setattr("bam_lightning.analysis.job_report.plot", lambda *_: None)
+
+
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     """Seed everything and work in an empty folder."""
@@ -107,8 +128,10 @@ def job_words(encoder: Path, data: Path, store: Path) -> list[str]:
         "trainer.accelerator=cpu",
         "trainer.log_every=2",
         "data.max_length=32",
-        "optimization.single.batch_size=8",
-        "optimization.multi.batch_size=16",
+        "optimization.single.batch_size=8",  # 5 steps of 40 rows
+        "optimization.single.epochs=1",
+        "optimization.multi.batch_size=16",  # 10 steps of 80 rows
+        "optimization.multi.epochs=2",
         "optimization.learning_rate=1e-3",
         "distillation.teacher_margin=null",  # labels are random: nobody learns them
         f"paths.store={store}",

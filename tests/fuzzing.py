@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 
-from bam_lightning.config.compose import deliberate, message
+from bam_lightning.config.hydra_errors import format_error, is_user_error
 
-TRIES = int(os.environ.get("BAM_FUZZ_TRIES", "300"))
+TRIES = int(os.environ.get("BAM_FUZZ_TRIES", "100"))
 FIRST = int(os.environ.get("BAM_FUZZ_SEED", "0"))
 
 
@@ -18,7 +18,7 @@ def outcome(call, seed) -> bool:
             warnings.simplefilter("ignore")
             call()
     except Exception as error:
-        said = message(error) if deliberate(error) else ""
+        said = format_error(error) if is_user_error(error) else ""
         if len(said) <= 10 or "\n" in said:
             raise AssertionError(f"try {seed} was not refused on purpose: {type(error).__name__}: {error}") from error
         return False

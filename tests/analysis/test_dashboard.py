@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 from bam_lightning.analysis.dashboard import DashboardOptions, workspace
+from forked_python import python
 
 
 def sent(*arguments: str) -> dict:
     """Return what the command would send."""
     done = subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "dashboard", "entity=me", "show=true", *arguments],
+        [python(), "-m", "bam_lightning.cli", "dashboard", "entity=me", "show=true", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -43,7 +43,7 @@ def test_the_workspace_has_the_panels_one_wants():
 
 def test_without_a_login_it_is_one_message():
     done = subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "dashboard", "entity=me"],
+        [python(), "-m", "bam_lightning.cli", "dashboard", "entity=me"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.cleanup import delete, entries, forget, unused
 from bam_lightning.store.job_records import read_records, save_record
 from bam_lightning.store.run_store import Store
+from forked_python import python
 
 pytestmark = pytest.mark.xdist_group("runs")  # one process trains the store
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("runs")  # one process trains the store
 def call(*arguments: str, answer: str = "") -> subprocess.CompletedProcess:
     """Run ``bam runs``."""
     return subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "runs", *arguments],
+        [python(), "-m", "bam_lightning.cli", "runs", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -160,9 +160,7 @@ def test_a_run_in_training_is_no_prey(store):
             "from bam_lightning.store.run_store import Store\nstore = Store(sys.argv[1])\n"
             "print([e.state for e in entries(store, []) if e.id == 'abc'], len(unused(entries(store, []), store)))"
         )
-        seen = subprocess.run(
-            [sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, timeout=60
-        )
+        seen = subprocess.run([python(), "-c", script, str(store.root)], capture_output=True, text=True, timeout=60)
     assert seen.stdout == "['in training'] 4\n"
 
 

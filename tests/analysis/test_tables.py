@@ -21,6 +21,7 @@ from bam_lightning.analysis.tables import TableOptions, job, make
 from bam_lightning.config.compose import conf_dir
 from bam_lightning.store.job_records import JobRecord, read_records
 from bam_lightning.store.run_store import Store
+from forked_python import python
 
 VERSIONS = {"bam_lightning": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}
 TASKS = ("cola", "rte")
@@ -437,7 +438,7 @@ def test_a_thousand_runs_are_a_table_without_torch(shelf):
         for seed in range(200):
             shelf.add(experiment, seed, both(0.5 + seed / 1000, 0.6), changed="2026")
     code = (
-        "import sys; from bam_lightning import tables\n"
+        "import sys; from bam_lightning.analysis import tables\n"
         f"sys.argv = ['tables', 'table1', 'store={shelf.store.root}']\n"
         "try: tables.main()\nexcept SystemExit as end: assert not end.code, end.code\n"
         "assert not {'torch', 'pytorch_lightning', 'transformers', 'wandb', 'datasets'} & set(sys.modules)"
@@ -461,7 +462,7 @@ def test_a_thousand_runs_are_a_table_without_torch(shelf):
 )
 def test_a_bad_command_line_is_one_message(words, expected):
     done = subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "tables", *words], capture_output=True, text=True, timeout=60
+        [python(), "-m", "bam_lightning.cli", "tables", *words], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(expected)

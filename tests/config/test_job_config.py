@@ -163,6 +163,7 @@ def test_a_user_file_with_an_unknown_key_is_refused(tmp_path):
         compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine"])
 
 
+@pytest.mark.slow
 def test_planning_rooms_import_no_torch():
     code = (
         "import sys; import bam_lightning.config.compose, bam_lightning.recipes.planner, "

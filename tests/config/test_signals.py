@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from bam_lightning.config.signals import SIGNALS, SignalListener, Stopped, ignore_sigterm_in_worker, raise_on_signal
+from forked_python import python
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def test_a_loaders_worker_outlives_the_signals_of_its_job():
 
 def test_ctrl_c_saves_the_step_says_so_and_the_same_command_goes_on(tiny_job, tmp_path):
     words = [
-        *[sys.executable, "-m", "bam_lightning.train", "recipe=multi", *tiny_job],
+        *[python(), "-m", "bam_lightning.train", "recipe=multi", *tiny_job],
         *["optimization.multi.epochs=40", "trainer.checkpoint_steps=50"],
     ]
     ours = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -98,6 +98,7 @@ print(hashlib.sha256(json.dumps(everything).encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_hash_randomisation():
     digests = set()
     for seed in ("1", "2"):

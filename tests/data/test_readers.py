@@ -188,6 +188,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_unreachable_hub_is_said_within_five_seconds_with_the_way_out(tmp_path):
     # a process of its own, since the hub's client reads its environment when it is imported
     places = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}  # port 9 is closed

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -35,8 +34,8 @@ def test_the_page_needs_nothing_from_elsewhere():
     assert text.isascii()
 
 
-@contextmanager
-def browser(scheme="light"):
+@pytest.fixture(scope="module")
+def chromium():
     """A headless Chromium; skips the test, with the reason, where there is none."""
     place = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
@@ -61,6 +60,13 @@ def browser(scheme="light"):
         yield window
     finally:
         window.quit()
+
+
+@pytest.fixture
+def window(chromium):
+    """The browser, with nothing in its log."""
+    chromium.get_log("browser")
+    return chromium
 
 
 def wait(window, script):
@@ -89,55 +95,56 @@ def hostile(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_person_types_texts_and_sees_every_task_of_them(hostile):
+@pytest.mark.xdist_group("page")  # they share a browser
+def test_a_person_types_texts_and_sees_every_task_of_them(hostile, window):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    with browser() as window:
-        window.get(hostile.url)
-        wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
-        active = window.switch_to.active_element  # the first box has the keyboard
-        active.send_keys("the cat sleeps", Keys.TAB, "a cat rests", Keys.TAB, Keys.ENTER)
-        shown = cards(window, 2)
-        said = hostile.model.predict([("the cat sleeps", "a cat rests")])
-        assert list(shown) == ["stsb", "rte"]
-        assert f"{said['stsb'][0].label:.3f}".rstrip("0")[:4] in shown["stsb"]
-        for name, share in said["rte"][0].probabilities.items():
-            assert name in shown["rte"]
-            assert f"{100 * share:.1f} %" in shown["rte"]
-        widths = "return [...document.querySelectorAll('#answers .fill')].map(one => parseFloat(one.style.width))"
-        expected = [20 * said["stsb"][0].label, *(100 * share for share in said["rte"][0].probabilities.values())]
-        assert window.execute_script(widths) == pytest.approx(expected, abs=1e-3)
-        assert window.find_element(By.ID, "state").text == "2 tasks answered"
-        assert window.find_elements(By.CSS_SELECTOR, "#answers img, #answers b") == []
-        assert window.title == "Ask the model"
+    window.get(hostile.url)
+    wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
+    active = window.switch_to.active_element  # the first box has the keyboard
+    active.send_keys("the cat sleeps", Keys.TAB, "a cat rests", Keys.TAB, Keys.ENTER)
+    shown = cards(window, 2)
+    said = hostile.model.predict([("the cat sleeps", "a cat rests")])
+    assert list(shown) == ["stsb", "rte"]
+    assert f"{said['stsb'][0].label:.3f}".rstrip("0")[:4] in shown["stsb"]
+    for name, share in said["rte"][0].probabilities.items():
+        assert name in shown["rte"]
+        assert f"{100 * share:.1f} %" in shown["rte"]
+    widths = "return [...document.querySelectorAll('#answers .fill')].map(one => parseFloat(one.style.width))"
+    expected = [20 * said["stsb"][0].label, *(100 * share for share in said["rte"][0].probabilities.values())]
+    assert window.execute_script(widths) == pytest.approx(expected, abs=1e-3)
+    assert window.find_element(By.ID, "state").text == "2 tasks answered"
+    assert window.find_elements(By.CSS_SELECTOR, "#answers img, #answers b") == []
+    assert window.title == "Ask the model"
 
-        second = window.find_element(By.ID, "second")
-        second.clear()
-        second.send_keys(Keys.CONTROL, Keys.ENTER)
-        assert list(cards(window, 1)) == ["sst2"]
-        assert window.get_log("browser") == []  # no script refused by the policy, nothing missing
+    second = window.find_element(By.ID, "second")
+    second.clear()
+    second.send_keys(Keys.CONTROL, Keys.ENTER)
+    assert list(cards(window, 1)) == ["sst2"]
+    assert window.get_log("browser") == []  # no script refused by the policy, nothing missing
 
 
 @pytest.mark.slow
-def test_faults_are_shown_and_go_away(hostile):
+@pytest.mark.xdist_group("page")  # they share a browser
+def test_faults_are_shown_and_go_away(hostile, window):
     from selenium.webdriver.common.by import By
 
-    with browser() as window:
-        window.get(hostile.url)
-        wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
-        window.find_element(By.ID, "ask").click()
-        wait(window, "return document.getElementById('fault').textContent === 'row 0: sentence is empty'")
-        assert window.find_element(By.ID, "fault").get_attribute("role") == "alert"
-        window.find_element(By.ID, "first").send_keys("<script>document.title = 1</script>")
-        window.find_element(By.ID, "ask").click()
-        assert list(cards(window, 1)) == ["sst2"]
-        assert not window.find_element(By.ID, "fault").is_displayed()
-        assert window.title == "Ask the model"
+    window.get(hostile.url)
+    wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
+    window.find_element(By.ID, "ask").click()
+    wait(window, "return document.getElementById('fault').textContent === 'row 0: sentence is empty'")
+    assert window.find_element(By.ID, "fault").get_attribute("role") == "alert"
+    window.find_element(By.ID, "first").send_keys("<script>document.title = 1</script>")
+    window.find_element(By.ID, "ask").click()
+    assert list(cards(window, 1)) == ["sst2"]
+    assert not window.find_element(By.ID, "fault").is_displayed()
+    assert window.title == "Ask the model"
 
 
 @pytest.mark.slow
-def test_every_control_has_a_name_and_both_colour_schemes_are_readable(hostile):
+@pytest.mark.xdist_group("page")  # they share a browser
+def test_every_control_has_a_name_and_both_colour_schemes_are_readable(hostile, window):
     contrast = """
         const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(x => x / 255)
             .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
@@ -150,18 +157,17 @@ def test_every_control_has_a_name_and_both_colour_schemes_are_readable(hostile):
                 const pair = [light(getComputedStyle(node).color), light(ground(node))].sort((a, b) => b - a);
                 return [(pair[0] + 0.05) / (pair[1] + 0.05), node.className || node.tagName]; });"""
     grounds = set()
-    with browser() as window:
-        for scheme in ("light", "dark"):
-            feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            window.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
-            window.get(hostile.url)
-            wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
-            window.execute_script("first.value = 'a cat'; second.value = 'a dog'; ask()")
-            cards(window, 2)
-            ratios = window.execute_script(contrast)
-            assert len(ratios) > 15
-            assert min(ratio for ratio, _ in ratios) >= 4.5, sorted(ratios)[:3]  # WCAG 2.1, level AA
-            grounds.add(window.execute_script("return getComputedStyle(document.body).backgroundColor"))
-            names = "return [first, second].map(box => box.labels[0].firstChild.textContent.trim())"
-            assert window.execute_script(names) == ["Text", "Second text"]
+    for scheme in ("light", "dark"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        window.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        window.get(hostile.url)
+        wait(window, "return document.getElementById('about').textContent.includes('3 tasks')")
+        window.execute_script("first.value = 'a cat'; second.value = 'a dog'; ask()")
+        cards(window, 2)
+        ratios = window.execute_script(contrast)
+        assert len(ratios) > 15
+        assert min(ratio for ratio, _ in ratios) >= 4.5, sorted(ratios)[:3]  # WCAG 2.1, level AA
+        grounds.add(window.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        names = "return [first, second].map(box => box.labels[0].firstChild.textContent.trim())"
+        assert window.execute_script(names) == ["Text", "Second text"]
     assert len(grounds) == 2

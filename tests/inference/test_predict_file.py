@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import bam_lightning as bam
 from bam_lightning.config.options import parse
 from bam_lightning.inference.predict_file import PredictOptions, job
 from conftest import sentences
+from forked_python import python
 
 PAIRS = list(zip(sentences(60, 1), sentences(60, 2, longest=20), strict=True))
 
@@ -123,7 +123,7 @@ def test_other_columns_can_be_read(command, model, tmp_path):
 def test_standard_input_and_output_make_a_pipe(trained):
     words = [f"run={trained.id}", f"store={trained.store}", "task=sst2", "input_format=jsonl"]
     done = subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "predict", *words],
+        [python(), "-m", "bam_lightning.cli", "predict", *words],
         input='{"sentence": "a good cat"}\nnonsense\n',
         capture_output=True,
         text=True,

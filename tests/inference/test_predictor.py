@@ -153,7 +153,7 @@ def test_a_strangers_head_is_not_run_unless_it_is_allowed(load, tmp_path):
 
 def test_a_head_of_ones_own_is_built_where_it_is_allowed(load, tmp_path, monkeypatch):
     (tmp_path / "my_heads.py").write_text(
-        "from bam_lightning.models.heads import Classification\n\nclass Mine(Classification):\n    pass\n"
+        "from bam_lightning.models.heads import ClassificationHead\n\nclass Mine(ClassificationHead):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     folder = load().save_pretrained(tmp_path / "carried")

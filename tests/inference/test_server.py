@@ -16,15 +16,17 @@ import pytest
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import parse, usage
 from bam_lightning.inference.serving import server
+from forked_python import python
 
-START = [sys.executable, "-m", "bam_lightning.cli", "serve"]
+START = ["-m", "bam_lightning.cli", "serve"]
 
 
 @pytest.fixture
-def started(trained):
+def started(trained, request):
     """The command on a free port: its process and its URL, read from its first line."""
-    words = [f"run={trained.id}", f"store={trained.store}", "port=0", "device=cpu"]
-    with subprocess.Popen([*START, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    executable = getattr(request, "param", python)()
+    words = [executable, *START, f"run={trained.id}", f"store={trained.store}", "port=0", "device=cpu"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         found = re.match(rf"^serving {trained.id} \(3 tasks: sst2, stsb, rte\) on (http://127\.0\.0\.1:\d+)$", line)
         assert found, line + process.stderr.read()
@@ -74,7 +76,7 @@ def test_a_port_that_is_taken_is_one_line(trained):
         other.listen()
         port = other.getsockname()[1]
         words = [f"run={trained.id}", f"store={trained.store}", f"port={port}"]
-        done = subprocess.run([*START, *words], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([python(), *START, *words], capture_output=True, text=True, timeout=60, check=False)
     message = f"cannot listen on 127.0.0.1 port {port} (Address already in use); choose others with host= and port="
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {message}\n")
 
@@ -127,8 +129,8 @@ def test_limits_are_at_least_one(name):
 
 def test_help_needs_neither_torch_nor_the_servers_packages(tmp_path):
     code = (
-        "import sys; from bam_lightning import serve; sys.argv = ['serve', '--help']\n"
-        "try: serve.main()\n"
+        "import sys; from bam_lightning.inference.serving import server; sys.argv = ['serve', '--help']\n"
+        "try: server.main()\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules)"
     )
@@ -137,6 +139,7 @@ def test_help_needs_neither_torch_nor_the_servers_packages(tmp_path):
     assert done.stdout.startswith("Serve a trained model over HTTP")
 
 
+@pytest.mark.parametrize("started", [lambda: sys.executable], ids=["python"], indirect=True)
 def test_a_server_whose_model_was_killed_stops_and_says_so(started):
     process, url = started
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -29,6 +29,7 @@ from bam_lightning.data.examples import load_examples
 from bam_lightning.data.task import task_from_config
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data
+from forked_python import python
 
 LEAST = 240
 
@@ -76,14 +77,19 @@ def test_a_word_that_cannot_be_meant_is_refused(words, tmp_path, capsys):
     assert said(lambda: compose(words.split()) and None, capsys) == bad_words.WORDS[words].format(tmp=tmp_path)
 
 
+def own_task(folder, content: bytes) -> list[str]:
+    """Write the file of a task, and of a suite that has no other; return the words that take them."""
+    for group, file in (("task", content), ("suite", b"name: mine\ntasks: {}\n")):
+        (folder / group).mkdir()
+        (folder / group / "mine.yaml").write_bytes(file)
+    return ["scale=small", f"hydra.searchpath=[file://{folder}]", "suite=mine", "+task@suite.tasks.mine=mine"]
+
+
 @pytest.mark.parametrize("name", bad_yaml.FILES)
 def test_a_task_file_that_cannot_be_meant_is_refused(name, tmp_path, capsys):
     change, expected = bad_yaml.FILES[name]
-    (tmp_path / "task").mkdir()
     text = change(bad_yaml.GOOD)
-    path = tmp_path / "task" / "mine.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    words = ["scale=small", f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine", "suite.only=[mine]"]
+    words = own_task(tmp_path, text if isinstance(text, bytes) else text.encode())
     assert said(lambda: load_data(compose(words)) and None, capsys) == expected.format(tmp=tmp_path)
 
 
@@ -138,7 +144,7 @@ def test_train_in_a_process_of_its_own_says_the_same_and_nothing_else(name, tiny
     words, expected = PROCESSES[name]
     arguments = [*tiny_job, *(word.format(tmp=tmp_path) for word in words)]
     done = subprocess.run(
-        [sys.executable, "-m", "bam_lightning.train", *arguments],
+        [python(), "-m", "bam_lightning.train", *arguments],
         capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     *hydra, last = done.stderr.splitlines()
@@ -150,11 +156,9 @@ def test_a_good_one_of_each_kind_is_not_refused(tmp_path, tiny_bert):
     """Else a table of messages might only show that everything is refused."""
     from bam_lightning.models.encoder import from_path
 
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "mine.yaml").write_text(bad_yaml.GOOD.replace("DATA", str(tmp_path)))
+    words = own_task(tmp_path, bad_yaml.GOOD.replace("DATA", str(tmp_path)).encode())
     (tmp_path / "train.csv").write_text(bad_files.GOOD)
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
-    words = ["scale=small", f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine", "suite.only=[mine]"]
     config = compose([*words, f"encoder.path={tiny_bert}"])
     assert len(plan_runs(config, load_data(config)[2])) == 2
     from_path(str(tiny_bert), None, True)

@@ -3,29 +3,43 @@
 A fence with a title is a file. ``bash`` and ``python`` are run; ``sh`` is what needs a GPU, a hub, an account or files
 that this machine does not have, and says so by a word in it."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
-import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+import forked_python
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "docs").glob("*.md"))
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("make ", "scale=paper", "=DIR", "entity=", "logger=wandb", "wandb=", "push_to_hub", "pip install", "PORT")
-FEW = "[sentiment,similarity,entailment,small_entailment]"
 
-# `python` of the pages: training takes four steps a Run, and four tasks where the page does not choose them
-SHORT = f"""#!/bin/bash
+# `python` of the pages: training takes four steps a Run, and three tasks, or one beside the page's own, where the page
+# does not choose them
+SHORT = """#!/bin/bash
+own=$(printf '%s\\n' "$@" | sed -n 's/^+task@suite\\.tasks\\.\\([a-z_]*\\)=.*/\\1,/p' | tr -d '\\n')
 case "$*" in
   *bam_lightning.train*--help*) ;;
-  *bam_lightning.train*suite.only*|*bam_lightning.train*+task@*) set -- "$@" +debug=short ;;
-  *bam_lightning.train*) set -- "$@" +debug=short 'suite.only={FEW}' ;;
+  *bam_lightning.train*suite.only*) set -- "$@" +debug=short ;;
+  *bam_lightning.train*) set -- "$@" +debug=short "suite.only=[${own:-similarity,entailment,}sentiment]" ;;
 esac
-exec {sys.executable} "$@"
+exec PYTHON "$@"
+"""
+
+# The Python blocks of a page are one session: a line of input is a block, and each that ran is answered with a line.
+SESSION = """
+import json, sys
+answers, sys.stdout = sys.stdout, sys.stderr
+names = {"__name__": "__main__"}
+for line in sys.stdin:
+    exec(json.loads(line), names)
+    print("done", file=answers, flush=True)
 """
 
 
@@ -33,8 +47,8 @@ exec {sys.executable} "$@"
 def shell(tmp_path_factory):
     """The environment of the pages' commands."""
     folder = tmp_path_factory.mktemp("bin")
-    (folder / "python").write_text(SHORT)
-    (folder / "bam").write_text(f'#!/bin/bash\nexec {sys.executable} -m bam_lightning.cli "$@"\n')
+    (folder / "python").write_text(SHORT.replace("PYTHON", forked_python.python()))
+    (folder / "bam").write_text(f'#!/bin/bash\nexec {forked_python.python()} -m bam_lightning.cli "$@"\n')
     for command in ("python", "bam"):
         (folder / command).chmod(0o755)
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "WANDB_MODE": "disabled"}
@@ -44,14 +58,32 @@ def shell(tmp_path_factory):
 def demo(shell, tmp_path_factory):
     """A folder in which `make demo` was called."""
     folder = tmp_path_factory.mktemp("demo")
-    run(["bash", "-c", "python -m bam_lightning.train +experiment=single_multi"], shell, folder)
+    run("python -m bam_lightning.train +experiment=single_multi", shell, folder)
     return folder / "store"
 
 
-def run(command, env, folder):
+def run(text, env, folder):
+    command = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=300, check=False)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
+    assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@contextmanager
+def python_session(env, folder):
+    """Yield a function that runs a block of code after those before it, in one process."""
+    with (folder / "session.log").open("w") as log:
+        process = subprocess.Popen(
+            [forked_python.python(), "-c", SESSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            text=True, env=env, cwd=folder,
+        )  # fmt: skip
+
+    def call(text):
+        process.stdin.write(json.dumps(text) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "done\n", f"{text}\n{(folder / 'session.log').read_text()[-4000:]}"
+
+    with process:
+        yield call
 
 
 def student(store):
@@ -61,22 +93,22 @@ def student(store):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("docs")  # they share a store
 @pytest.mark.parametrize("page", PAGES)
 def test_every_example_runs(page, shell, demo, tmp_path):
     shutil.copytree(TOP / "docs" / "example", tmp_path / "docs" / "example")
     shutil.copytree(demo, tmp_path / "store")
-    python = []  # the blocks of a page are one session, in which names stay
-    for language, title, text in FENCE.findall((TOP / page).read_text()):
-        text = text.replace("RUN_ID", student(tmp_path / "store"))
-        if title:
-            path = tmp_path / title
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        elif language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", text], shell, tmp_path)
-        elif language == "python":
-            python.append(text)
-            run([sys.executable, "-c", "\n".join(python)], shell, tmp_path)
+    with python_session(shell, tmp_path) as python:
+        for language, title, text in FENCE.findall((TOP / page).read_text()):
+            text = text.replace("RUN_ID", student(tmp_path / "store"))
+            if title:
+                path = tmp_path / title
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            elif language == "bash":
+                run(text, shell, tmp_path)
+            elif language == "python":
+                python(text)
 
 
 @pytest.mark.parametrize("page", PAGES)

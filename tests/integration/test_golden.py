@@ -20,7 +20,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 
 def losses(words, tmp_path, fidelity, dropout=True):
     """Return the student's loss at each step."""
-    config = compose([*words, f"fidelity={fidelity}", "trainer.max_steps=20", "trainer.log_every=1"])
+    epochs = ["optimization.single.epochs=3", "optimization.multi.epochs=6"]
+    config = compose([*words, *epochs, f"fidelity={fidelity}", "trainer.max_steps=20", "trainer.log_every=1"])
     if not dropout:
         folder = Path(shutil.copytree(config.encoder.path, tmp_path / "encoder"))
         sizes = json.loads((folder / "config.json").read_text())

@@ -8,18 +8,20 @@ import time
 
 import pytest
 
+from forked_python import python
 
-def call(*arguments: str, **more) -> subprocess.CompletedProcess:
+
+def call(*arguments: str, executable: str = "", **more) -> subprocess.CompletedProcess:
     """Run ``python -m bam_lightning.train`` with the arguments."""
-    return subprocess.run(
-        [sys.executable, "-m", "bam_lightning.train", *arguments], capture_output=True, text=True, timeout=120, **more
-    )
+    command = [executable or python(), "-m", "bam_lightning.train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
 
 
 def test_the_main_job_from_another_directory(tiny_job, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = call("+experiment=single_multi", *tiny_job, "logger=csv", "hydra.run.dir=out", cwd=elsewhere)
+    words = ["+experiment=single_multi", *tiny_job, "logger=csv", "hydra.run.dir=out"]
+    done = call(*words, executable=sys.executable, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(elsewhere / "out")
     assert {path.name for path in (elsewhere / "out").iterdir()} >= {"results.json", "results.png", "csv"}
@@ -74,7 +76,7 @@ def test_an_unreachable_hub_is_said_within_seconds(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     begun = time.monotonic()
-    done = call("scale=small")
+    done = call("scale=small", executable=sys.executable)
     assert time.monotonic() - begun < 15  # five seconds for the answer, and what imports take on a busy machine
     assert done.returncode == 1
     assert "to use local files give data.root=DIR" in done.stderr.splitlines()[-1]

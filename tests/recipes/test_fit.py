@@ -69,11 +69,11 @@ def result(store: Path, run_id: str) -> tuple[dict, dict, list]:
 @pytest.mark.parametrize(
     ("kind", "more", "stop"),
     [
-        ("single", ["recipe=single"], 7),
+        ("single", ["recipe=single"], 3),
         ("multi", ["recipe=multi"], 1),
         ("distilled, early", [], 4),
-        ("distilled, late", [], 29),
-        ("reference code", ["fidelity=reference_code"], 20),
+        ("distilled, late", [], 9),
+        ("reference code", ["fidelity=reference_code"], 6),
         ("pretrained", PRETRAINING, 2),
     ],
 )
@@ -100,13 +100,13 @@ def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("number", "signalled", "saved"), [(signal.SIGINT, 4, 5), (signal.SIGTERM, 17, 18), (signal.SIGUSR2, 29, 30)]
+    ("number", "signalled", "saved"), [(signal.SIGINT, 2, 3), (signal.SIGTERM, 6, 7), (signal.SIGUSR2, 9, 10)]
 )
 def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
     """The step in which it comes is finished, the last one too; after that only the scores are left to do."""
     before = signal.signal(number, signal.default_int_handler)
     whole = train(tiny_job, tmp_path / "whole")
-    assert whole["steps"] == 30
+    assert whole["steps"] == 10
     try:
         with pytest.raises(signals.Stopped, match=f"^stopped by {number.name}, saved after step {saved}$"):
             train(tiny_job, tmp_path / "broken", signalled, signal_=number)
@@ -215,7 +215,7 @@ def test_a_fine_tuned_run_takes_encoder_and_head_of_the_run_it_starts_from(tiny_
 
 def test_manifest_says_what_made_the_numbers(tiny_job, tmp_path):
     manifest = train([*tiny_job, "recipe=multi"], tmp_path / "store")
-    assert manifest["examples"] == 480
+    assert manifest["examples"] == 160
     assert manifest["versions"]["torch"].startswith("2.")
     assert manifest["spec"]["sampler"]["exponent"] == 0.75
     assert manifest["tokens_per_second"] > manifest["examples_per_second"] > 0

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,8 +23,10 @@ from bam_lightning.metrics.scores import scores
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.run_store import Store
 from conftest import sentences
+from forked_python import python
 
 
+@pytest.mark.plots
 def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
     found = run_recipe(compose(tiny_job), tmp_path / "out")
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -34,12 +35,12 @@ def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
     assert found["runs"][-1]["tasks"] == ["stsb", "rte"]
     student = found["runs"][-1]["metrics"]
     assert found["average"]["student"] == pytest.approx((student["rte"]["accuracy"] + student["stsb"]["spearman"]) / 2)
-    assert found["runs"][-1]["steps"] == 30  # 6 epochs of 80 rows by 16
+    assert found["runs"][-1]["steps"] == 10  # 2 epochs of 80 rows by 16
     assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == str(tmp_path / "out")
     assert "teacher (single)" in printed.out
-    assert "3 Runs, 0 of them in the store; to train: 720 examples in 60 steps" in printed.err
+    assert "3 Runs, 0 of them in the store; to train: 240 examples in 20 steps" in printed.err
 
 
 OWN = {"tags": "micro_f1", "count": "quadratic_kappa"}
@@ -75,8 +76,9 @@ def dev_rows(tmp_path: Path) -> dict[str, tuple[list[str], list]]:
 
 
 def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(tiny_job, tmp_path, capsys):
-    more = [*own_tasks(tmp_path), "suite.only=[tags,count]", "optimization.epochs=12"]
-    found = run_recipe(compose([*tiny_job, *more]), tmp_path / "out")
+    epochs = ["optimization.single.epochs=12", "optimization.multi.epochs=12"]
+    words = [*tiny_job, *own_tasks(tmp_path), *epochs, "suite.only=[tags,count]"]
+    found = run_recipe(compose(words), tmp_path / "out")
     assert [run["stage"] for run in found["runs"]] == ["single", "single", "student"]
     for run in found["runs"]:
         for task, values in run["metrics"].items():
@@ -188,7 +190,7 @@ def test_test_splits_are_predicted_when_asked(tiny_job, tiny_data, tmp_path):
 
 def start(tiny_job: list[str], out: Path, *more: str) -> subprocess.Popen:
     """Start the command line in a process group of its own."""
-    command = [sys.executable, "-m", "bam_lightning.train", *tiny_job, *more, f"hydra.run.dir={out}"]
+    command = [python(), "-m", "bam_lightning.train", *tiny_job, *more, f"hydra.run.dir={out}"]
     with Path(f"{out}.log").open("a") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
 
@@ -272,8 +274,8 @@ def test_a_student_with_fewer_steps_than_its_teachers_is_said(tiny_job, tmp_path
     runs = plan_runs(few, load_data(few)[2])
     (line,) = warn_undertrained_students(runs)
     assert line == (
-        "student has 3 optimizer steps, a teacher of its 15; "
-        "recipe.stages.student.optimization.min_steps=15 gives it as many"
+        "student has 3 optimizer steps, a teacher of its 5; "
+        "recipe.stages.student.optimization.min_steps=5 gives it as many"
     )
-    enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=15"])
+    enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=5"])
     assert warn_undertrained_students(plan_runs(enough, load_data(enough)[2])) == []

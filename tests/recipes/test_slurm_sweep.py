@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from bam_lightning.recipes.slurm.options import Options, python
 from bam_lightning.recipes.slurm.sweep import Ask, Ticket, wait
 from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
+from forked_python import python as warm
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_job_that_slurm_holds_is_said_once(commands, tmp_path, monkeypatch, ca
 
 def command(*more: str) -> list[str]:
     words = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2", "hydra.launcher.patience_s=3"]
-    return [sys.executable, "-m", "bam_lightning.train", "-m", "+experiment=multi", *words, *more]
+    return [warm(), "-m", "bam_lightning.train", "-m", "+experiment=multi", *words, *more]
 
 
 @pytest.mark.slow

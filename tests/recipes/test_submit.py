@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.recipes.submit import SubmitOptions, job
 from bam_lightning.store.run_store import Store
+from forked_python import python
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "submission"
 ELEVEN = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm QNLI RTE WNLI AX".split()
@@ -26,7 +26,7 @@ ELEVEN = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm QNLI RTE WNLI AX".split()
 def call(*arguments: str) -> subprocess.CompletedProcess:
     """Run ``bam submit``."""
     return subprocess.run(
-        [sys.executable, "-m", "bam_lightning.cli", "submit", *arguments], capture_output=True, text=True, timeout=300
+        [python(), "-m", "bam_lightning.cli", "submit", *arguments], capture_output=True, text=True, timeout=300
     )
 
 
@@ -130,7 +130,7 @@ def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
 
 def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
     _, words = trained
-    with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `python -m bam_lightning\.runs` lists them$"):
+    with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `bam runs` lists them$"):
         job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
     assert not (tmp_path / "s.zip").exists()
 

@@ -32,21 +32,22 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a disk that is full: the 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 import numpy as np, torch
 from safetensors.numpy import save_file
-from bam_lightning.store.atomic_io import Unwritable, replacing
+from bam_lightning.store.atomic_io import WriteError, atomic_write
 path = Path(sys.argv[1])
 try:
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         if sys.argv[2] == "torch":
             torch.save({"weights": torch.zeros(100_000)}, beside)
         elif sys.argv[2] == "safetensors":
             save_file({"weights": np.zeros(100_000)}, beside)
         else:
             beside.write_bytes(bytes(200_000))
-except Unwritable as error:
+except WriteError as error:
     print(error)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["bytes", "torch", "safetensors"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(writer, tmp_path):
     path = tmp_path / "last.ckpt"

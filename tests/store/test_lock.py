@@ -16,8 +16,8 @@ from bam_lightning.store.lock import RunLock, machine
 HOLD = """
 import sys, time
 from pathlib import Path
-from bam_lightning.store.lock import Lease
-with Lease(Path(sys.argv[1])).acquire():
+from bam_lightning.store.lock import RunLock
+with RunLock(Path(sys.argv[1])).acquire():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -74,6 +74,7 @@ def test_a_lease_is_held_once_and_leaves_no_holder(path):
     assert not RunLock(path).held()
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_killed_process_on_this_machine_is_free_at_once(path):
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"

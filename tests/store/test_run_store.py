@@ -222,6 +222,7 @@ with Store(sys.argv[1]).lock(sys.argv[2]).acquire():
 """
 
 
+@pytest.mark.slow
 def test_one_process_holds_a_lock_and_its_death_frees_it(store):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, store.root, RUN], stdout=subprocess.PIPE, text=True)
     with holder:

@@ -1,0 +1,169 @@
+"""A ``python`` for subprocess tests that starts in milliseconds: each call is forked from a server with warm imports.
+
+A command line of the package spends about four seconds of CPU time on importing torch and transformers. The executable
+that :func:`python` returns takes ``-m MODULE`` or ``-c CODE`` like Python itself, hands its standard streams, folder
+and environment to a server, and ends with the exit status of the process that the server forks; that process gets the
+signals that it gets, and is killed with its process group where it is killed. Use :data:`sys.executable` instead where
+a test is about imports, or about environment variables that a library reads on import."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+
+# Modules that the commands import; none of them runs torch operations or starts threads on import.
+PRELOADED = [
+    "hydra._internal.hydra",
+    "matplotlib.backends.backend_agg",
+    "pytorch_lightning",
+    "scipy.stats",
+    "sklearn.metrics",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
+    "bam_lightning.analysis.tables",
+    "bam_lightning.inference.predictor",
+    "bam_lightning.recipes.runner",
+]
+
+
+@functools.cache
+def python() -> str:
+    """Return the path of the executable; the first call starts the server, which ends with this process."""
+    import atexit
+    import shutil
+    import subprocess
+    import tempfile
+
+    folder = tempfile.mkdtemp()  # a socket's path must be short
+    path = os.path.join(folder, "python")
+    with open(path, "w") as file:
+        file.write(
+            f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+            f"import forked_python\nforked_python.client({folder + '/socket'!r})\n"
+        )
+    os.chmod(path, 0o755)
+    server = subprocess.Popen(
+        [sys.executable, __file__, folder + "/socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+
+    def stop() -> None:
+        server.communicate()  # closes its input, on which it ends
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    assert server.stdout.readline() == b"ready\n"
+    return path
+
+
+def client(address: str) -> None:
+    """Have the server run this process's command line, and exit as it does."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(address)
+        order = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode("utf-8", "surrogateescape")
+        socket.send_fds(line, [len(order).to_bytes(8, "big")], [0, 1, 2])
+        line.sendall(order)
+        with line.makefile() as answers:
+            child = int(answers.readline())
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(number, lambda got, _: os.kill(child, got))
+            status = answers.readline()
+    sys.exit(int(status) if status else 128 + signal.SIGKILL)
+
+
+def serve(address: str) -> None:
+    """Fork one process per connection, until the input of this process ends."""
+    import gc
+    import importlib
+    import select
+
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()  # else garbage collection in a child copies every page
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(16)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
+            line, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _child(line)
+            line.close()
+
+
+def _child(line: socket.socket) -> None:
+    """Run the command that the connection sends, tell it the exit status, and end."""
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        length, streams, _, _ = socket.recv_fds(line, 8, 3)
+        with line.makefile("rb") as orders:
+            arguments, folder, environment = json.loads(orders.read(int.from_bytes(length, "big")))
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        line.sendall(b"%d\n" % os.getpid())
+        threading.Thread(target=_end_with_client, args=(line,), daemon=True).start()
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        status = _run(arguments)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        line.sendall(b"%d\n" % status)
+        os._exit(status)
+
+
+def _end_with_client(line: socket.socket) -> None:
+    """Kill this process group when the client is gone, which says nothing while it lives."""
+    line.recv(1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run ``-m MODULE ...`` or ``-c CODE ...`` as Python does; return the exit status."""
+    import atexit
+    import runpy
+    import traceback
+    import warnings
+
+    if os.environ.get("PYTHONWARNINGS") == "ignore":
+        warnings.simplefilter("ignore")
+    (kind, what), rest = arguments[:2], arguments[2:]
+    sys.argv = [kind, *rest]
+    sys.path[0] = os.getcwd() if kind == "-m" else ""
+    try:
+        if kind == "-m":
+            sys.modules.pop(what, None)
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            assert kind == "-c", f"forked_python takes -m or -c, got {kind}"
+            exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
