@@ -1,6 +1,6 @@
 """Lines of the other commands that cannot be meant: command, words, what lies there, the whole of what is said."""
 
-from bad_places import RUN, file, job_file
+from bad_places import RUN, file
 
 CASES = {
     "export: no output": ("export", [*RUN], None, "no value for output; give each one, as in output=VALUE"),
@@ -75,46 +75,6 @@ CASES = {
         ["store={store}", "delete=unused", "forget=single_multi"],
         None,
         "give either delete=... or forget=EXPERIMENT, one after the other",
-    ),
-    "runs: a job that is a list": (
-        "runs",
-        ["store={tmp}/store"],
-        job_file("[1]"),
-        "{tmp}/store/jobs/abc.json is not the file of a job (not a JSON object); delete it",
-    ),
-    "runs: a job that is no JSON": (
-        "runs",
-        ["store={tmp}/store"],
-        job_file("{"),
-        (
-            "{tmp}/store/jobs/abc.json is not the file of a job (Expecting property name enclosed in double "
-            "quotes: line 1 column 2 (char 1)); delete it"
-        ),
-    ),
-    "runs: a deep job": (
-        "runs",
-        ["store={tmp}/store"],
-        job_file("[" * 100_000),
-        (
-            "{tmp}/store/jobs/abc.json is not the file of a job (maximum recursion depth exceeded while decoding a "
-            "JSON array from a unicode string); delete it"
-        ),
-    ),
-    "runs: a job without its fields": (
-        "runs",
-        ["store={tmp}/store"],
-        job_file("{}"),
-        (
-            "{tmp}/store/jobs/abc.json is not the file of a job (JobRecord.__init__() missing 14 required positional "
-            "arguments: 'experiment', 'recipe', 'scale', 'fidelity', 'seed', 'teacher_seed', 'stages', 'metrics', "
-            "'average', 'data', 'encoder', 'settings', 'algorithm', and 'output'); delete it"
-        ),
-    ),
-    "runs: a job with fields of other types": (
-        "runs",
-        ["store={tmp}/store"],
-        job_file('{"experiment": "mine", "stages": 3}'),
-        "{tmp}/store/jobs/abc.json is not the file of a job (stages is 3); delete it",
     ),
     "tables: no table": ("tables", ["store={store}"], None, "no value for table; give each one, as in table=VALUE"),
     "tables: no such table": (

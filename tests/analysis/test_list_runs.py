@@ -11,7 +11,7 @@ import pytest
 
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
-from bam_lightning.store.cleanup import delete, entries, forget, unused
+from bam_lightning.store.cleanup import delete, delete_records, entries, unused
 from bam_lightning.store.job_records import read_records, save_record
 from bam_lightning.store.run_store import Store
 from forked_python import python
@@ -101,13 +101,13 @@ def test_only_what_the_other_words_choose_is_deleted(store):
 def test_running_jobs_are_not_forgotten_and_their_given_teachers_stay(store):
     job = next(job for job in read_records(store) if job.experiment == "multi")
     teacher = next(entry.id for entry in entries(store, []) if entry.stage == "single")
-    running = replace(job, state="running", stages={"student": ["notyet"]}, given=[teacher])
+    running = replace(job, state="running", stages={"student": ["notyet"]}, external_teachers=[teacher])
     save_record(store, running, "running")
     jobs = [one for one in read_records(store) if one.id == running.id]
     assert [one.state for one in jobs] == ["running"]
     assert teacher not in {entry.id for entry in unused(entries(store, jobs), store)}
     with pytest.raises(ValueError, match=r"^job multi seed 0 is running; wait for it, or stop it first$"):
-        forget(store, jobs)
+        delete_records(store, jobs)
 
 
 def test_a_run_without_its_manifest_is_damaged_and_can_be_deleted(store):
@@ -126,7 +126,7 @@ def test_a_store_of_nothing_but_runs_can_be_listed(store, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "4 of 4 Runs" in done.stdout
     asked = call(f"store={copy}", "delete=unused", answer="n\n")
-    assert "no job of this store left a file" in asked.stdout
+    assert "this store has no record of a job" in asked.stdout
 
 
 def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(store):
@@ -156,7 +156,7 @@ def test_a_run_in_training_is_no_prey(store):
     assert states["abc"] == "stopped"
     with store.lock("abc").acquire():
         script = (
-            "import sys; from bam_lightning.store.cleanup import delete, entries, forget, unused\n"
+            "import sys; from bam_lightning.store.cleanup import delete, delete_records, entries, unused\n"
             "from bam_lightning.store.run_store import Store\nstore = Store(sys.argv[1])\n"
             "print([e.state for e in entries(store, []) if e.id == 'abc'], len(unused(entries(store, []), store)))"
         )

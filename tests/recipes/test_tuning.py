@@ -59,7 +59,7 @@ def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
 def test_a_damaged_file_is_named(tiny_job, tmp_path):
     (tmp_path / "store").mkdir(exist_ok=True)
     (tmp_path / "store" / "choices.json").write_text('{"a": {}}')
-    with pytest.raises(ValueError, match=r"choices\.json is not a file of choices .*; delete it, and choose again$"):
+    with pytest.raises(ValueError, match=r"choices\.json is damaged \(.*; delete it, and run `bam tune` again$"):
         decays(tiny_job)
 
 

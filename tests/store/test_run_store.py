@@ -24,6 +24,19 @@ def store(tmp_path) -> Store:
     return Store(tmp_path / "store")
 
 
+MANIFEST = {
+    "stage": "teachers",
+    "tasks": ["rte"],
+    "seed": 0,
+    "metrics": {"rte": {"accuracy": 0.5}},
+    "teachers": {},
+    "spec": {},
+    "finished": "2026-01-01T00:00:00+00:00",
+    "device": "cpu",
+    "versions": {},
+}
+
+
 def build(store: Store, run_id: str = RUN) -> None:
     """Publish a Run of two files."""
     folder = store.staging_dir(run_id)
@@ -31,7 +44,7 @@ def build(store: Store, run_id: str = RUN) -> None:
     (folder / "model.safetensors").write_bytes(b"weights of a model")
     (folder / "encoder" / "config.json").write_text("{}")
     (folder / "last.ckpt").write_bytes(b"a checkpoint")
-    store.commit(run_id, {"stage": "teachers", "scores": {"rte": 0.5}})
+    store.commit(run_id, MANIFEST)
 
 
 def flip(path, place: int, bits: int = 1) -> None:
@@ -51,7 +64,7 @@ def test_published_run_is_finished_and_holds_its_files_and_manifest(store):
     build(store)
     manifest = store.manifest(RUN)
     assert store.finished(RUN)
-    assert (manifest["stage"], manifest["scores"]) == ("teachers", {"rte": 0.5})
+    assert (manifest["stage"], manifest["metrics"]) == ("teachers", {"rte": {"accuracy": 0.5}})
     assert sorted(manifest["files"]) == ["encoder/config.json", "model.safetensors"]
     assert store.run(RUN).file("model.safetensors").read_bytes() == b"weights of a model"
     assert store.run(RUN).file("encoder/config.json").read_text() == "{}"
@@ -74,7 +87,7 @@ def test_half_built_run_is_not_finished_but_begun(store):
 def test_publishing_again_replaces_the_run(store):
     build(store)
     (store.staging_dir(RUN) / "model.safetensors").write_bytes(b"other weights")
-    store.commit(RUN, {})
+    store.commit(RUN, MANIFEST)
     assert store.run(RUN).file("model.safetensors").read_bytes() == b"other weights"
     assert sorted(store.manifest(RUN)["files"]) == ["model.safetensors"]
 
@@ -242,7 +255,7 @@ def test_one_process_holds_a_lock_and_its_death_frees_it(store):
 def test_store_where_a_file_lies_is_refused(tmp_path):
     (tmp_path / "taken").write_text("not a folder")
     assert refusal(OSError, Store, tmp_path / "taken") == (
-        f"paths.store: cannot write {tmp_path}/taken (Not a directory): "
+        f"paths.store: cannot write {tmp_path}/taken (File exists): "
         "a file lies where a folder should; give another folder"
     )
 

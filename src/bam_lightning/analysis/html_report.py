@@ -46,6 +46,9 @@ def page(table: Table, store: Store, paper: bool = False) -> str:
             f"<details{' open' if len(lines) < 16 else ''}><summary>Tests between rows ({len(lines)})</summary>"
         )
         parts.append(_html_table(first, lines) + "</details>")
+    if table.claims:
+        first, *lines = formats.claims(table)
+        parts.append(f"<h2>Claims</h2>{_html_table(first, lines)}")
     note = "The first seed of each row; where it has one Run per task, their mean loss."
     parts += ["<h2>Training curves</h2>", f"<p><small>{note}</small></p>", curves_plot(table, store)]
     parts.append(_provenance(table, store))

@@ -1,7 +1,8 @@
-"""List the Runs of a store, and delete what nothing refers to: ``bam runs``."""
+"""List the Runs of a store, and delete those that are unused or damaged: ``bam runs``."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +14,30 @@ from bam_lightning.analysis.terminal import show
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_choice
-from bam_lightning.store.cleanup import DAMAGED, FINISHED, STATES, RunEntry, damage, delete, entries, forget, unused
-from bam_lightning.store.job_records import JobRecord, read_records
+from bam_lightning.store.atomic_io import delete_abandoned
+from bam_lightning.store.cleanup import (
+    DAMAGED,
+    FINISHED,
+    STATES,
+    RunEntry,
+    delete,
+    delete_records,
+    entries,
+    unused,
+    verify,
+)
+from bam_lightning.store.job_records import JobRecord, damaged_records, read_records
 from bam_lightning.store.run_store import Store
 
 USAGE = """
-List the Runs of a store, the newest first, and its jobs that are not finished.
+List the Runs of a store, the newest first, and its unfinished jobs.
 
   bam runs store=DIR
   bam runs experiment=single_multi task=rte
   bam runs delete=unused               Runs that no job refers to, after asking
-  bam runs forget=EXPERIMENT           its jobs; their Runs are then unused
-  bam runs check=true                  read every byte; names the Runs that are damaged
-  bam runs delete=damaged              the same, and deletes them: the next job trains them anew
+  bam runs forget=EXPERIMENT           delete the records of its jobs; Runs that only they need are then unused
+  bam runs check=true                  check every file against its hash, and name what is damaged
+  bam runs delete=damaged              the same, and delete it; the next job trains those Runs again
 """
 HEAD = ["Run", "experiments", "stage", "tasks", "seed", "state", "score", "age", "size"]
 
@@ -37,21 +49,23 @@ class RunsOptions(StoreOptions):
     experiment: str | None = option(None, "only Runs that this experiment's jobs need")
     task: str | None = option(None, "only Runs of this task")
     state: str | None = option(None, "only Runs that are finished, stopped, damaged, or 'in training'")
-    delete: str | None = option(None, "unused: delete the Runs that nothing refers to; damaged: those that are damaged")
-    check: bool = option(False, "compare all files with what was written")
-    forget: str | None = option(None, "an experiment whose jobs are to be forgotten")
+    delete: str | None = option(
+        None, "unused: delete the Runs that no job needs; damaged: delete damaged Runs and records"
+    )
+    check: bool = option(False, "check all files against their hashes")
+    forget: str | None = option(None, "experiment whose records of jobs are to be deleted")
     yes: bool = option(False, "delete without asking")
 
 
 def job(options: RunsOptions) -> int:
-    """List, delete or forget; return the exit status."""
+    """List Runs, or delete Runs or records; return the exit status."""
     store = Store(options.store, create=False)
     jobs = read_records(store)
-    found = entries(store, jobs)
+    runs = entries(store, jobs)
     if options.experiment is not None:
-        check_choice("experiment", options.experiment, sorted({name for entry in found for name in entry.users}))
+        check_choice("experiment", options.experiment, sorted({name for entry in runs for name in entry.users}))
     if options.task is not None:
-        check_choice("task", options.task, sorted({name for entry in found for name in entry.tasks}))
+        check_choice("task", options.task, sorted({name for entry in runs for name in entry.tasks}))
     if options.state is not None:
         check_choice("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
@@ -60,35 +74,42 @@ def job(options: RunsOptions) -> int:
         check_choice("delete", options.delete, ["unused", DAMAGED])
         return _delete(store, options)
     if options.forget is not None:
-        check_choice("forget", options.forget, sorted({one.experiment for one in jobs}))
-        mine = [one for one in jobs if one.experiment == options.forget]
-        if not _sure(f"forget {len(mine)} jobs of {options.forget}?", options.yes):
-            return 1
-        forget(store, mine)
-        print(f"forgot {len(mine)} jobs; delete=unused deletes the Runs that only they needed")
-        return 0
+        return _forget(store, options, jobs)
     if options.check:
-        found = _checked(store, found)
-    chosen = [entry for entry in found if _fits(entry, options)]
-    title = f"{len(chosen)} of {len(found)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"
+        runs = _verify(store, runs)
+    chosen = [entry for entry in runs if _matches(entry, options)]
+    title = f"{len(chosen)} of {len(runs)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"
     show(title, HEAD, [_line(entry) for entry in chosen])
-    _unfinished(jobs)
-    return 1 if options.check and any(entry.state == DAMAGED for entry in chosen) else 0
+    damaged = damaged_records(store)
+    for message in damaged.values():
+        print(message, file=sys.stderr)
+    _print_unfinished(jobs)
+    return 1 if options.check and (damaged or any(entry.state == DAMAGED for entry in chosen)) else 0
 
 
-def _checked(store: Store, found: Sequence[RunEntry]) -> list[RunEntry]:
-    """Return the entries, those that are damaged marked so; print what is wrong with each."""
-    checked = []
-    bar = Console(file=sys.stderr)
-    for entry in track(found, "reading all files", console=bar, transient=True, disable=not bar.is_terminal):
-        reason = damage(store, entry.id) if entry.state == FINISHED else None
+def _forget(store: Store, options: RunsOptions, jobs: Sequence[JobRecord]) -> int:
+    check_choice("forget", options.forget or "", sorted({job.experiment for job in jobs}))
+    chosen = [job for job in jobs if job.experiment == options.forget]
+    if not _confirm(f"forget {len(chosen)} jobs of {options.forget}?", options.yes):
+        return 1
+    delete_records(store, chosen)
+    print(f"forgot {len(chosen)} jobs; delete=unused deletes the Runs that only they needed")
+    return 0
+
+
+def _verify(store: Store, runs: Sequence[RunEntry]) -> list[RunEntry]:
+    """Return the entries, the damaged ones marked as such; print what is wrong with each."""
+    verified = []
+    console = Console(file=sys.stderr)
+    for entry in track(runs, "reading all files", console=console, transient=True, disable=not console.is_terminal):
+        reason = verify(store, entry.id) if entry.state in (FINISHED, DAMAGED) else None
         if reason:
             print(reason, file=sys.stderr)
-        checked.append(replace(entry, state=DAMAGED) if reason else entry)
-    return checked
+        verified.append(replace(entry, state=DAMAGED) if reason else entry)
+    return verified
 
 
-def _fits(entry: RunEntry, options: RunsOptions) -> bool:
+def _matches(entry: RunEntry, options: RunsOptions) -> bool:
     return (
         (options.experiment is None or options.experiment in entry.users)
         and (options.task is None or options.task in entry.tasks)
@@ -100,7 +121,7 @@ def _line(entry: RunEntry) -> list[str]:
     tasks = ", ".join(entry.tasks) if len(entry.tasks) < 3 else f"{entry.tasks[0]} and {len(entry.tasks) - 1} more"
     users = ", ".join(entry.users) if len(entry.users) < 3 else f"{entry.users[0]} and {len(entry.users) - 1} more"
     seed = "" if entry.seed is None else str(entry.seed)
-    score = "" if entry.score is None else f"{entry.score:.1f}"
+    score = "" if entry.score is None else "NaN" if math.isnan(entry.score) else f"{entry.score:.1f}"
     return [
         entry.id,
         users or "(unused)",
@@ -114,41 +135,53 @@ def _line(entry: RunEntry) -> list[str]:
     ]
 
 
-def _unfinished(jobs: Sequence[JobRecord]) -> None:
-    for one in jobs:
-        if one.state != "finished":
-            print(f"job {one.experiment} seed {one.seed}: {one.state}{f' ({one.reason})' if one.reason else ''}")
+def _print_unfinished(jobs: Sequence[JobRecord]) -> None:
+    for job in jobs:
+        if job.state != "finished":
+            print(f"job {job.experiment} seed {job.seed}: {job.state}{f' ({job.reason})' if job.reason else ''}")
 
 
-def _doomed(store: Store, options: RunsOptions) -> list[RunEntry]:
-    found = entries(store, read_records(store))
+def _runs_to_delete(store: Store, options: RunsOptions) -> list[RunEntry]:
+    runs = entries(store, read_records(store))
     if options.delete == DAMAGED:
-        chosen = [entry for entry in _checked(store, found) if entry.state == DAMAGED]
+        chosen = [entry for entry in _verify(store, runs) if entry.state == DAMAGED]
     else:
-        chosen = unused(found, store)
-    return [entry for entry in chosen if _fits(entry, options)]
+        chosen = unused(runs, store)
+    return [entry for entry in chosen if _matches(entry, options)]
 
 
 def _delete(store: Store, options: RunsOptions) -> int:
-    doomed = _doomed(store, options)
-    if not doomed:
+    """Delete unused or damaged Runs, damaged records and abandoned temporary files."""
+    abandoned = delete_abandoned(store.root)
+    if abandoned:
+        print(f"deleted {abandoned} temporary files that killed processes had left")
+    runs = _runs_to_delete(store, options)
+    records = damaged_records(store) if options.delete == DAMAGED else {}
+    for message in records.values():
+        print(message, file=sys.stderr)
+    if not runs and not records:
         nothing = "every Run is needed by a job" if options.delete == "unused" else "no Run is damaged"
         print(f"nothing to delete: {nothing}")
         return 0
-    title = "Runs that nothing refers to" if options.delete == "unused" else "Damaged Runs"
-    show(title, HEAD, [_line(entry) for entry in doomed])
+    if runs:
+        title = "Runs that nothing refers to" if options.delete == "unused" else "Damaged Runs"
+        show(title, HEAD, [_line(entry) for entry in runs])
     if options.delete == "unused" and not read_records(store):
-        print("note: no job of this store left a file, so nothing tells which Runs are still wanted")
-    if not _sure(f"delete these {len(doomed)} Runs, {_bytes(sum(entry.size for entry in doomed))}?", options.yes):
+        print("note: this store has no record of a job, so nothing says which Runs are still needed")
+    files = f" and {len(records)} damaged records" if records else ""
+    size = _bytes(sum(entry.size for entry in runs))
+    if not _confirm(f"delete these {len(runs)} Runs, {size}{files}?", options.yes):
         return 1
-    still = {entry.id for entry in _doomed(store, options)}  # somebody may have asked for one meanwhile
-    gone = [entry for entry in doomed if entry.id in still and delete(store, entry.id)]
-    kept = len(doomed) - len(gone)
-    print(f"deleted {len(gone)} Runs{f'; {kept} are wanted or in training again' if kept else ''}")
+    for path in records:
+        path.unlink(missing_ok=True)
+    still = {entry.id for entry in _runs_to_delete(store, options)}  # a job may have asked for one meanwhile
+    deleted = [entry for entry in runs if entry.id in still and delete(store, entry.id)]
+    needed = len(runs) - len(deleted)
+    print(f"deleted {len(deleted)} Runs{files}{f'; {needed} are needed or in training again' if needed else ''}")
     return 0
 
 
-def _sure(question: str, yes: bool) -> bool:
+def _confirm(question: str, yes: bool) -> bool:
     if yes:
         return True
     try:

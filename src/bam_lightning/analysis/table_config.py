@@ -1,4 +1,4 @@
-"""What a table is: its rows, what they are compared with, and how; ``conf/table/`` or a YAML file of one's own."""
+"""Configuration of a table: its rows, comparisons and claims, from ``conf/table/`` or a YAML file of the user's."""
 
 from __future__ import annotations
 
@@ -7,21 +7,52 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.validation import check_choice, suggest
+from bam_lightning.config.validation import check_choice, check_positive, suggest
 from bam_lightning.metrics.significance import TESTS
 
-PAPER_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # of the paper's average
+PAPER_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # tasks of the paper's average
+CLAIM_ROWS = {"interaction": 4, "surpasses_teacher": 1, "spread": 2, "equivalence": 2}  # kind -> number of rows
+
+
+@dataclass
+class ClaimConfig:
+    """A statement about several rows, with a test of its own.
+
+    Attributes:
+        text: The statement, for people.
+        kind: ``interaction``: of rows [a, b, c, d], a - b is larger than c - d. ``surpasses_teacher``: the scores of
+            row [a] are above those of its teachers, task by task. ``spread``: of rows [a, b], the seeds of a spread
+            less than those of b. ``equivalence``: the means of rows [a, b] differ by less than ``margin``.
+        rows: Experiments, all of them rows of the table.
+        column: Column of the scores; ``surpasses_teacher`` has one result per task instead.
+        margin: Largest difference, in points, that counts as equal.
+    """
+
+    text: str = ""
+    kind: str = ""
+    rows: list[str] = field(default_factory=list)
+    column: str = "average"
+    margin: float = 0.5
 
 
 @dataclass
 class TableConfig:
-    """One table.
+    """A table.
 
-    ``rows`` maps an experiment to its label. ``against`` maps an experiment to those it is tested against:
-    ``jointly``, one p value for an improvement over all of them (the largest), or each by itself; in the columns
-    ``tested`` (empty: all). ``marks`` stand at rows that are ``better``, or at all that are ``different``.
-    ``columns`` are tasks (empty: all that every row has); ``without`` lists tasks for an average without them.
-    ``paper`` maps an experiment to the paper's numbers, column by column; they are shown where ``scale`` is paper.
+    Attributes:
+        rows: Experiment -> label.
+        against: Experiment -> experiments that it is tested against.
+        jointly: Test whether a row is better than all rows it is tested against; the p value is the largest. Otherwise
+            each comparison is a hypothesis of its own.
+        test: ``bootstrap`` (difference of means) or ``mann_whitney`` (ranks).
+        paired: Use the paired counterpart of ``test`` where two multi-task rows share order and heads, seed by seed.
+        tested: Columns to test; empty for all.
+        marks: Mark rows that are ``better``, or all that are ``different``.
+        columns: Tasks to show; empty for all that every row has.
+        without: Tasks to leave out of a second average.
+        paper: Experiment -> column -> the paper's number, shown if ``scale`` is paper.
+        claims: Statements about several rows.
+        note: Text under the table.
     """
 
     title: str = ""
@@ -29,15 +60,17 @@ class TableConfig:
     against: dict[str, list[str]] = field(default_factory=dict)
     jointly: bool = False
     test: str = "bootstrap"
+    paired: bool = True
     tested: list[str] = field(default_factory=list)
     marks: str = "better"
     columns: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     paper: dict[str, dict[str, float]] = field(default_factory=dict)
+    claims: list[ClaimConfig] = field(default_factory=list)
     note: str = ""
 
     def check(self, name: str) -> None:
-        """Raise ``ConfigError`` for a table without rows, an unknown test, or a comparison with no row."""
+        """Raise ``ConfigError`` if a table has no rows, or an unknown test, row or kind of claim."""
         if not self.rows:
             raise ConfigError(f"table {name}: rows is empty; give at least one, as in rows: {{single: Single}}")
         check_choice(f"table {name}: test", self.test, TESTS)
@@ -45,19 +78,28 @@ class TableConfig:
         for row, others in self.against.items():
             if not others:
                 raise ConfigError(f"table {name}: against.{row} is empty; name the rows to test against, or remove it")
-            for one in (row, *others):
-                check_choice(f"table {name}: against", one, self.rows)
+            for experiment in (row, *others):
+                check_choice(f"table {name}: against", experiment, self.rows)
             if row in others:
                 raise ConfigError(f"table {name}: against compares row {row!r} with itself")
         for row in self.paper:
             check_choice(f"table {name}: paper", row, self.rows)
+        for claim in self.claims:
+            check_choice(f"table {name}: claims.kind", claim.kind, CLAIM_ROWS)
+            if len(claim.rows) != CLAIM_ROWS[claim.kind]:
+                raise ConfigError(
+                    f"table {name}: a claim of kind {claim.kind} needs {CLAIM_ROWS[claim.kind]} rows, got {claim.rows}"
+                )
+            for row in claim.rows:
+                check_choice(f"table {name}: claims.rows", row, self.rows)
+            check_positive(f"table {name}: claims.margin", claim.margin)
 
 
 def load_table(name: str, folder: Path) -> TableConfig:
-    """Return a table by its name in ``folder``, or from a YAML file.
+    """Load a table by its name in ``folder``, or from a YAML file.
 
     Raises:
-        ConfigError: if there is no such table, or a value in it is wrong, naming the key.
+        ConfigError: If there is no such table, or a value in it is wrong, naming the key.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -65,14 +107,14 @@ def load_table(name: str, folder: Path) -> TableConfig:
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(one.stem for one in folder.glob("*.yaml"))
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(f"no table {name!r}; tables: {', '.join(known)}, or a YAML file{suggest(name, known)}")
     try:
         tree: Any = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path))
         table = OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
             f"{path}{line}: {str(error).splitlines()[0]}; for the form see {folder}/table1.yaml"
         ) from error

@@ -1,7 +1,8 @@
-"""Make the paper's tables from what a store holds: ``bam tables table1``."""
+"""Make tables from the finished jobs of a store: ``bam tables table1``."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,14 @@ from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_at_least
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.job_records import read_records
+from bam_lightning.store.job_records import damaged_records, read_records
 from bam_lightning.store.run_store import Store
 
 USAGE = """
 Make a table from the finished jobs of a store: medians over seeds, significance tests, plots.
 
   bam tables table1                 the paper's tables: table1 table3 table4 table5
-  bam tables my_table.yaml          rows and comparisons of one's own, in the form of conf/table/
+  bam tables my_table.yaml          your own rows and comparisons, in the form of conf/table/
   bam tables table1 scale=small seeds=20
 """
 
@@ -36,17 +37,18 @@ class TableOptions(StoreOptions):
     scale: str = option("demo", "scale of the jobs")
     fidelity: str = option("paper", "fidelity of the jobs")
     seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
-    settings: str | None = option(None, "of several variants of a row, the one with this hash (notes name it)")
-    mix: bool = option(False, "put jobs of other data, settings, code or teachers into one row")
-    wandb: str | None = option(None, "also send the table, and its page, to this W&B project (offline: kept to sync)")
-    output: str = option("tables", "folder to write NAME.html, .md, .tex, .csv, .tests.csv and .seeds.csv into")
+    settings: str | None = option(None, "hash of the variant of a row to show (notes under the table name it)")
+    mix: bool = option(False, "put jobs with other data, settings, code or teachers into one row")
+    wandb: str | None = option(None, "also send the table and its page to this W&B project")
+    output: str = option("tables", "folder for NAME.html, .md, .tex, .csv, .tests.csv, .seeds.csv and .claims.csv")
 
 
 def make(options: TableOptions) -> Table:
-    """Return the table and write its files.
+    """Make the table and write its files.
 
     Raises:
-        StoreError: for an unknown table, or a store without its jobs.
+        ConfigError: If the table is unknown.
+        StoreError: If the store has none of its jobs, or the output cannot be written.
     """
     if options.seeds is not None:
         check_at_least("seeds", options.seeds, 1)
@@ -67,17 +69,23 @@ def make(options: TableOptions) -> Table:
         "csv": formats.cells_csv(table),
         "tests.csv": formats.tests_csv(table),
         "seeds.csv": formats.seeds_csv(table),
+        **({"claims.csv": formats.claims_csv(table)} if table.claims else {}),
     }.items():
         write_text(folder / f"{name}.{ending}", text)
     return table
 
 
 def job(options: TableOptions) -> None:
-    """Make the table and show it."""
+    """Make the table and print it."""
     table = make(options)
+    for message in damaged_records(Store(options.store, create=False)).values():
+        print(message, file=sys.stderr)
     show(table.config.title, formats.heading(table), formats.body(table, short=True, paper=options.scale == "paper"))
     for line in formats.legend(table, short=True):
         print(line)
+    if table.claims:
+        head, *lines = formats.claims(table, short=True)
+        show("Claims", head, lines)
     if options.wandb:
         from bam_lightning.training.loggers import send_table
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_choice
 from bam_lightning.metrics.scores import METRICS
 
@@ -25,7 +26,7 @@ class TaskMetric(Metric):
         n_classes: Number of classes or labels, for the size check of ``f1``; None for regression.
 
     Raises:
-        ValueError: If the metric is unknown, or is F1 of a task that does not have two classes.
+        ConfigError: If the metric is unknown, or is F1 of a task that does not have two classes.
 
     >>> import torch
     >>> metric = TaskMetric("matthews", n_classes=2)
@@ -44,7 +45,7 @@ class TaskMetric(Metric):
     def __init__(self, metric_name: str, n_classes: int | None = None) -> None:
         check_choice("metric", metric_name, sorted(METRICS))
         if metric_name == "f1" and n_classes not in (None, 2):
-            raise ValueError(f"metric: f1 needs two classes, but the task has {n_classes}; use accuracy or matthews")
+            raise ConfigError(f"metric: f1 needs two classes, but the task has {n_classes}; use accuracy or matthews")
         super().__init__()
         self.metric_name = metric_name
         self.n_classes = n_classes

@@ -1,10 +1,12 @@
-"""What is recorded of a finished Run: what it is, what it scored, and what made the numbers."""
+"""Make the manifest of a finished Run: what it is, its scores, and the versions and hardware behind them."""
 
 from __future__ import annotations
 
 import platform
 from datetime import datetime, timezone
 from typing import Any
+
+import torch
 
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.job_config import Config
@@ -15,7 +17,13 @@ from bam_lightning.training import distributed, hardware
 def make_manifest(
     run: Run, config: Config, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """Return what is to be known of a finished Run: what it is, what it scored, and what made the numbers."""
+    """Return the manifest of a finished Run.
+
+    Args:
+        seconds: Wall time of training.
+        tokens: Real tokens trained on, padding left out.
+        scores: Task -> metric -> dev score, as a fraction.
+    """
     return {
         "id": run.id,
         "stage": run.stage,
@@ -35,11 +43,14 @@ def make_manifest(
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
         "device": hardware.device_name(config.trainer),
+        "device_kind": "cuda" if hardware.on_gpu(config.trainer) else "cpu",
+        "precision": hardware.precision(config.trainer),
+        "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
         "versions": hardware.versions(),
     }
 
 
 def _reads(task: TaskConfig) -> dict[str, Any]:
-    """What the Run's id does not cover, and who gives it new rows must know."""
+    """Return what prediction on new rows needs and the Run's id does not cover."""
     return {"text_columns": task.text_columns, "allow_empty_text": task.allow_empty_text}

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and one sentence where one could not be written."""
+"""Write files atomically, and explain in one sentence why a file could not be written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,42 +15,55 @@ from pathlib import Path
 from bam_lightning.config.exceptions import BamError, StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TORCH = ("write", "Write", "iostream", "unexpected pos")  # in what it says of a file that it could not write
-LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason has found the disk full
+TORCH = ("write", "Write", "iostream", "unexpected pos")  # words in torch's messages about a file it could not write
+LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason met a full disk
+TEMPORARY = ".part"  # suffix of files that are being written
+ABANDONED_SECONDS = 3600.0  # a temporary file that was not written to for so long was left by a killed process
 
 
 class WriteError(StoreError):
-    """A file could not be written; the message says which, why, and what to do."""
+    """A file could not be written. The message says which, why, and what to do."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write; what lies there at the end takes its place at once, and on disk.
+    """Yield a temporary path to write; at the end, sync it to disk and rename it to ``path``.
 
-    If the writer fails, ``path`` stays what it was and nothing is left beside it.
+    If the writer fails, ``path`` is unchanged and the temporary file is deleted.
 
     Raises:
-        StoreError: naming ``path``, the reason and what to do, if it cannot be written.
+        StoreError: If ``path`` cannot be written, naming it, the reason and what to do.
     """
-    beside = _beside(path)
+    temporary = _temporary_path(path)
     try:
         with translate_os_errors(path):
-            yield beside
-            with beside.open("rb") as whole:
-                os.fsync(whole.fileno())  # else a power cut may leave the new name and no bytes
-            apply_umask(beside)
-            beside.replace(path)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name and no bytes
+            apply_umask(temporary)
+            temporary.replace(path)
     finally:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
+
+
+def delete_abandoned(folder: Path, seconds: float = ABANDONED_SECONDS) -> int:
+    """Delete the temporary files under ``folder`` that nobody has written to for ``seconds``; return how many."""
+    deleted = 0
+    for path in folder.rglob(f"*{TEMPORARY}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime >= seconds:
+                path.unlink()
+                deleted += 1
+    return deleted
 
 
 def apply_umask(*files: Path) -> None:
-    """Give files that are for their owner alone, as safetensors makes them, the rights of any new file beside them."""
+    """Give files that only their owner may read, as safetensors makes them, the permissions of any new file."""
     for path in files:
         if path.is_symlink() or path.stat().st_mode & 0o077:
             continue
-        probe = _beside(path)  # umask does not tell: a folder may have an ACL
+        probe = _temporary_path(path)  # a folder may have an ACL, which the umask does not know
         with suppress(OSError):
             probe.touch()
             path.chmod(probe.stat().st_mode & 0o777)
@@ -57,16 +71,16 @@ def apply_umask(*files: Path) -> None:
             probe.unlink()
 
 
-def _beside(path: Path) -> Path:
-    """Return a name beside ``path`` that nobody else has: in containers all processes have one number."""
-    return path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
+def _temporary_path(path: Path) -> Path:
+    """Return an unused path in the same folder; process ids are not unique across containers."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
 
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in writing ``path`` into an ``OSError`` that says what to do.
+    """Turn errors in writing ``path`` into a ``WriteError`` that says what to do.
 
-    torch and safetensors raise errors of their own there, without the system's number.
+    torch and safetensors raise other exceptions, without an errno.
     """
     from safetensors import SafetensorError
 
@@ -81,7 +95,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
 
 
 def explain(path: Path, error: BaseException) -> str:
-    """Return which path could not be written, why, and what to do."""
+    """Return a message: which path could not be written, why, and what to do."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     if number in FULL or (number is None and _free(path) < LITTLE):
@@ -101,24 +115,24 @@ def explain(path: Path, error: BaseException) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there.
+    """Write a text file atomically.
 
     Raises:
-        StoreError: see ``replacing``.
+        StoreError: See ``atomic_write``.
     """
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def check_zip(path: Path, remedy: str) -> None:
-    """Compare a zip file, as torch writes its checkpoints, with the check sums in it; torch itself does not.
+    """Verify the checksums of a zip file, such as a torch checkpoint; torch itself does not.
 
     Raises:
-        StoreError: naming ``path`` and ``remedy``, if it was cut off or a byte of it has changed.
+        StoreError: If the file is truncated or a byte has changed, naming ``path`` and ``remedy``.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            damaged = opened.testzip()
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
         damaged = str(error)
     if damaged:
@@ -126,7 +140,7 @@ def check_zip(path: Path, remedy: str) -> None:
 
 
 def _free(path: Path) -> int:
-    """Return the bytes that are free where ``path`` is to lie; 0 where that cannot be found out."""
+    """Return the free bytes of the disk that ``path`` is on; 0 if that cannot be determined."""
     for folder in path.parents:
         with suppress(OSError):
             return shutil.disk_usage(folder).free

@@ -1,7 +1,10 @@
-"""What lies in a store, and who still refers to it. Reads files alone, and imports no torch."""
+"""List the Runs of a store with the jobs that need them, and delete Runs, records and temporary files.
+
+Imports no torch."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +20,20 @@ from bam_lightning.store.job_records import FOLDER, RUNNING, JobRecord
 from bam_lightning.store.run_store import Store
 
 FINISHED, TRAINING, BEGUN, DAMAGED = STATES = ("finished", "in training", "stopped", "damaged")
-TRASH = "trash"  # what is being deleted lies here, so that a killed deletion leaves no half of a Run behind
+TRASH = "trash"  # a Run is moved here before it is deleted, so that a killed deletion leaves no half of it behind
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One Run of a store; ``score`` is the mean of its tasks' headline scores x 100, ``size`` in bytes, ``age`` in
-    seconds since it was finished or last written; ``users`` are the experiments whose jobs need it."""
+    """One Run of a store.
+
+    Attributes:
+        state: One of ``STATES``.
+        score: Mean of its tasks' headline scores x 100; None if it has none.
+        age: Seconds since it finished or was last written to.
+        size: Bytes, predictions included.
+        users: Experiments whose jobs need it.
+    """
 
     id: str
     stage: str
@@ -43,20 +53,25 @@ def entries(store: Store, jobs: Sequence[JobRecord], now: datetime | None = None
     for job in jobs:
         for run_id in job.dependencies:
             users.setdefault(run_id, set()).add(job.experiment)
-    runs = [path.name for path in (store.root / "runs").glob("*/")]
-    found = [_finished(store, run_id, users, now) if _readable(store, run_id)
-             else _unfinished(store, "runs", run_id, users, now) for run_id in runs]  # fmt: skip
-    building = [path.name for path in (store.root / "building").glob("*/")]
-    found += [_unfinished(store, "building", one, users, now) for one in building if one not in runs]
+    found = []
+    run_ids = [path.name for path in (store.root / "runs").glob("*/")]
+    for run_id in run_ids:
+        manifest = _manifest(store, run_id)
+        if manifest is None:
+            found.append(_unfinished(store, "runs", run_id, users, now))
+        else:
+            found.append(_finished(store, run_id, manifest, users, now))
+    staged = [path.name for path in (store.root / "building").glob("*/")]
+    found += [_unfinished(store, "building", run_id, users, now) for run_id in staged if run_id not in run_ids]
     return sorted(found, key=lambda entry: entry.age)
 
 
-def damage(store: Store, run_id: str) -> str | None:
-    """Compare all files of a finished Run, and its predictions, with what was written; return what is wrong, or
-    ``None``. Reads every byte."""
+def verify(store: Store, run_id: str) -> str | None:
+    """Check all files and predictions of a finished Run against their hashes; return what is wrong, or None."""
     try:
+        run = store.run(run_id)
         store.manifest(run_id)
-        for name in (run := store.run(run_id)).files():
+        for name in run.files():
             run.file(name)
         for path in sorted((store.root / "outputs" / run_id).glob("*.safetensors")):
             task, split = path.name.rsplit(".", 2)[:2]
@@ -66,62 +81,85 @@ def damage(store: Store, run_id: str) -> str | None:
     return None
 
 
-def _readable(store: Store, run_id: str) -> bool:
+def _manifest(store: Store, run_id: str) -> dict[str, Any] | None:
+    """Return the manifest of a finished Run, or None if it is missing or damaged."""
     try:
-        return store.finished(run_id) and bool(store.manifest(run_id)["stage"])
-    except (ValueError, KeyError, OSError):
-        return False
+        manifest = store.manifest(run_id)
+        datetime.fromisoformat(manifest["finished"])
+    except (ValueError, OSError):
+        return None
+    return manifest
 
 
-def _finished(store: Store, run_id: str, users: Mapping[str, set[str]], now: datetime) -> RunEntry:
-    manifest = store.manifest(run_id)
-    metrics = {task: values["metric"] for task, values in manifest["spec"].get("tasks", {}).items()}
-    scores = [values[metrics[task]] for task, values in manifest["metrics"].items()]
+def _finished(
+    store: Store, run_id: str, manifest: Mapping[str, Any], users: Mapping[str, set[str]], now: datetime
+) -> RunEntry:
+    finished = datetime.fromisoformat(manifest["finished"])
     return RunEntry(
         id=run_id,
         stage=manifest["stage"],
         tasks=tuple(manifest["tasks"]),
         seed=manifest["seed"],
         state=FINISHED,
-        score=100 * statistics.fmean(scores) if scores else None,
-        age=(now - datetime.fromisoformat(manifest["finished"])).total_seconds(),
+        score=_score(manifest),
+        age=(now - (finished if finished.tzinfo else finished.replace(tzinfo=timezone.utc))).total_seconds(),
         size=_size([store.folder(run_id), store.root / "outputs" / run_id]),
         users=tuple(sorted(users.get(run_id, ()))),
     )
 
 
-def _unfinished(store: Store, where: str, run_id: str, users: Mapping[str, set[str]], now: datetime) -> RunEntry:
-    folder = store.root / where / run_id
+def _score(manifest: Mapping[str, Any]) -> float | None:
+    """Return the mean headline score x 100; NaN if a score is NaN, None if the Run has no scores."""
+    tasks = manifest["spec"].get("tasks", {})
+    scores = []
+    for task, values in manifest["metrics"].items():
+        metric = tasks[task].get("metric") if isinstance(tasks, dict) and isinstance(tasks.get(task), dict) else None
+        scores.append(values.get(metric, math.nan))
+    return 100 * statistics.fmean(scores) if scores else None
+
+
+def _unfinished(store: Store, parent: str, run_id: str, users: Mapping[str, set[str]], now: datetime) -> RunEntry:
+    folder = store.root / parent / run_id
     written = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists()), default=0.0)
-    state = TRAINING if store.locked(run_id) else BEGUN if where == "building" else DAMAGED
-    return RunEntry(run_id, "", (), None, state, None, now.timestamp() - written, _size([folder]),
-                 tuple(sorted(users.get(run_id, ()))))  # fmt: skip
+    state = BEGUN if parent == "building" else DAMAGED
+    return RunEntry(
+        id=run_id,
+        stage="",
+        tasks=(),
+        seed=None,
+        state=TRAINING if store.locked(run_id) else state,
+        score=None,
+        age=now.timestamp() - written,
+        size=_size([folder]),
+        users=tuple(sorted(users.get(run_id, ()))),
+    )
 
 
-def unused(found: Iterable[RunEntry], store: Store) -> list[RunEntry]:
-    """Return the Runs that no job needs, nor any Run that a job needs, and that nobody is training."""
-    found = list(found)
-    needed = {entry.id for entry in found if entry.users}
-    waiting = list(needed)
-    while waiting:
-        run_id = waiting.pop()
-        for need in _needs(store.manifest(run_id)) if _readable(store, run_id) else ():
-            if need not in needed:
-                needed.add(need)
-                waiting.append(need)
-    return [entry for entry in found if entry.id not in needed and entry.state != TRAINING]
+def unused(runs: Iterable[RunEntry], store: Store) -> list[RunEntry]:
+    """Return the Runs that no job needs, directly or as a teacher, and that no process is training."""
+    runs = list(runs)
+    needed = {entry.id for entry in runs if entry.users}
+    pending = list(needed)
+    while pending:
+        manifest = _manifest(store, pending.pop())
+        for run_id in _dependencies(manifest) if manifest else ():
+            if run_id not in needed:
+                needed.add(run_id)
+                pending.append(run_id)
+    return [entry for entry in runs if entry.id not in needed and entry.state != TRAINING]
 
 
-def _needs(manifest: Mapping[str, Any]) -> set[str]:
-    named = [manifest["start"], *manifest["teachers"].values()]
-    return {run_id for one in named if one for run_id in ([one] if isinstance(one, str) else one)}
+def _dependencies(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the ids of a Run's teachers, ensembles included, and of the Run that it starts from."""
+    named = [manifest.get("start"), *manifest["teachers"].values()]
+    return {run_id for ids in named if ids for run_id in ([ids] if isinstance(ids, str) else ids)}
 
 
 def delete(store: Store, run_id: str) -> bool:
-    """Delete a Run, its predictions and what is left of its training; return ``False`` if a process is at it.
+    """Delete a Run, its predictions and its unfinished training; return False if a process is training it.
 
     Raises:
-        StoreError: if something cannot be deleted; what there is of it lies in ``trash`` and is no Run any more.
+        StoreError: If a file cannot be deleted. What is left is in ``trash`` and no longer a Run.
     """
     try:
         with store.lock(run_id).acquire():
@@ -129,7 +167,7 @@ def delete(store: Store, run_id: str) -> bool:
             trash.mkdir(exist_ok=True)
             for folder in ("runs", "building", "outputs"):
                 if (store.root / folder / run_id).exists():
-                    shutil.rmtree(trash / f"{folder}-{run_id}", ignore_errors=True)  # of a deletion that was killed
+                    shutil.rmtree(trash / f"{folder}-{run_id}", ignore_errors=True)  # left by a killed deletion
                     (store.root / folder / run_id).rename(trash / f"{folder}-{run_id}")
                     shutil.rmtree(trash / f"{folder}-{run_id}")
     except Timeout:
@@ -137,11 +175,11 @@ def delete(store: Store, run_id: str) -> bool:
     return True
 
 
-def forget(store: Store, jobs: Iterable[JobRecord]) -> None:
-    """Delete the files of jobs; their Runs stay until something deletes what nothing refers to.
+def delete_records(store: Store, jobs: Iterable[JobRecord]) -> None:
+    """Delete the records of jobs. Their Runs stay until they are deleted as unused.
 
     Raises:
-        StoreError: if one of them is running.
+        StoreError: If one of the jobs is running.
     """
     jobs = list(jobs)
     running = [job for job in jobs if job.state == RUNNING]

@@ -1,7 +1,7 @@
-"""What was asked for: a small file per job in the store, from which sweeps and tables know its Runs.
+"""Records of jobs: one small file per job in the store, which sweeps and tables read.
 
-A job is a recipe with its seeds: one row's one seed of a table. Its scores are in its Runs; the file says which
-these are, what they were made from, and how it ended. Pure, and without torch."""
+A job is a recipe with its seeds, such as one seed of one row of a table. The record names the job's Runs, which
+hold its scores, what they were made from, and how the job ended. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.job_config import Config, shared_stages
 from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.json_schema import check_fields
 from bam_lightning.store.run_spec import DataSummary, Run, to_json
 from bam_lightning.store.run_store import Store
 
@@ -29,11 +31,16 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 class JobRecord:
     """One job, as the store keeps it.
 
-    ``stages`` maps a stage to the ids of its Runs; the last one has the scores. ``metrics`` maps a task to its
-    headline metric, ``average`` names the tasks that count in the average. ``settings`` is a hash of all that
-    makes the Runs, seeds, teachers' ids and data apart; ``data`` maps every task of the recipe to the fingerprint of
-    its rows. ``given`` are teachers that the config names. ``teacher_seed`` is ``None`` where nothing in the recipe
-    depends on it.
+    Attributes:
+        teacher_seed: Seed of the teachers; None if nothing in the recipe depends on it.
+        stages: Stage -> ids of its Runs, in order. The last stage has the scores.
+        metrics: Task -> headline metric.
+        average: Tasks that count in the average.
+        data: Task -> fingerprint of its rows, for all tasks of the recipe.
+        settings: Hash of everything else that determines the Runs, apart from seeds and ids of teachers.
+        external_teachers: Ids of teachers that the config names and the recipe does not train.
+        reason: Why the job failed or stopped.
+        changed: Time of the last change, ISO 8601.
     """
 
     experiment: str
@@ -50,7 +57,7 @@ class JobRecord:
     settings: str
     algorithm: int
     output: str
-    given: list[str] = field(default_factory=list)
+    external_teachers: list[str] = field(default_factory=list)
     state: str = RUNNING
     reason: str = ""
     host: str = field(default_factory=socket.gethostname)
@@ -59,7 +66,7 @@ class JobRecord:
 
     @property
     def id(self) -> str:
-        """Hash of the experiment and its Runs: the same job asked for twice is one job."""
+        """Hash of the experiment and its Runs: the same job run twice is one job."""
         text = json.dumps([self.experiment, self.scale, self.fidelity, self.stages], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -70,17 +77,17 @@ class JobRecord:
 
     @property
     def runs(self) -> list[str]:
-        """Ids of all Runs of its own."""
+        """Ids of all Runs that the recipe trains."""
         return [run_id for ids in self.stages.values() for run_id in ids]
 
     @property
     def dependencies(self) -> list[str]:
-        """Ids of all Runs, and of the teachers it was given."""
-        return [*self.runs, *self.given]
+        """Ids of all Runs and external teachers."""
+        return [*self.runs, *self.external_teachers]
 
 
 def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output: Path) -> JobRecord:
-    """Return the job of a config whose plan is ``runs``."""
+    """Return the record of a job whose plan is ``runs``."""
     stages: dict[str, list[str]] = {}
     for run in runs:
         stages.setdefault(run.stage, []).append(run.id)
@@ -102,34 +109,34 @@ def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output:
         settings=_settings(last, {run.id: run for run in runs}),
         algorithm=last[0].spec["algorithm"],
         output=str(output.resolve()),
-        given=sorted(set(config.distillation.teachers.values())),
+        external_teachers=sorted(set(config.distillation.teachers.values())),
     )
 
 
 def _settings(last: Sequence[Run], runs: Mapping[str, Run]) -> str:
-    """Return a hash that jobs share which differ in nothing but seeds (and in data, which is compared by itself)."""
+    """Return a hash of what jobs that differ in seeds and data alone have in common; data are compared separately."""
 
-    def of(run_id: str) -> Any:
-        return known(runs[run_id]) if run_id in runs else run_id  # a given Run is known by its id alone
+    def describe(run_id: str) -> Any:
+        return without_seeds(runs[run_id]) if run_id in runs else run_id  # of an external teacher only the id is known
 
-    def known(run: Run) -> dict[str, Any]:
+    def without_seeds(run: Run) -> dict[str, Any]:
         spec = {name: value for name, value in run.spec.items() if name not in ("seed", "tasks", "algorithm")}
         spec["tasks"] = {
-            task: {name: value for name, value in own.items() if name != "data"}
-            for task, own in run.spec.get("tasks", {}).items()
+            task: {name: value for name, value in settings.items() if name != "data"}
+            for task, settings in run.spec.get("tasks", {}).items()
         }
-        spec["teachers"] = {task: [of(run_id) for run_id in ids] for task, ids in run.teachers.items()}
-        spec["start"] = of(run.start) if run.start else None
+        spec["teachers"] = {task: [describe(run_id) for run_id in ids] for task, ids in run.teachers.items()}
+        spec["start"] = describe(run.start) if run.start else None
         return spec
 
-    text = json.dumps(to_json([known(run) for run in last]), sort_keys=True)
+    text = json.dumps(to_json([without_seeds(run) for run in last]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def save_record(store: Store, job: JobRecord, state: str, reason: str = "") -> None:
-    """Write the job's file in the state it is in now; one that was finished before keeps the time it was."""
+    """Write the record of a job in its current state; a job that had finished before keeps its time."""
     path = store.root / FOLDER / f"{job.id}.json"
-    if path.is_file() and all(store.finished(run_id) for run_id in job.runs) and _read(path).state == FINISHED:
+    if path.is_file() and all(store.finished(run_id) for run_id in job.runs) and _was_finished(path):
         return
     changed = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = replace(job, state=state, reason=reason, changed=changed)
@@ -138,64 +145,90 @@ def save_record(store: Store, job: JobRecord, state: str, reason: str = "") -> N
 
 
 def delete_record(store: Store, job: JobRecord) -> None:
-    """Forget the job, whose plan has changed."""
+    """Delete the record of a job, as when its plan has changed."""
     (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
 
 
 def read_records(store: Store) -> list[JobRecord]:
-    """Return all jobs of a store, oldest first, with the state they are in now.
+    """Return the jobs of a store, oldest first, in their current state. Damaged records are left out.
 
-    A job whose Runs are all there is finished, whatever became of its process; one whose process is gone
-    without a word has stopped.
-
-    Raises:
-        StoreError: for a file that is none of ours, naming it.
+    A job is finished if all its Runs are. A running job whose process is gone has stopped.
     """
-    jobs = [_now(store, _read(path)) for path in sorted((store.root / FOLDER).glob("*.json"))]
+    jobs = []
+    for path in _paths(store):
+        with suppress(ValueError):
+            jobs.append(_current_state(store, _read(path)))
     return sorted(jobs, key=lambda job: job.changed)
 
 
+def damaged_records(store: Store) -> dict[Path, str]:
+    """Return path -> reason of the files among the records that are not the record of a job, or a copy of one."""
+    damaged = {}
+    for path in _paths(store):
+        try:
+            _read(path)
+        except ValueError as error:
+            damaged[path] = str(error)
+    return damaged
+
+
+def _paths(store: Store) -> list[Path]:
+    return sorted((store.root / FOLDER).glob("*.json"))
+
+
+def _was_finished(path: Path) -> bool:
+    try:
+        return _read(path).state == FINISHED
+    except ValueError:  # damaged; it is written again
+        return False
+
+
 def _read(path: Path) -> JobRecord:
-    known = {entry.name for entry in fields(JobRecord)}
+    required = {
+        entry.name for entry in fields(JobRecord) if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    kinds = get_type_hints(JobRecord)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise StoreError("not a JSON object")
-        kept = {name: value for name, value in values.items() if name in known}
-        for name, kind in get_type_hints(JobRecord).items():
-            kinds = tuple(get_origin(one) or one for one in get_args(kind) if type(None) in get_args(kind)) or (
-                get_origin(kind) or kind,
-            )
-            if name in kept and not isinstance(kept[name], kinds):
-                raise StoreError(f"{name} is {kept[name]!r}")
-        return JobRecord(**kept)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path} is not the file of a job ({error}); delete it") from error
-
-
-def _now(store: Store, job: JobRecord) -> JobRecord:
-    if all(store.finished(run_id) for run_id in job.runs):
-        return replace(job, state=FINISHED, reason="")
-    if job.state == FINISHED:
-        gone = next(run_id for run_id in job.runs if not store.finished(run_id))
-        return replace(job, state=STOPPED, reason=f"Run {gone} is no longer in the store")
-    if job.state == RUNNING and not _at_work(store, job):
-        return replace(job, state=STOPPED, reason="its process is gone; the same command goes on")
+        values = {name: value for name, value in values.items() if name in kinds}
+        check_fields(values, {name: kind for name, kind in kinds.items() if name in required or name in values})
+        if not values["stages"] or not all(values["stages"].values()):
+            raise StoreError("a stage has no Run")
+        job = JobRecord(**values)
+    except (ValueError, OSError, RecursionError) as error:
+        raise StoreError(
+            f"{path} is damaged: not the record of a job ({error}); `bam runs delete=damaged` removes it"
+        ) from error
+    if job.id != path.stem:  # else a copied file would count as another job
+        raise StoreError(f"{path} is damaged: a copy of job {job.id}; `bam runs delete=damaged` removes it")
     return job
 
 
-def _at_work(store: Store, job: JobRecord) -> bool:
-    """Return whether the job's process is there; on another machine, whether anybody trains a Run of its."""
+def _current_state(store: Store, job: JobRecord) -> JobRecord:
+    if all(store.finished(run_id) for run_id in job.runs):
+        return replace(job, state=FINISHED, reason="")
+    if job.state == FINISHED:
+        missing = next(run_id for run_id in job.runs if not store.finished(run_id))
+        return replace(job, state=STOPPED, reason=f"Run {missing} is no longer in the store")
+    if job.state == RUNNING and not _is_running(store, job):
+        return replace(job, state=STOPPED, reason="its process is gone; the same command resumes it")
+    return job
+
+
+def _is_running(store: Store, job: JobRecord) -> bool:
+    """Return whether the job's process is alive; for a job on another machine, whether one of its Runs is locked."""
     if job.host == socket.gethostname():
-        return _alive(job.pid)
+        return _is_alive(job.pid)
     return any(store.locked(run_id) for run_id in job.runs if not store.finished(run_id))
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # alive, and another user's
         pass
     return True

@@ -1,10 +1,10 @@
-"""The right to build a Run: held by one process at a time, and free again when that process dies.
+"""A lock per Run: one process holds it at a time, and it is free again when that process dies.
 
-On one machine, and between machines whose file system shares its locks (local disks, NFS 4, Lustre with ``flock``), the
-system's file lock decides. Where a file system keeps locks to each machine (``nolock``, ``localflock``), which nobody
-is told, a second sign does: the holder names its machine in a file beside the lock and touches it every few seconds;
-on another machine the lock alone is then not enough until that file has rested for a minute. No clocks are compared:
-what counts is whether the file has changed while one watched."""
+On one machine, and between machines whose file system shares locks (local disks, NFS 4, Lustre with ``flock``), the
+system's file lock decides. Some mounts (``nolock``, ``localflock``) keep locks to each machine without an error. So
+the holder also writes its machine into a file next to the lock and touches that file every few seconds. A process on
+another machine takes the lock only after the file has not changed for a minute. Clocks are not compared: a waiting
+process measures with its own clock whether the file has changed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from bam_lightning.store.atomic_io import WriteError, explain
 
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
-_seen: dict[Path, tuple[int, float]] = {}  # holder's file -> when it was last changed, and since when we know that
+_seen: dict[Path, tuple[int, float]] = {}  # holder file -> its modification time, and when this process first saw it
 
 
 def machine() -> str:
-    """Return what tells machines apart; containers on one machine are one, for they share its locks."""
+    """Return an id of this machine; containers on one machine have the same id, since they share its locks."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()
 
 
 class RunLock:
-    """One Run's lock and its holder's file. ``with Lease(path).acquire(): ...``
+    """The lock of one Run, and a file that names its holder: ``with RunLock(path).acquire(): ...``
 
     Args:
-        path: of the lock; the holder's file lies beside it.
+        path: Path of the lock file; the holder file is next to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,17 +47,17 @@ class RunLock:
         self._end = threading.Event()
 
     def acquire(self) -> RunLock:
-        """Take it, at once or not at all.
+        """Acquire the lock without waiting.
 
         Raises:
-            Timeout: if another process has it.
-            OSError: if the file system has no locks.
+            Timeout: If another process holds it.
+            OSError: If the file system has no locks.
         """
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that there are no locks is ours to say
+                warnings.simplefilter("ignore")  # a file system without locks raises below
                 self._lock.acquire(timeout=0)
-            if isinstance(self._lock, SoftFileLock):  # a file of that name, which outlives its holder
+            if isinstance(self._lock, SoftFileLock):  # filelock's fallback, which a dead process would hold forever
                 self._lock.release()
                 raise NotImplementedError
         except NotImplementedError as error:
@@ -69,45 +69,47 @@ class RunLock:
             if isinstance(error, Timeout):
                 raise
             raise WriteError(f"paths.store: {explain(self.path, error)}") from error
-        if self.elsewhere():
+        if self.held_elsewhere():
             self._lock.release()
             raise Timeout(str(self.path))
         self.holder.write_text(json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}))
         self._end.clear()
-        threading.Thread(target=self._beat, daemon=True, name=f"lease-{self.path.stem}").start()
+        threading.Thread(target=self._beat, daemon=True, name=f"lock-{self.path.stem}").start()
         return self
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._end.set()
         self.holder.unlink(missing_ok=True)
         self._lock.release()
 
     def held(self) -> bool:
-        """Return whether a process has it, without taking it; ``False`` where that cannot be found out."""
+        """Return whether a process holds the lock; False if that cannot be determined."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._lock.acquire(timeout=0)
         except Timeout:
             return True
-        except (OSError, NotImplementedError):  # a store that may only be read
+        except (OSError, NotImplementedError):  # a read-only store
             return False
         try:
-            return self.elsewhere() and abs(time.time() - self.holder.stat().st_mtime) < 10 * DEAD_SECONDS
+            return self.held_elsewhere() and abs(time.time() - self.holder.stat().st_mtime) < 10 * DEAD_SECONDS
         except OSError:
             return False
         finally:
             self._lock.release()
 
-    def elsewhere(self) -> bool:
-        """Return whether a holder on another machine may be alive: its file has changed in the last minute, or we
-        have not watched it for so long."""
+    def held_elsewhere(self) -> bool:
+        """Return whether a holder on another machine may be alive.
+
+        It may be if its file changed in the last minute, or if this process has watched the file for less than that.
+        """
         try:
             if json.loads(self.holder.read_text())["machine"] == machine():
                 return False
             changed = self.holder.stat().st_mtime_ns
-        except (OSError, ValueError, TypeError, KeyError):  # nobody, or one that died while it wrote its name
+        except (OSError, ValueError, TypeError, KeyError):  # no holder, or one that died while writing the file
             return False
         before, since = _seen.get(self.holder, (None, 0.0))
         if changed != before:
@@ -117,7 +119,7 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
-            with suppress(OSError):  # the store has gone: the next file written to it will say so
+            with suppress(OSError):  # if the store was deleted, the next write to it raises
                 os.utime(self.holder)
 
     def __enter__(self) -> RunLock:

@@ -1,34 +1,37 @@
-"""A finished Run's folder: its manifest, and its files compared with it; in a store, or carried elsewhere."""
+"""A finished Run's folder, in a store or copied elsewhere: its manifest, and its files checked against it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bam_lightning.config.exceptions import StoreError, StorePathError
 
 MANIFEST = "run.json"
-LARGEST_MANIFEST = 64 << 20  # bytes; a stranger's file must not fill the memory
+LARGEST_MANIFEST = 64 << 20  # bytes; an untrusted file must not fill the memory
+DIGEST = "digest"  # field of a manifest: a hash of all its other fields
 
 
 class RunFolder:
-    """One folder.
+    """The folder of a finished Run.
 
     Args:
-        path: where it lies.
-        remedy: end of every message about a damaged file: what to do.
+        path: Path of the folder.
+        remedy: What to do about a damaged file; the end of every message about one.
     """
 
     def __init__(self, path: Path, remedy: str) -> None:
         self.path, self.remedy = path, remedy
 
     def manifest(self) -> dict[str, Any]:
-        """Return what is known of the Run: stage, tasks, scores, times, versions, files.
+        """Read the Run's manifest: stage, tasks, scores, times, versions, files.
 
         Raises:
-            StoreError: if it is not there or cannot be read.
+            StorePathError: If there is no manifest.
+            StoreError: If it cannot be read.
         """
         path = self.path / MANIFEST
         if not path.is_file():
@@ -41,14 +44,18 @@ class RunFolder:
             if not isinstance(manifest, dict):
                 raise StoreError("not a JSON object")
             files = manifest.get("files", {})
-            if not isinstance(files, dict) or not all(isinstance(one, str) for one in files.values()):
+            if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
                 raise StoreError("files is no mapping of names to hashes")
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{path} is damaged ({error}); {self.remedy}") from error
         return manifest
 
     def files(self) -> dict[str, str]:
-        """Return name -> sha256 of the Run's files; no name leads out of the folder."""
+        """Return name -> sha256 of the Run's files.
+
+        Raises:
+            StoreError: If a name leads out of the folder.
+        """
         files: dict[str, str] = self.manifest().get("files", {})
         for name in files:
             parts = PurePosixPath(name).parts
@@ -57,29 +64,40 @@ class RunFolder:
         return files
 
     def file(self, name: str) -> Path:
-        """Return the path of a file, after comparing it with the manifest.
+        """Return the path of a file, after checking its hash against the manifest.
 
         Raises:
-            StoreError: if it is not there.
-            ValueError: if it is not the one that was written.
+            StorePathError: If the file is missing.
+            StoreError: If its hash differs.
         """
         path, expected = self.path / name, self.files().get(name)
         if expected is None or not path.is_file():
             raise StorePathError(f"{self.path} has no file {name!r}; {self.remedy}")
         self._check_inside(path)
-        found = file_hash(path)
-        if found != expected:
+        actual = file_hash(path)
+        if actual != expected:
             raise StoreError(
-                f"{path} is damaged: its hash is {found[:12]}, the manifest says {expected[:12]}; {self.remedy}"
+                f"{path} is damaged: its hash is {actual[:12]}, the manifest says {expected[:12]}; {self.remedy}"
             )
         return path
 
     def _check_inside(self, path: Path) -> None:
-        """Raise ``StoreError`` for a link out of the folder; those of the hub's cache lead to its ``blobs``."""
-        folder, found = self.path.resolve(), path.resolve()
-        around = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
-        if not any(found.is_relative_to(one) for one in around):
-            raise StoreError(f"{path} is a link out of its folder, to {found}; {self.remedy}")
+        """Raise ``StoreError`` if a link leads out of the folder; the hub's cache may link to its ``blobs``."""
+        folder, target = self.path.resolve(), path.resolve()
+        allowed = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
+        if not any(target.is_relative_to(root) for root in allowed):
+            raise StoreError(f"{path} is a link out of its folder, to {target}; {self.remedy}")
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 of a manifest's fields, leaving out ``digest`` itself.
+
+    >>> edited = {"seed": 1, "digest": manifest_digest({"seed": 0})}
+    >>> manifest_digest(edited) == edited["digest"]
+    False
+    """
+    fields = {name: value for name, value in manifest.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:

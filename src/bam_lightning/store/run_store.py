@@ -1,8 +1,8 @@
-"""Finished Runs and what they say of their rows: content-addressed, checked on reading, never half-written.
+"""Store finished Runs and their predictions: content-addressed, checked on reading, never half-written.
 
-``runs/ID/`` holds a finished Run; it is built in ``building/ID/`` and renamed as a whole, so a folder under
-``runs`` is complete. ``outputs/ID/`` holds the logits of a Run on the rows of a task, keyed by row content.
-N rows, K outputs of a head."""
+``runs/ID/`` holds a finished Run. It is built in ``building/ID/`` and then renamed, so a folder under ``runs`` is
+complete. ``outputs/ID/`` holds the logits of a Run on the rows of a task, keyed by row content. N rows, K outputs of a
+head."""
 
 from __future__ import annotations
 
@@ -25,116 +25,184 @@ from bam_lightning.store.atomic_io import (
     translate_os_errors,
     write_text,
 )
+from bam_lightning.store.json_schema import check_fields
 from bam_lightning.store.lock import RunLock
-from bam_lightning.store.run_dir import MANIFEST, RunFolder, file_hash
+from bam_lightning.store.run_dir import DIGEST, MANIFEST, RunFolder, file_hash, manifest_digest
 
 KEY_BYTES = 16
+FORMAT, FORMAT_FILE = 2, "format"  # raised when older stores can no longer be read; version 0.1 wrote no such file
+MANIFEST_FIELDS = {
+    "id": str,
+    "stage": str,
+    "tasks": list[str],
+    "seed": int,
+    "metrics": dict[str, dict[str, float]],
+    "teachers": dict[str, str | list[str]],
+    "spec": dict[str, Any],
+    "finished": str,
+    "device": str,
+    "versions": dict[str, str],
+    "files": dict[str, str],
+    DIGEST: str,
+}
 
 
 class Store:
-    """A folder of Runs that any number of processes may use at the same time."""
+    """A folder of Runs that any number of processes may use at the same time.
+
+    Args:
+        root: Path of the folder.
+        create: Make the folder if it is missing. Commands that only read pass False, so that a mistyped path leaves no
+            empty store behind.
+
+    Raises:
+        StorePathError: If there is no store and ``create`` is False.
+        StoreError: If another version of this package wrote the store.
+        StoreError: If the folder cannot be written.
+    """
 
     def __init__(self, root: str | Path, create: bool = True) -> None:
         self.root = Path(root).expanduser().resolve()
-        if not create:  # what only reads must not leave an empty store where somebody mistyped a path
-            if not (self.root / "runs").is_dir():
-                raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
+        if not create and not (self.root / "runs").is_dir():
+            raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
+        self._check_format()
+        if not create:
             return
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not (self.root / FORMAT_FILE).exists():
+                write_text(self.root / FORMAT_FILE, f"{FORMAT}\n")
             for name in ("runs", "building", "outputs", "locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"paths.store: {explain(self.root, error)}") from error
 
+    def _check_format(self) -> None:
+        """Raise ``StoreError`` for a store of version 0.1, or of a later format."""
+        path = self.root / FORMAT_FILE
+        version = ""
+        if path.is_file():
+            written = path.read_text(encoding="utf-8", errors="replace").strip()
+            version = f"format {written}" if written != str(FORMAT) else ""
+        elif any(self._of_version_01(manifest) for manifest in (self.root / "runs").glob(f"*/{MANIFEST}")):
+            version = "bam_lightning 0.1"
+        if version:
+            raise StoreError(
+                f"the store at {self.root} was written by another version ({version}), whose Runs this version cannot "
+                "use; give another paths.store, or delete it"
+            )
+
+    @staticmethod
+    def _of_version_01(path: Path) -> bool:
+        """Return whether a manifest is of version 0.1: it had no digest."""
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError):  # damaged, which says nothing about the version
+            return False
+        return isinstance(manifest, dict) and "spec" in manifest and DIGEST not in manifest
+
     def folder(self, run_id: str) -> Path:
-        """Return where the finished Run lies."""
+        """Return the folder of a finished Run."""
         return self.root / "runs" / run_id
 
     def staging_dir(self, run_id: str) -> Path:
-        """Return where the Run is built, with its checkpoints; made if it is not there."""
+        """Return the folder in which a Run and its checkpoints are built; make it if it is missing."""
         path = self.root / "building" / run_id
         path.mkdir(exist_ok=True)
         return path
 
     def lock(self, run_id: str) -> RunLock:
-        """Return the right to build a Run; it is free again when its holder dies."""
+        """Return the lock of a Run, which its builder holds; it is free again when the holder's process dies."""
         return RunLock(self.root / "locks" / f"{run_id}.lock")
 
     def locked(self, run_id: str) -> bool:
-        """Return whether a process is building a Run; ``False`` where that cannot be found out."""
+        """Return whether a process is building a Run; False if that cannot be determined."""
         return (self.root / "locks" / f"{run_id}.lock").exists() and self.lock(run_id).held()
 
     def finished(self, run_id: str) -> bool:
-        """Return whether the Run is there."""
+        """Return whether the store has the finished Run."""
         return (self.folder(run_id) / MANIFEST).is_file()
 
     def has_checkpoint(self, run_id: str) -> bool:
-        """Return whether a Run that is not finished has left a checkpoint."""
+        """Return whether an unfinished Run has a checkpoint."""
         return (self.root / "building" / run_id / "last.ckpt").is_file()
 
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of a finished Run.
 
         Raises:
-            StoreError: if it is not there.
+            StorePathError: If the store does not have it.
         """
         if not self.finished(run_id):
             raise StorePathError(f"no Run {run_id!r} in {self.root}; train it first, or check paths.store")
         return RunFolder(self.folder(run_id), f"delete {self.folder(run_id)}, and the Run is trained anew")
 
     def manifest(self, run_id: str) -> dict[str, Any]:
-        """Return what is known of a finished Run: stage, tasks, scores, times, versions, files."""
-        manifest = self.run(run_id).manifest()
+        """Read the manifest of a finished Run: stage, tasks, scores, times, versions, files.
+
+        Raises:
+            StorePathError: If the store does not have the Run.
+            StoreError: If the manifest is another Run's, has been edited, or lacks a field.
+        """
+        run = self.run(run_id)
+        manifest = run.manifest()
         if manifest.get("id", run_id) != run_id:
-            raise StoreError(
-                f"{self.folder(run_id)} has the files of another Run, {manifest.get('id')!r}; "
-                "delete it, and the Run is trained anew"
-            )
+            raise StoreError(f"{run.path} has the files of another Run, {manifest.get('id')!r}; {run.remedy}")
+        try:
+            check_fields(manifest, MANIFEST_FIELDS)
+            if manifest[DIGEST] != manifest_digest(manifest):
+                raise StoreError("it was edited after the Run had finished")
+        except ValueError as error:
+            raise StoreError(f"{run.path / MANIFEST} is damaged ({error}); {run.remedy}") from error
         return manifest
 
     def check_head(self, run_id: str, task: str, head: Any, key: str) -> None:
-        """Raise ``StoreError``, naming ``key``, unless the Run's head of a task gives what ``head``, a config, asks."""
-        theirs = self.manifest(run_id)["spec"]["tasks"][task]["head"]
+        """Check that the Run's head of a task has the same outputs as the configured ``head``.
+
+        Raises:
+            StoreError: If they differ, naming ``key``.
+        """
+        trained = self.manifest(run_id)["spec"]["tasks"][task]["head"]
         for name in ("_target_", "label_names", "label_range", "sigmoid"):
-            ours = getattr(head, name)
-            if theirs[name] != ours:
+            configured = getattr(head, name)
+            if trained[name] != configured:
                 raise StoreError(
-                    f"{key}: Run {run_id} was trained with head.{name} {theirs[name]}, task {task!r} here has {ours}; "
-                    "they must agree"
+                    f"{key}: Run {run_id} was trained with head.{name} {trained[name]}, task {task!r} here has "
+                    f"{configured}; they must agree"
                 )
 
     def commit(self, run_id: str, manifest: Mapping[str, Any]) -> None:
-        """Turn what lies in ``building/ID`` into the finished Run."""
+        """Turn the files in ``building/ID`` into the finished Run."""
         building = self.staging_dir(run_id)
         with translate_os_errors(building):
-            there = sorted(path for path in building.rglob("*") if path.is_file())
-            apply_umask(*there)
-            left = [*building.glob("*.ckpt"), *building.glob("*.part")]
+            paths = sorted(path for path in building.rglob("*") if path.is_file())
+            apply_umask(*paths)
+            temporary = [*building.glob("*.ckpt"), *building.glob("*.part")]
             files = {
                 str(path.relative_to(building)): file_hash(path)
-                for path in there
-                if path not in left and path.name != MANIFEST
+                for path in paths
+                if path not in temporary and path.name != MANIFEST
             }
-            write_text(
-                building / MANIFEST, json.dumps({**manifest, "id": run_id, "files": files}, indent=1, sort_keys=True)
-            )
-            for path in left:  # only now: until here a killed process can go on from its checkpoint
+            complete = {**manifest, "id": run_id, "files": files}
+            complete[DIGEST] = manifest_digest(json.loads(json.dumps(complete)))
+            write_text(building / MANIFEST, json.dumps(complete, indent=1, sort_keys=True))
+            for path in temporary:  # only now: until here a killed process can resume from its checkpoint
                 path.unlink()
             if self.folder(run_id).exists():
                 shutil.rmtree(self.folder(run_id))
             building.rename(self.folder(run_id))
 
     def predictions_path(self, run_id: str, task: str, split: str) -> Path:
-        """Return where the logits of a Run on a split lie."""
+        """Return the path of a Run's logits on a split."""
         return self.root / "outputs" / run_id / f"{task}.{split}.safetensors"
 
     def delete_predictions(self, run_id: str) -> None:
-        """Delete a Run's predictions: it has been trained anew, perhaps on another machine, and may say otherwise."""
+        """Delete a Run's predictions; a Run that is trained again, perhaps on another machine, may predict others."""
         with translate_os_errors(path := self.root / "outputs" / run_id):
             shutil.rmtree(path, ignore_errors=not path.exists())
 
     def has_predictions(self, run_id: str, task: str, split: str, keys: Sequence[bytes]) -> bool:
-        """Return whether the logits of a Run on all rows with the given keys are there."""
+        """Return whether the store has the Run's logits for all rows with the given keys."""
         if not self.predictions_path(run_id, task, split).is_file():
             return False
         return set(keys) <= self.read_predictions(run_id, task, split).keys()
@@ -142,7 +210,7 @@ class Store:
     def write_predictions(
         self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]
     ) -> None:
-        """Keep the logits ``[N, K]`` of the rows with the given keys."""
+        """Write the logits ``[N, K]`` of the rows with the given keys."""
         from safetensors.numpy import save_file
 
         path = self.predictions_path(run_id, task, split)
@@ -150,16 +218,16 @@ class Store:
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
             "logits": np.ascontiguousarray(logits, dtype=np.float32),
         }
-        with atomic_write(path) as beside:
+        with atomic_write(path) as temporary:
             path.parent.mkdir(exist_ok=True)
-            save_file(tensors, beside, metadata={"digest": digest(tensors), "run": run_id, "task": task})
+            save_file(tensors, temporary, metadata={"digest": digest(tensors), "run": run_id, "task": task})
 
     def read_predictions(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
         """Return row key -> logits ``[K]``.
 
         Raises:
-            StoreError: if the Run has not written them.
-            ValueError: if a byte of them has changed since, or they are another Run's.
+            StorePathError: If the Run has not written them.
+            StoreError: If a byte has changed since, or they are another Run's.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -167,11 +235,11 @@ class Store:
         if not path.is_file():
             raise StorePathError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
         try:
-            with safe_open(path, framework="numpy") as opened:
-                kept, tensors = (opened.metadata(), {name: opened.get_tensor(name) for name in ("keys", "logits")})
+            with safe_open(path, framework="numpy") as file:
+                metadata, tensors = (file.metadata(), {name: file.get_tensor(name) for name in ("keys", "logits")})
         except SafetensorError as error:
             raise StoreError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
-        if kept != {"digest": digest(tensors), "run": run_id, "task": task}:
+        if metadata != {"digest": digest(tensors), "run": run_id, "task": task}:
             raise StoreError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
         keys = tensors["keys"].tobytes()
         return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
@@ -183,7 +251,7 @@ def load_logits(
     """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order.
 
     Raises:
-        StoreError: naming the task and the first row that the Run has not predicted.
+        StoreError: If the Run has not predicted a row, naming the task and the row.
     """
     known = store.read_predictions(run_id, task, split)
     for row, key in enumerate(keys):
@@ -198,7 +266,7 @@ def load_logits(
 
 def digest(tensors: Mapping[str, NDArray]) -> str:
     """Return a hash of named arrays: of their names, types, shapes and bytes."""
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
-    return whole.hexdigest()
+        total.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
+    return total.hexdigest()
