@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
 from sides import WARM, found
 from torch import Tensor, nn
 from workload import Work, build_encoder
 
 from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.models.kernels.sparse_embedding_grad import SparseEmbeddingGrad
 from bam_lightning.training import hardware
 from bam_lightning.training.optimizer import build_optimizer, clip_gradients, parameter_groups, set_rates
 

@@ -119,7 +119,7 @@ WORDS = {
     "trainer.max_steps=1e3": (
         "Error merging override trainer.max_steps=1e3: Value '1000.0' of type 'float' could not be converted to Integer"
     ),
-    "trainer.checkpoint_minutes=nan": "trainer.checkpoint_minutes must be above 0, got nan",
+    "run.checkpoint_minutes=nan": "run.checkpoint_minutes must be above 0, got nan",
     "logger=tensorboard": "no logger 'tensorboard'; choices: csv, none, wandb",
     "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
     "paths.store=null": "paths.store=null: must have a value, got null; leave it out for its default",

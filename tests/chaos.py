@@ -26,10 +26,10 @@ from forked_python import PRELOADED
 SHORT = [
     "suite.only=[sentiment,similarity]",
     "trainer.max_steps=12",
-    "trainer.log_every=5",
-    "trainer.checkpoint_steps=3",
+    "trainer.log_every_n_steps=5",
+    "run.checkpoint_steps=3",
     "trainer.accelerator=cpu",
-    "trainer.progress=false",
+    "run.progress=false",
     "distillation.teacher_margin=null",
     "logger=none",
 ]

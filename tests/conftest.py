@@ -124,9 +124,9 @@ def job_words(encoder: Path, data: Path, store: Path) -> list[str]:
         f"data.root={data}",
         f"encoder.path={encoder}",
         "logger=none",
-        "trainer.precision=float32",
+        "trainer.precision=32-true",
         "trainer.accelerator=cpu",
-        "trainer.log_every=2",
+        "trainer.log_every_n_steps=2",
         "data.max_length=32",
         "optimization.single.batch_size=8",  # 5 steps of 40 rows
         "optimization.single.epochs=1",

@@ -36,9 +36,9 @@ BAD = [
     ("data.max_length=4", "data.max_length must be at least 8, got 4"),
     ("data.workers=-1", "data.workers must be at least 0, got -1"),
     ("trainer.accelerator=tpu", "trainer.accelerator names 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?"),
-    ("trainer.log_every=0", "trainer.log_every must be at least 1, got 0"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be at least 1, got 0"),
     ("trainer.devices=0", "trainer.devices must be at least 1, got 0"),
-    ("trainer.nodes=0", "trainer.nodes must be at least 1, got 0"),
+    ("trainer.num_nodes=0", "trainer.num_nodes must be at least 1, got 0"),
     (
         "trainer.strategy=dp",
         "Error merging override trainer.strategy=dp: Invalid value 'dp', expected one of [auto, ddp, fsdp]",
@@ -139,7 +139,7 @@ def test_a_bad_value_is_refused_with_its_key(override, expected):
 
 def test_compiled_layers_and_shared_ones_do_not_go_together():
     with pytest.raises(ValueError, match=r"^trainer\.compile=true and trainer\.strategy=fsdp do not go together; "):
-        compose(["trainer.compile=true", "trainer.strategy=fsdp"])
+        compose(["run.compile=true", "trainer.strategy=fsdp"])
 
 
 def test_a_pretraining_recipe_needs_something_to_read():

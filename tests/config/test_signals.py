@@ -154,7 +154,7 @@ def test_a_loaders_worker_outlives_the_signals_of_its_job():
 def test_ctrl_c_saves_the_step_says_so_and_the_same_command_goes_on(tiny_job, tmp_path):
     words = [
         *[python(), "-m", "bam_lightning.train", "recipe=multi", *tiny_job],
-        *["optimization.multi.epochs=40", "trainer.checkpoint_steps=50"],
+        *["optimization.multi.epochs=40", "run.checkpoint_steps=50"],
     ]
     ours = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120

@@ -124,7 +124,7 @@ def test_a_model_of_another_precision_or_device_is_asked_for_by_name(load):
 
 
 def test_a_model_trained_in_float64_predicts_in_float32_to_the_same_scores(tiny_job, tmp_path):
-    config = compose([*tiny_job, "recipe=multi", "trainer.precision=float64", "trainer.max_steps=4"])
+    config = compose([*tiny_job, "recipe=multi", "trainer.precision=64-true", "trainer.max_steps=4"])
     (run,) = bam.run_recipe(config, tmp_path / "out")["runs"]
     model = bam.load(run["id"], store=tmp_path / "store", device="cpu")
     assert (model.precision, next(model.encoder.parameters()).dtype) == ("32-true", torch.float32)

@@ -27,7 +27,7 @@ def test_the_real_job_for_a_few_steps(tmp_path):
             "trainer.max_steps=3",
             "distillation.teacher_margin=null",  # nobody learns in three steps
             "logger=none",
-            "trainer.log_every=1",
+            "trainer.log_every_n_steps=1",
             "data.max_length=48",
             "suite.tasks.cola.train_rows=300",
             "suite.tasks.stsb.train_rows=200",

@@ -37,7 +37,7 @@ def train(
 
     With ``signal_`` the process sends it to itself there.
     """
-    config = compose([*overrides, f"paths.store={store}", "trainer.log_every=3"])
+    config = compose([*overrides, f"paths.store={store}", "trainer.log_every_n_steps=3"])
     rows, texts, facts = load_data(config)
     context = Context(config, rows, texts, Store(store), store.parent / "out")
     run = plan_runs(config, facts)[kind]
@@ -81,7 +81,7 @@ def test_a_stopped_run_ends_bit_equal(kind, more, stop, workers, tiny_job, tmp_p
     if workers and kind not in ("distilled, early", "pretrained"):
         workers = 0  # the loader is the same for all kinds; two of them with processes are enough
     Path("text.txt").write_text("\n".join(sentences(150, 3)))
-    overrides = [*tiny_job, *more, f"data.workers={workers}", "trainer.checkpoint_steps=1"]
+    overrides = [*tiny_job, *more, f"data.workers={workers}", "run.checkpoint_steps=1"]
     whole = train(overrides, tmp_path / "whole")
     with pytest.raises(Stopped):
         train(overrides, tmp_path / "broken", stop_at=stop)
@@ -136,7 +136,7 @@ def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkey
 
 def begun(tiny_job, tmp_path) -> tuple[list[str], Path]:
     """Return the words of a job whose Run was stopped at step 4, and its checkpoint."""
-    words = [*tiny_job, "recipe=multi", "trainer.checkpoint_steps=1"]
+    words = [*tiny_job, "recipe=multi", "run.checkpoint_steps=1"]
     with pytest.raises(Stopped):
         train(words, tmp_path / "store", stop_at=4)
     (path,) = (tmp_path / "store" / "building").glob("*/last.ckpt")

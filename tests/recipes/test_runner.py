@@ -197,7 +197,7 @@ def start(tiny_job: list[str], out: Path, *more: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_with_the_same_scores(tiny_job, tmp_path):
-    slow = ["optimization.multi.epochs=60", "trainer.checkpoint_steps=10"]
+    slow = ["optimization.multi.epochs=60", "run.checkpoint_steps=10"]
     whole = start([*tiny_job, f"paths.store={tmp_path}/whole"], tmp_path / "a", *slow)
     assert whole.wait(120) == 0
     broken = start(tiny_job, tmp_path / "b", *slow)
@@ -241,7 +241,7 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("trainer.compile=true", r"^trainer\.compile=true is for GPUs, and this job runs on a CPU, where layers are"),
+        ("run.compile=true", r"^trainer\.compile=true is for GPUs, and this job runs on a CPU, where layers are"),
         ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
         ("suite.tasks.rte.head._target_=bam_lightning.models.heads.Clasification", "did you mean 'Classification'"),
         ("sampler.exponent=500", r"exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 500$"),

@@ -254,7 +254,7 @@ def test_a_loss_that_is_no_number_stops_training_naming_task_step_and_rate(tiny_
     module = build(tiny_bert, log_every=10, optimization={"shape": RateShape.constant})
     message = (
         "the loss is no longer a number: task mnli, optimizer step 3, learning rate 0.01; "
-        "try a lower optimization.learning_rate, or trainer.precision=float32"
+        "try a lower optimization.learning_rate, or trainer.precision=32-true"
     )
     spoilt = module.heads["mnli"].linear.bias.data
     poison = pl.callbacks.LambdaCallback(on_train_batch_start=lambda *at: spoilt.fill_(math.nan) if at[-1] == 2 else 0)

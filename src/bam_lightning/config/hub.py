@@ -51,7 +51,7 @@ def _hub_answers() -> bool:
 
 
 def encoder_fingerprint(path: str, revision: str | None) -> str:
-    """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and revision.
+    """Return what identifies a pretrained encoder: a hash of its local files, or its hub id and commit.
 
     Raises:
         ConfigError: if it is neither a folder, nor kept from an earlier download, nor on a hub that answers.
@@ -59,9 +59,9 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
     local = expand_path("encoder.path", path)
     if _there(local) and local.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(local.iterdir()):
-            if file.suffix in (".json", ".safetensors", ".txt", ".model", ".bin"):
-                digest.update(file.name.encode() + file.read_bytes())
+        for file in sorted(path for path in local.rglob("*") if path.is_file()):
+            if not any(part.startswith(".") for part in file.relative_to(local).parts):
+                digest.update(file.relative_to(local).as_posix().encode() + file.read_bytes())
         return digest.hexdigest()[:16]
     if is_local_path(path):
         raise ConfigPathError(f"encoder.path: no folder {path}; {ENCODER_HINT}")
@@ -73,7 +73,20 @@ def encoder_fingerprint(path: str, revision: str | None) -> str:
                 f"encoder {path!r} is no folder here, was not downloaded before, and the hub cannot be reached; "
                 f"{ENCODER_HINT}"
             )
-    return f"{path}@{revision or 'main'}"
+    return f"{path}@{_commit(path, revision)}"
+
+
+def _commit(path: str, revision: str | None) -> str:
+    """Return the commit that a revision of the hub stands for now, or in the cache where the hub does not answer."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if hub_or_offline():
+        try:
+            return str(HfApi().model_info(path, revision=revision).sha)
+        except OSError:
+            pass  # no such repository, or no right to read it: whoever loads it says so
+    cached = try_to_load_from_cache(path, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
 
 
 def is_local_path(path: str) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
@@ -56,3 +60,23 @@ def _locate(key: str, path: Any) -> Any:
             f"{suggest(name, [n for n in dir(module) if not n.startswith('_') and callable(getattr(module, n, None))])}"
         )
     return target
+
+
+def source_fingerprint(target: str) -> str:
+    """Return a hash of the file that defines a user's own class, or ``""`` for classes of installed packages.
+
+    A changed class gives other weights, so its source belongs to the id of a Run.
+    """
+    module = target.rpartition(".")[0]
+    if not module or module.split(".")[0] == "bam_lightning":
+        return ""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    origin = Path(found.origin) if found is not None and found.origin else None
+    if origin is None or not origin.is_file() or {"site-packages", "dist-packages"} & set(origin.parts):
+        return ""
+    if origin.is_relative_to(sysconfig.get_paths()["stdlib"]):
+        return ""
+    return hashlib.sha256(origin.read_bytes()).hexdigest()[:16]

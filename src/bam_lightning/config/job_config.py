@@ -12,7 +12,7 @@ from typing import Any
 
 from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, TrainerConfig
+from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, RunConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 
@@ -59,12 +59,14 @@ class Hyperparameters:
 class OptimizationConfig(Hyperparameters):
     """Optimizer and rates. The five values at the top, where set, win over both profiles.
 
+    ``optimizer`` is any torch optimizer by ``_target_``; by default AdamW, or BERT's Adam without ``bias_correction``.
     ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
     ``chosen`` has single tasks take the layer-wise decay that ``bam_lightning.recipes.tuning`` found on their dev set.
     """
 
     warmup: float = 0.1
     weight_decay: float = 0.01
+    optimizer: dict[str, Any] = field(default_factory=dict)
     clip_norm: float = 1.0
     epsilon: float = 1e-6
     bias_correction: bool = True
@@ -191,15 +193,19 @@ class Config:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     sampler: dict[str, Any] = field(default_factory=dict)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    trainer: Any = field(default_factory=dict)  # any flags of Lightning's Trainer; read as a TrainerConfig
+    run: RunConfig = field(default_factory=RunConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
         """Check everything once; see the parts' ``check``."""
+        if not isinstance(self.trainer, TrainerConfig):
+            self.trainer = TrainerConfig.from_mapping(self.trainer)
         for name in ("seed", "teacher_seed"):
             check_at_least(name, getattr(self, name), 0)
-        for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer):
+        for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer, self.run):
             part.check()
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:

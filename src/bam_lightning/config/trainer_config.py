@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 from bam_lightning.config.data_config import MISSING
 from bam_lightning.config.exceptions import ConfigError
@@ -18,68 +20,96 @@ class LoggerKind(Enum):
     none = "none"
 
 
-class Strategy(Enum):
-    """How several processes share the work; see ``docs/scale.md``."""
-
-    auto = "auto"
-    ddp = "ddp"
-    fsdp = "fsdp"
-
-
-class Precision(Enum):
-    """Arithmetic of the training step; with bfloat16, master weights are float32."""
-
-    auto = "auto"
-    float64 = "float64"  # slow: shows whether a difference is rounding
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+# what a recipe decides for each Run: its steps, its checkpoints, what it shows
+RESERVED_FLAGS = {"max_epochs", "enable_checkpointing", "logger", "callbacks", "default_root_dir"}
+PRECISIONS = ("auto", "bf16-mixed", "16-mixed", "32-true", "64-true")
 
 
 @dataclass
 class TrainerConfig:
-    """Machine and bookkeeping. ``precision``, ``max_steps`` and ``call_tokens`` change a Run's weights, and its id.
+    """Options of Lightning's Trainer. In YAML it is a free mapping: any other flag goes to ``extra``.
 
-    ``call_tokens`` changes weights where an encoder has to pad, and the id always: that is known before the encoder is.
+    ``precision`` and ``max_steps`` change a Run's weights and its id, and so does every flag in ``extra``.
     """
 
     accelerator: str = "auto"
     devices: int = 1
-    nodes: int = 1
-    strategy: Strategy = Strategy.auto
-    precision: Precision = Precision.auto
-    compile: bool = False
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
     max_steps: int | None = None
-    log_every: int = 10
-    checkpoint_minutes: float = 5.0
-    checkpoint_steps: int | None = None
-    call_tokens: int = 256
-    progress: bool = True
+    log_every_n_steps: int = 10
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainerConfig:
+        """Return the options of a mapping.
+
+        Raises:
+            ConfigError: for a value of the wrong type.
+        """
+        known = {entry.name: entry for entry in fields(cls) if entry.name != "extra"}
+        for name, value in values.items():
+            if name not in known:
+                continue
+            whole = name in ("devices", "num_nodes", "log_every_n_steps", "max_steps")
+            optional = value is None and name == "max_steps"
+            if not optional and type(value) is not (int if whole else str):
+                wanted = "a whole number" if whole else "a word"
+                raise ConfigError(f"trainer.{name} must be {wanted}, got {value!r}")
+        extra = {name: value for name, value in values.items() if name not in known}
+        return cls(**{name: value for name, value in values.items() if name in known}, extra=extra)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return what ``from_mapping`` takes."""
+        return {**{k: v for k, v in vars(self).items() if k != "extra"}, **self.extra}
 
     def check(self) -> None:
         """Raise ``ConfigError`` for a choice or a count out of range."""
         check_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        for name in ("devices", "nodes", "log_every"):
+        check_choice("trainer.strategy", self.strategy, ("auto", "ddp", "fsdp"))
+        check_choice("trainer.precision", self.precision, PRECISIONS)
+        for name in ("devices", "num_nodes", "log_every_n_steps"):
             check_at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("max_steps", "checkpoint_steps"):
-            if getattr(self, name) is not None:
-                check_at_least(f"trainer.{name}", getattr(self, name), 1)
-        if self.compile and self.strategy is Strategy.fsdp:
-            raise ConfigError(
-                "trainer.compile=true and trainer.strategy=fsdp do not go together; leave one of them out"
-            )
-        check_positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
-        check_at_least("trainer.call_tokens", self.call_tokens, 0)
+        if self.max_steps is not None:
+            check_at_least("trainer.max_steps", self.max_steps, 1)
+        for name in RESERVED_FLAGS & self.extra.keys():
+            raise ConfigError(f"trainer.{name} is set by the recipe; leave it out")
+
+
+@dataclass
+class RunConfig:
+    """How each Run is trained and kept, beside what Lightning's Trainer decides.
+
+    ``call_tokens`` changes weights where an encoder has to pad, and the id always: that is known before the encoder is.
+    """
+
+    compile: bool = False
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    validations: int = 4
+    call_tokens: int = 256
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` for a count out of range."""
+        if self.checkpoint_steps is not None:
+            check_at_least("run.checkpoint_steps", self.checkpoint_steps, 1)
+        check_positive("run.checkpoint_minutes", self.checkpoint_minutes)
+        check_at_least("run.validations", self.validations, 0)
+        check_at_least("run.call_tokens", self.call_tokens, 0)
 
 
 @dataclass
 class LoggerConfig:
-    """Where curves go: ``kind``; the rest is for W&B."""
+    """Where curves go: ``kind``, and other Lightning loggers by ``_target_`` in ``also``; the rest is for W&B."""
 
     kind: LoggerKind = LoggerKind.csv
     project: str = "bam_lightning"
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    also: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

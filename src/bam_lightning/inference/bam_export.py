@@ -18,7 +18,7 @@ def export_bam(model: Predictor, output: Path) -> float:
     names, model = list(model.tasks), exact(model)
     own = [f"{type(head).__module__}.{type(head).__qualname__}" for head in model.heads.values()]
     with staged(output) as folder:
-        again = load(model.save_pretrained(folder), device="cpu", precision="float32", heads=own)
+        again = load(model.save_pretrained(folder), device="cpu", precision="32-true", heads=own)
         difference = max(
             largest_difference(model, names, lambda part: again.logits(part, names), sample(model, width))
             for width in (1, 2)

@@ -37,7 +37,7 @@ def job(options: ExportOptions) -> None:
         raise ConfigError("format=bam writes the whole model; leave task out, or give format=hf or onnx")
     from bam_lightning.inference.predictor import load
 
-    model = load(options.run, options.store, device="cpu", precision="float32", heads=options.heads)
+    model = load(options.run, options.store, device="cpu", precision="32-true", heads=options.heads)
     output = Path(options.output).expanduser()
     from bam_lightning.inference.bam_export import export_bam
     from bam_lightning.inference.hf_export import export_hf

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
-from bam_lightning.config.trainer_config import Precision
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.data.readers import hub_or_offline
 from bam_lightning.store.run_dir import MANIFEST, RunFolder
@@ -166,7 +165,7 @@ def read_model_info(run: RunFolder) -> ModelInfo:
                 raise StoreError(f"{name!r} is no name of a task")
         if int(manifest["spec"]["max_length"]) < 1:
             raise ValueError(f"max_length is {manifest['spec']['max_length']}")
-        Precision(manifest["spec"]["precision"]), str(manifest["spec"]["pooling"]), str(manifest["id"])
+        str(manifest["spec"]["precision"]), str(manifest["spec"]["pooling"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{run.path / MANIFEST} is not that of a model this version reads ({type(error).__name__}: {error}); "

@@ -52,7 +52,7 @@ class PredictOptions(StoreOptions):
     columns: list[str] = field(default_factory=list, metadata={"help": "columns of the texts, if not the task's own"})
     escape_formulas: bool = option(False, "CSV, TSV: put ' before cells that a spreadsheet would run (= + - @)")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = option("auto", "auto (as it was trained), bfloat16 or float32")
+    precision: str = option("auto", "auto (as it was trained), bf16-mixed or 32-true")
     heads: list[str] = field(default_factory=list, metadata={"help": "dotted names of your own head classes to trust"})
     overwrite: bool = option(False, "replace a file that is there")
 

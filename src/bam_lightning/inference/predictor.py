@@ -17,7 +17,7 @@ from torch import nn
 from bam_lightning.config.data_config import HEADS
 from bam_lightning.config.exceptions import ConfigError, DataError, OutputExistsError, StoreError
 from bam_lightning.config.instantiate import instantiate
-from bam_lightning.config.trainer_config import Precision, TrainerConfig
+from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, collate, length_batches
 from bam_lightning.data.tokenization import join, tokenise
@@ -194,7 +194,7 @@ def load(
         name: a Run of ``store``, a folder, or a hub id.
         store: ``paths.store`` of the job that trained it.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (what it was trained with), ``bfloat16`` or ``float32``,
+        precision: ``auto`` (what it was trained with), ``bf16-mixed`` or ``32-true``,
             which is also how a model trained in float64 computes.
         heads: dotted names of head classes of one's own, which are imported and run; no other foreign code is.
         revision: of a hub id.
@@ -210,11 +210,10 @@ def load(
     check_length(encoder, saved.max_length, str(saved.run.path))
     built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
     place = _device(device)
-    check_choice("precision", precision, [one.value for one in Precision if one is not Precision.float64])
-    trained = "float32" if spec["precision"] == "float64" else spec["precision"]
+    check_choice("precision", precision, ("auto", "bf16-mixed", "32-true"))
+    trained = "32-true" if spec["precision"] == "64-true" else spec["precision"]
     settings = TrainerConfig(
-        accelerator="cpu" if place == "cpu" else "gpu",
-        precision=Precision(trained if precision == "auto" else precision),
+        accelerator="cpu" if place == "cpu" else "gpu", precision=trained if precision == "auto" else precision
     )
     return Predictor(saved, encoder, built, tokenizer, place, hardware.precision(settings))
 

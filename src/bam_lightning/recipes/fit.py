@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
-from bam_lightning.config.trainer_config import Precision
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
@@ -36,10 +37,12 @@ from bam_lightning.store.run_store import load_logits
 from bam_lightning.training import hardware
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
-from bam_lightning.training.loggers import finish, log_end, make_logger
+from bam_lightning.training.lightning import localize
+from bam_lightning.training.loggers import finish, log_end, make_loggers
 from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
 from bam_lightning.training.module import BamModule
 from bam_lightning.training.optimizer import BertAdam
+from bam_lightning.training.plain import from_plain
 
 
 class Prepared(NamedTuple):
@@ -54,6 +57,11 @@ class Prepared(NamedTuple):
 def check_trainable(config: Config) -> None:
     """Raise what would stop a Run later: a device that is not there, a head that cannot be built."""
     hardware.check_devices(config.trainer)
+    hardware.check_flags(config.trainer)
+    if config.run.compile and not hardware.on_gpu(config.trainer):
+        raise ConfigError("run.compile=true is for GPUs; on a CPU layers are fused already, so leave it out")
+    for name, section in config.callbacks.items():
+        instantiate(f"callbacks.{name}", {**section, "_target_": localize(str(section.get("_target_")))})
     for name, task in config.suite.trained().items():
         instantiate(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
 
@@ -76,14 +84,15 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     with context.together("train", run):
         prepared = make(run, context)
         folder = context.store.staging_dir(run.id)
-        logger = make_logger(run, context.config, context.output) if context.is_rank_zero else None
-        seconds, history = _fit(run, context, prepared, folder, logger)
+        loggers = make_loggers(run, context.config, context.output) if context.is_rank_zero else []
+        seconds, history = _fit(run, context, prepared, folder, loggers)
         if run.kind is StageKind.finetune:
             if context.is_rank_zero:
                 context.store.delete_predictions(run.id)
             _write_predictions(run.id, required_predictions(run, context.config), context, prepared)
     if not context.is_rank_zero:
         return {}
+    _check_unchanged(run, context.config)
     module = prepared.module
     heads, scores = None, {}
     encoder = module.encoder if isinstance(module, MaskedModule) else module.model.encoder
@@ -94,19 +103,24 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
     manifest = make_manifest(run, context.config, seconds, prepared.tokens, scores)
-    if logger:
+    for logger in loggers:
         log_end(logger, manifest)
         finish(logger)
     context.store.commit(run.id, manifest)
     return manifest
 
 
-def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, logger: Any) -> tuple[float, History]:
-    settings, listener = context.config.trainer, SignalListener()
-    checkpoints = RunCheckpoint(folder, settings.checkpoint_minutes, settings.checkpoint_steps, listener)
+def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: Sequence[Any]) -> tuple[float, History]:
+    config, listener = context.config, SignalListener()
+    settings = config.trainer
+    checkpoints = RunCheckpoint(folder, config.run.checkpoint_minutes, config.run.checkpoint_steps, listener)
     history = History()
     callbacks = [checkpoints, history, Progress(context.listener)]
-    trainer = hardware.trainer(settings, context.output, run.steps, logger, callbacks)
+    for name, section in config.callbacks.items():
+        target = localize(str(section.get("_target_")))
+        callbacks.append(instantiate(f"callbacks.{name}", {**section, "_target_": target}))
+    settings = replace(settings, extra={**_validation(run, config, prepared), **settings.extra})
+    trainer = hardware.trainer(settings, context.output, run.steps, loggers, callbacks)
     saved = last_checkpoint(folder)
     if hardware.precision(settings) == "64-true":
         prepared.module.double()  # before a checkpoint's weights are loaded, which would be rounded otherwise
@@ -119,12 +133,33 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, logger: A
     return checkpoints.seconds, history
 
 
+def _check_unchanged(run: Run, config: Config) -> None:
+    """Raise ``TrainingError`` if the encoder's files are no longer those that the Run's id names."""
+    path = config.encoder.path
+    if run.start or not path or not Path(path).expanduser().is_dir():
+        return
+    if encoder_fingerprint(path, config.encoder.revision) != run.spec["encoder"]:
+        raise TrainingError(
+            f"the files of encoder {path} have changed while Run {run.id} was trained, so its weights are not "
+            "those that its id stands for; start the job again"
+        )
+
+
+def _validation(run: Run, config: Config, prepared: Prepared) -> dict[str, Any]:
+    """Return the flags that have dev scores logged ``run.validations`` times in a Run, and not at its end."""
+    times = config.run.validations
+    if not times or not prepared.data.dev_examples() or run.steps <= times:
+        return {"limit_val_batches": 0}
+    accumulate = int(config.trainer.extra.get("accumulate_grad_batches", 1))
+    return {"val_check_interval": run.steps // times * accumulate, "check_val_every_n_epoch": None}
+
+
 def _finetuning(run: Run, context: Context) -> Prepared:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
     check_length(encoder, config.data.max_length, "data.max_length")
-    encoder.call_tokens = config.trainer.call_tokens
-    if config.trainer.compile:
+    encoder.call_tokens = config.run.call_tokens
+    if config.run.compile:
         encoder.compile_layers()
     tokenized = _tokenizer_of(context, tokenizer)
     train = {}
@@ -132,8 +167,11 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         split = context.rows[task].train
         train[task] = Examples(tokenized(split), split.labels, _column(run, context, task, split))
     sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
+    dev = {}
+    if config.run.validations:
+        dev = {task: Examples(tokenized(context.rows[task].dev), context.rows[task].dev.labels) for task in run.tasks}
     data = ExamplesDataModule(
-        train, sampler=sampler, batch_size=run.batch_size, seed=run.seed, num_workers=config.data.workers
+        train, dev, sampler=sampler, batch_size=run.batch_size, seed=run.seed, num_workers=config.data.workers
     )
     optimization = config.optimization
     assert run.hyper.learning_rate is not None
@@ -143,19 +181,28 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         learning_rate=run.hyper.learning_rate,
         layerwise_decay=run.hyper.layerwise_decay,
         annealing=instantiate("distillation.schedule", config.distillation.schedule),
-        optimizer=partial(
-            torch.optim.AdamW if optimization.bias_correction else BertAdam, eps=optimization.epsilon, fused=True
-        ),
+        optimizer=_optimizer(config),
         lr_schedule=optimization.shape.value,
         warmup=optimization.warmup,
         weight_decay=optimization.weight_decay,
         gradient_clip_val=optimization.clip_norm,
+        metrics={task: config.suite.tasks[task].metric.value for task in run.tasks},
+        average=[task for task in run.tasks if config.suite.tasks[task].in_average],
         seed=run.seed,
     )
     sizes = {task: len(examples.labels) for task, examples in train.items()}
     rows = sampler.stream(sizes, run.steps, run.batch_size, run.seed).rows
     lengths = np.concatenate([examples.tokens.lengths for examples in train.values()])
     return Prepared(module, data, tokenizer, int(lengths[rows[rows >= 0]].sum()))
+
+
+def _optimizer(config: Config) -> Any:
+    settings = config.optimization
+    if settings.optimizer:
+        return from_plain("optimization.optimizer", settings.optimizer, None, partial=True)
+    kind = torch.optim.AdamW if settings.bias_correction else BertAdam
+    fused = config.trainer.precision != "16-mixed"  # a fused step unscales gradients after they were clipped
+    return partial(kind, eps=settings.epsilon, fused=fused)
 
 
 def _tokenizer_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
@@ -230,7 +277,7 @@ def backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], con
     hardware.prepare()
     spec = context.store.manifest(run_id)["spec"]
     config = deepcopy(context.config)
-    config.data.max_length, config.trainer.precision = spec["max_length"], Precision(spec["precision"])
+    config.data.max_length, config.trainer.precision = spec["max_length"], spec["precision"]
     context = replace(context, config=config)
     with context.together("complete", run_id, requests):
         encoder, tokenizer, kept = load_encoder(context.store.run(run_id), spec["pooling"])

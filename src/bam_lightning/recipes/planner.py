@@ -158,7 +158,7 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
         "text": facts.text_fingerprint,
         "encoder": facts.encoder,
         "max_length": config.data.max_length,
-        "precision": config.trainer.precision,
+        "precision": facts.precision or config.trainer.precision,
         "pooling": config.encoder.pooling,
         "steps": steps,
     }

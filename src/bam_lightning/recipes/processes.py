@@ -161,7 +161,8 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
         )
     output.mkdir(parents=True, exist_ok=True)
     (output / ERROR).unlink(missing_ok=True)
-    OmegaConf.save(OmegaConf.create(to_json(asdict(config))), output / JOB)
+    plain = to_json({**asdict(config), "trainer": config.trainer.to_mapping()})
+    OmegaConf.save(OmegaConf.create(plain), output / JOB)
     words = ["--standalone", "--nproc-per-node", str(config.trainer.devices), "-m", "bam_lightning.recipes.worker"]
     with _restored():
         threads = max(1, len(os.sched_getaffinity(0)) // config.trainer.devices)

@@ -50,13 +50,13 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     output = Path(output)
     if launcher():
         return lead_or_follow(config, output, _lead)
-    if config.trainer.devices * config.trainer.nodes > 1:
+    if config.trainer.devices * config.trainer.num_nodes > 1:
         return launch(config, output)
     return _lead(config, output)
 
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
-    view = View(config.trainer.progress)
+    view = View(config.run.progress)
     store = Store(config.paths.store)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
@@ -191,8 +191,18 @@ def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataS
         text_lines=len(texts),
         text_fingerprint=_hash("\n".join(texts)) if texts else "",
         decays=tuned_decays.read(config, fingerprints, encoder),
+        precision=_precision(config),
     )
     return rows, texts, facts
+
+
+def _precision(config: Config) -> str:
+    """Return the precision that Runs are trained in here; only ``auto`` has to ask the device."""
+    if config.trainer.precision != "auto":
+        return str(config.trainer.precision)
+    from bam_lightning.training.hardware import precision
+
+    return precision(config.trainer)
 
 
 def pretraining_texts(config: Config) -> list[str]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from bam_lightning.config.job_config import Config, Hyperparameters, StageKind
+from bam_lightning.config.data_config import HeadConfig, TaskConfig
+from bam_lightning.config.instantiate import source_fingerprint
+from bam_lightning.config.job_config import Config, Hyperparameters, OptimizationConfig, StageKind
 
-ALGORITHM = 3  # raised when the same Run would come out with other weights; old Runs are then not found again
+ALGORITHM = 4  # raised when the same Run would come out with other weights; old Runs are then not found again
 # Fields of a task that cannot change a Run's weights or scores: where rows come from is covered by their fingerprint.
 PLACES = (
     "path",
@@ -51,7 +53,8 @@ class PredictionRequest(NamedTuple):
 class DataSummary:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
 
-    ``decays`` maps a task to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
+    ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task to the
+    layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
     the id of a Run that is not fit to teach to the reason.
     """
 
@@ -61,6 +64,7 @@ class DataSummary:
     text_lines: int = 0
     text_fingerprint: str = ""
     decays: Mapping[str, float] = field(default_factory=dict)
+    precision: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,7 +91,7 @@ class Run:
     @property
     def id(self) -> str:
         """Hash of everything that can change the Run's weights, 12 hexadecimal digits."""
-        text = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(identity(self.spec), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -125,6 +129,7 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
         | {"data": facts.fingerprints[task]}
+        | _source(config.suite.tasks[task].head._target_)
         for task in run.tasks
     }
     spec: dict[str, Any] = {
@@ -140,8 +145,9 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         "optimization": optimization,
         "max_length": config.data.max_length,
         "pooling": config.encoder.pooling,
-        "precision": config.trainer.precision,
-        "call_tokens": config.trainer.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
+        "precision": facts.precision or config.trainer.precision,
+        "call_tokens": config.run.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
+        **training_flags(config),
         "encoder": None if run.start else facts.encoder,
         "start": run.start,
     }
@@ -150,6 +156,92 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     if run.teachers:
         spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
     return dict(to_json(spec))
+
+
+# Flags of Lightning's Trainer and callbacks that show something or measure it, and leave weights as they are.
+NEUTRAL_FLAGS = (
+    "barebones",
+    "check_val_every_n_epoch",
+    "detect_anomaly",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "limit_predict_batches",
+    "limit_test_batches",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "profiler",
+    "val_check_interval",
+)
+NEUTRAL_CALLBACKS = (
+    "DeviceStatsMonitor",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "RichModelSummary",
+    "RichProgressBar",
+    "ThroughputMonitor",
+    "TQDMProgressBar",
+)
+
+
+def training_flags(config: Config) -> dict[str, Any]:
+    """Return what else of the Trainer can change a Run's weights: its other flags, and callbacks that nobody listed.
+
+    An unlisted callback may read dev scores or logged values, so where there is one, what decides when these are
+    computed counts too.
+    """
+    callbacks = {
+        name: {**section, "_source_": source_fingerprint(str(section.get("_target_")))}
+        for name, section in config.callbacks.items()
+        if str(section.get("_target_")).rpartition(".")[2] not in NEUTRAL_CALLBACKS
+    }
+    extra = config.trainer.extra
+    flags = {name: value for name, value in extra.items() if callbacks or name not in NEUTRAL_FLAGS}
+    if callbacks:
+        flags |= {"validations": config.run.validations, "log_every_n_steps": config.trainer.log_every_n_steps}
+    sources = {
+        target: fingerprint
+        for target in _targets([config.optimization.optimizer, config.sampler, config.distillation.schedule])
+        if (fingerprint := source_fingerprint(target))
+    }
+    found = {"trainer": flags, "callbacks": callbacks, "sources": sources}
+    return {name: value for name, value in found.items() if value}
+
+
+def _targets(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("_target_"), str):
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _targets(item)
+
+
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the id of a Run is a hash of: its spec, without options that have their default.
+
+    So a new option whose default changes nothing keeps all ids.
+    """
+    found = dict(spec)
+    if "optimization" in spec:
+        found["optimization"] = _beside(spec["optimization"], OptimizationConfig())
+    if "tasks" in spec:
+        found["tasks"] = {
+            name: {**_beside(task, TaskConfig()), "head": _beside(task["head"], HeadConfig())}
+            for name, task in spec["tasks"].items()
+        }
+    return found
+
+
+def _beside(values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
+    default = to_json(asdict(defaults))
+    return {name: value for name, value in values.items() if name not in default or value != default[name]}
+
+
+def _source(target: str) -> dict[str, str]:
+    fingerprint = source_fingerprint(target)
+    return {"source": fingerprint} if fingerprint else {}
 
 
 def to_json(value: Any) -> Any:

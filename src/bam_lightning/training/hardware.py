@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import inspect
 import logging
 import platform
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bam_lightning.config.exceptions import ConfigError, TrainingError
-from bam_lightning.config.trainer_config import Precision, Strategy, TrainerConfig
+from bam_lightning.config.trainer_config import TrainerConfig
+from bam_lightning.config.validation import suggest
 from bam_lightning.models.attention import ampere
 from bam_lightning.training import distributed
 
@@ -23,12 +25,6 @@ if TYPE_CHECKING:  # a model that only predicts needs no Lightning
     import pytorch_lightning as pl
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-Arithmetic = Literal["bf16-mixed", "32-true", "64-true"]
-WORDS: dict[Precision, Arithmetic] = {
-    Precision.bfloat16: "bf16-mixed",
-    Precision.float32: "32-true",
-    Precision.float64: "64-true",
-}
 PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
 
 
@@ -62,24 +58,19 @@ def on_gpu(settings: TrainerConfig) -> bool:
 
 def check_devices(settings: TrainerConfig) -> None:
     """Raise ``ConfigError`` unless every process of this machine has a device that is fit for what is asked of it."""
-    wanted = settings.devices * settings.nodes
+    wanted = settings.devices * settings.num_nodes
     started = distributed.world_size()
     if distributed.launcher() and wanted != started:
         raise ConfigError(
             f"{distributed.launcher()} has started {started} processes, but trainer.devices={settings.devices} on "
-            f"trainer.nodes={settings.nodes} are {wanted}; give the processes of a node and the number of nodes"
+            f"trainer.num_nodes={settings.num_nodes} are {wanted}; give the processes of a node and the number of nodes"
         )
-    if settings.nodes > 1 and not distributed.launcher():
+    if settings.num_nodes > 1 and not distributed.launcher():
         raise ConfigError(
-            f"trainer.nodes is {settings.nodes}, but nothing has started a process on the other nodes; "
-            "call the command by srun or torchrun, or leave trainer.nodes out"
+            f"trainer.num_nodes is {settings.num_nodes}, but nothing has started a process on the other nodes; "
+            "call the command by srun or torchrun, or leave trainer.num_nodes out"
         )
     if not on_gpu(settings):
-        if settings.compile:
-            raise ConfigError(
-                "trainer.compile=true is for GPUs, and this job runs on a CPU, where layers are fused already; "
-                "leave it out"
-            )
         return
     present = torch.cuda.device_count()
     if settings.devices > present:
@@ -88,27 +79,29 @@ def check_devices(settings: TrainerConfig) -> None:
         )
 
 
-def precision(settings: TrainerConfig) -> Arithmetic:
-    """Return Lightning's word for the arithmetic: bfloat16 where asked for, or where the device is fast at it."""
-    if settings.precision is Precision.auto:
-        if on_gpu(settings):
-            fast = ampere()
-        else:
-            fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        return "bf16-mixed" if fast else "32-true"
-    return WORDS[settings.precision]
-
-
-def packs(settings: TrainerConfig) -> bool:
-    """Return whether this device computes attention of rows without padding: a GPU in bfloat16 alone."""
-    return not on_gpu(settings) or (precision(settings) == "bf16-mixed" and ampere())
+def precision(settings: TrainerConfig) -> str:
+    """Return Lightning's precision; ``auto`` is bfloat16 where the device is fast at it, else float32."""
+    if settings.precision != "auto":
+        return settings.precision
+    if on_gpu(settings):
+        fast = ampere()
+    else:
+        fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bf16-mixed" if fast else "32-true"
 
 
 def trainer(
-    settings: TrainerConfig, output: Path, steps: int = -1, logger: Any = None, callbacks: Sequence[Any] = ()
+    settings: TrainerConfig, output: Path, steps: int = -1, loggers: Sequence[Any] = (), callbacks: Sequence[Any] = ()
 ) -> pl.Trainer:
-    """Return Lightning's Trainer for a Run: what has to be kept or shown, callbacks do."""
-    import pytorch_lightning as pl
+    """Return Lightning's Trainer for a Run.
+
+    Args:
+        settings: of the job; ``settings.extra`` goes to the Trainer as it is.
+        output: folder of the job.
+        steps: optimizer steps.
+        loggers: of the Run.
+        callbacks: of the Run; they keep and show what has to be kept and shown.
+    """
     from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     from bam_lightning.training.callbacks import AtomicCheckpointIO
@@ -116,26 +109,40 @@ def trainer(
     environments = {"torchrun": TorchElasticEnvironment, "srun": lambda: SLURMEnvironment(auto_requeue=False)}
     environment = environments.get(distributed.launcher() or "", LightningEnvironment)()
     several = distributed.launcher() is not None
-    return pl.Trainer(
-        accelerator="gpu" if on_gpu(settings) else "cpu",
-        devices=settings.devices if several else 1,
-        num_nodes=settings.nodes if several else 1,
-        strategy=strategy(settings) if several else "auto",
-        precision=precision(settings),
-        max_steps=steps,
-        max_epochs=-1,
-        logger=logger or False,
-        callbacks=list(callbacks),
-        log_every_n_steps=settings.log_every,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        plugins=[environment, AtomicCheckpointIO()],
-        default_root_dir=output,
-    )
+    options: dict[str, Any] = {
+        "accelerator": "gpu" if on_gpu(settings) else "cpu",
+        "devices": settings.devices if several else 1,
+        "num_nodes": settings.num_nodes if several else 1,
+        "strategy": strategy(settings) if several else "auto",
+        "precision": precision(settings),
+        "max_steps": steps,
+        "max_epochs": -1,
+        "logger": list(loggers) or False,
+        "callbacks": list(callbacks),
+        "log_every_n_steps": settings.log_every_n_steps,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "plugins": [environment, AtomicCheckpointIO()],
+        "default_root_dir": output,
+    }
+    return _trainer_class()(**{**options, **settings.extra})
+
+
+def _trainer_class() -> Any:
+    from bam_lightning.training.lightning import pl as lightning
+
+    return lightning.Trainer
+
+
+def check_flags(settings: TrainerConfig) -> None:
+    """Raise ``ConfigError`` for a flag that Lightning's Trainer does not have."""
+    known = inspect.signature(_trainer_class().__init__).parameters
+    for name in settings.extra:
+        if name not in known:
+            raise ConfigError(f"trainer.{name} is not a flag of Lightning's Trainer{suggest(name, known)}")
 
 
 def strategy(settings: TrainerConfig) -> Any:
@@ -143,7 +150,7 @@ def strategy(settings: TrainerConfig) -> Any:
     from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
     backend = "nccl" if on_gpu(settings) else "gloo"
-    if settings.strategy is Strategy.fsdp:
+    if settings.strategy == "fsdp":
         return ModelParallelStrategy(
             data_parallel_size=distributed.world_size(),
             tensor_parallel_size=1,

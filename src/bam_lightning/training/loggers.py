@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import sys
@@ -11,16 +12,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.store.run_spec import Run, to_json
+from bam_lightning.training.lightning import localize
+from bam_lightning.training.plain import locate
 
 PROBE_SECONDS = 3.0
 STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
 
 
-def make_logger(run: Run, config: Config, output: Path) -> Any:
-    """Return Lightning's logger for one Run, or ``None``."""
+def make_loggers(run: Run, config: Config, output: Path) -> list[Any]:
+    """Return Lightning's loggers for one Run: that of ``logger.kind``, and those of ``logger.also``.
+
+    A logger of ``also`` is given ``save_dir`` (or ``log_dir``), ``name`` and ``version`` where it takes and lacks them.
+    """
+    first = _make_logger(run, config, output)
+    found = [] if first is None else [first]
+    for key, section in config.logger.also.items():
+        target = localize(str(section.get("_target_")))
+        given = {"save_dir": str(output / key), "name": f"{run.label.replace('/', '-')}-{run.id}", "version": ""}
+        known = inspect.signature(locate(f"logger.also.{key}", target).__init__).parameters
+        options = {name: value for name, value in given.items() if name in known}
+        found.append(instantiate(f"logger.also.{key}", {**options, **section, "_target_": target}))
+    return found
+
+
+def _make_logger(run: Run, config: Config, output: Path) -> Any:
     name = run.label.replace("/", "-")
     if config.logger.kind is LoggerKind.csv:
         from pytorch_lightning.loggers import CSVLogger
@@ -74,7 +93,7 @@ def _told_apart(run: Run, config: Config) -> dict[str, Any]:
 
 def _one_axis(logger: Any) -> None:
     """Put everything that is logged on one axis: optimizer steps."""
-    for names in ("train/*", "dev/*", "speed/*"):
+    for names in ("train/*", "val/*", "dev/*", "speed/*"):
         logger.experiment.define_metric(names, step_metric=STEP)
 
 

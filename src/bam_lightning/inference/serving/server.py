@@ -44,7 +44,7 @@ class ServeOptions(StoreOptions):
     port: int = option(8000, "port to listen on; 0 takes a free one")
     host: str = option("127.0.0.1", "address to listen on: this machine only; 0.0.0.0 lets every machine in")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = option("auto", "auto (as it was trained), bfloat16 or float32")
+    precision: str = option("auto", "auto (as it was trained), bf16-mixed or 32-true")
     heads: list[str] = field(default_factory=list, metadata={"help": "head classes of one's own that may be run"})
     revision: str | None = option(None, "revision of a hub id")
     rows: int = option(Limits.rows, "rows that a request may have")
