@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,19 +132,19 @@ def at_work(store: Path, stages: dict[str, str]) -> str:
     return stages.get(names[0], "?") if names else "between Runs"
 
 
-def chaos(kills: int, seed: int, folder: Path) -> Report:
-    """Kill jobs of each recipe in turn until there were ``kills`` of them, and let the last life end."""
+def chaos(kills: int, seed: int, folder: Path, recipes: Sequence[str] = tuple(LIVES)) -> Report:
+    """Kill jobs of each of the recipes in turn until there were ``kills`` of them, and let the last life end."""
     chance, report, jobs = random.Random(seed), Report(), Jobs(folder)
     whole, stages = {}, {}
     try:
-        for recipe in LIVES:
+        for recipe in recipes:
             begun = time.monotonic()
             assert jobs.run(recipe, folder / recipe) == 0, (folder / "log.txt").read_text()[-3000:]
             report.undisturbed[recipe] = time.monotonic() - begun
             whole[recipe] = result(folder / recipe)
             stages |= {name.split()[1]: name.split()[0] for name in whole[recipe]}
         while sum(report.kills.values()) < kills:
-            recipe = list(LIVES)[sum(report.lives.values()) % len(LIVES)]
+            recipe = recipes[sum(report.lives.values()) % len(recipes)]
             _life(recipe, kills, jobs, report, chance, stages)
             report.unequal += [
                 f"{recipe}: {name}"

@@ -93,7 +93,7 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
         ids = [[name in one for name in names] if task == "tags" else names.index(one) for one in (*said, *gold)]
         predicted, true = np.split(np.asarray(ids, dtype=np.int64), 2)
         student = found["runs"][-1]["metrics"][task]
-        assert scores.scores(predicted, true, OWN[task]) == pytest.approx(student, abs=1e-12)
+        assert scores(predicted, true, OWN[task]) == pytest.approx(student, abs=1e-12)
     assert "| any of cat, dog, man | micro_f1 |" in model_card.make_card(model.saved)
     source = str(tmp_path / "data" / "tags" / "validation.csv")
     predict_file.job(
@@ -197,7 +197,7 @@ def start(tiny_job: list[str], out: Path, *more: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_with_the_same_scores(tiny_job, tmp_path):
-    slow = ["optimization.multi.epochs=60", "run.checkpoint_steps=10"]
+    slow = ["optimization.multi.epochs=20", "run.checkpoint_steps=10"]
     whole = start([*tiny_job, f"paths.store={tmp_path}/whole"], tmp_path / "a", *slow)
     assert whole.wait(120) == 0
     broken = start(tiny_job, tmp_path / "b", *slow)
@@ -243,7 +243,10 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
     [
         ("run.compile=true", r"^trainer\.compile=true is for GPUs, and this job runs on a CPU, where layers are"),
         ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
-        ("suite.tasks.rte.head._target_=bam_lightning.models.heads.Clasification", "did you mean 'Classification'"),
+        (
+            "suite.tasks.rte.head._target_=bam_lightning.models.heads.ClasificationHead",
+            "did you mean 'ClassificationHead'",
+        ),
         ("sampler.exponent=500", r"exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 500$"),
         (
             "data.max_length=99",

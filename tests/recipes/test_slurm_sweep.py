@@ -143,7 +143,7 @@ def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, m
         head = f"  job {number} (optimization.learning_rate={rate}): SLURM job 70_{number} on here{number}; "
         assert line.startswith(f"{head}{tmp_path}/multirun/")
     assert "sweep: 2 jobs ended, 1 of them failed" in second.stderr
-    assert "job 1 (optimization.learning_rate=1e+30): the loss is no longer a number" in second.stderr
+    assert "job 1 (optimization.learning_rate=1e+30): Non-finite gradient at step " in second.stderr
     third = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
     assert third.stderr.splitlines()[0] == "job 0 is finished"
     assert "submitted to SLURM: 1 of 2 jobs, as 71" in third.stderr
