@@ -128,6 +128,8 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
+        warnings.filterwarnings("ignore", ".*val_dataloader. but have no .validation_step.*")  # pretraining has none
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed Run goes on in its folder
         trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=saved, weights_only=True)
     assert trainer.global_step == run.steps
     return checkpoints.seconds, history

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
 from bam_lightning.data.tokenization import encode
 from bam_lightning.data.tokenization import tokenise as tokenize
-from bam_lightning.models.batch import Batch
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.lightning import pl, rank_zero_info
-from bam_lightning.training.loaders import EvalLoader, TrainLoader
+from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
 from bam_lightning.training.spec import VERSION, load_tokenizer_files, tokenizer_files
 
@@ -42,7 +41,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         batch_size: examples of a batch, over all ranks.
         seed: of the stream.
         num_workers: loader processes.
-        transform: applied to every training batch.
+        transform: see ``TrainLoader``.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
-        transform: Callable[[Batch], Batch] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         super().__init__()
         self.transform = transform

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bam_lightning.config.exceptions import TrainingError
@@ -17,6 +19,8 @@ from bam_lightning.config.signals import ignore_sigterm_in_worker
 from bam_lightning.data.collate import Examples, collate, empty_batch, length_batches, split_across_ranks
 from bam_lightning.data.sampling import PAD_INDEX, Sampler
 from bam_lightning.models.batch import Batch
+
+Transform = Callable[[Batch, Tensor], Batch]
 
 
 class Placement(NamedTuple):
@@ -74,7 +78,7 @@ class TrainLoader:
         seed: of the stream.
         workers: loader processes.
         trainer: returns the Trainer, or ``None``.
-        transform: applied to every batch, for example to mask words.
+        transform: makes a rank's batch of a whole minibatch and ``[S]`` which of its texts are the rank's.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class TrainLoader:
         seed: int,
         workers: int,
         trainer: Callable[[], Any],
-        transform: Callable[[Batch], Batch] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.examples, self.sampler, self.batch_size = examples, sampler, batch_size
         self.seed, self.workers, self.trainer, self.transform = seed, workers, trainer, transform
@@ -148,7 +152,7 @@ class MinibatchMaker:
         rows: ``[L, B]`` row numbers through all tasks.
         first: number of the epoch's first minibatch in the stream.
         place: of this process.
-        transform: applied to every batch.
+        transform: see ``TrainLoader``.
     """
 
     def __init__(
@@ -157,7 +161,7 @@ class MinibatchMaker:
         rows: NDArray[np.int32],
         first: int,
         place: Placement,
-        transform: Callable[[Batch], Batch] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.examples, self.rows, self.first, self.place, self.transform = examples, rows, first, place, transform
         self.names = np.asarray(list(examples), dtype=object)
@@ -167,15 +171,19 @@ class MinibatchMaker:
     def __call__(self, number: int) -> Batch:
         rows = self.rows[number]
         rows = rows[rows != PAD_INDEX]
+        lengths = self.lengths[rows]
+        mine = np.arange(len(rows))
         if self.place.world_size > 1:
-            rows = rows[split_across_ranks(self.lengths[rows], self.place.rank, self.place.world_size)]
+            mine = split_across_ranks(lengths, self.place.rank, self.place.world_size)
         index = self.first + number
-        if not len(rows):
-            batch = empty_batch(self.examples, index)
-        else:
-            tasks = np.searchsorted(self.firsts, rows, side="right") - 1
-            batch = collate(self.examples, self.names[tasks], rows - self.firsts[tasks], index)
-        return self.transform(batch) if self.transform else batch
+        if self.transform is not None:  # it sees the whole minibatch, so that ranks draw the same random numbers
+            keep = np.isin(np.argsort(lengths, kind="stable"), mine)
+            return self.transform(self._collate(rows, index), torch.from_numpy(keep))
+        return self._collate(rows[mine], index) if len(mine) else empty_batch(self.examples, index)
+
+    def _collate(self, rows: NDArray[np.int32], index: int) -> Batch:
+        tasks = np.searchsorted(self.firsts, rows, side="right") - 1
+        return collate(self.examples, self.names[tasks], rows - self.firsts[tasks], index)
 
 
 class EvalLoader:

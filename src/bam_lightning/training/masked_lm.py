@@ -57,15 +57,29 @@ class TokenMasker:
         self.special = torch.tensor(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}))
         self.seed = seed
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with masked ids, and the M tokens to predict as the examples of one task."""
+    def __call__(self, batch: Batch, keep: Tensor) -> Batch:
+        """Mask a whole minibatch and return the texts to keep, with the tokens to predict as one task's examples.
+
+        Args:
+            batch: S texts.
+            keep: ``[S]`` which of them this rank trains on.
+        """
         special = torch.isin(batch.input_ids, self.special)[None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, 3, batch.index]).generate_state(1)[0]))
             ids, labels = self.collator.torch_mask_tokens(batch.input_ids[None].clone(), special)
-        positions = (labels[0] != IGNORED).nonzero()[:, 0]
-        part = TaskBatch(positions, positions, labels[0][positions])
-        return replace(batch, input_ids=ids[0], tasks={TASK: part})
+        lengths = torch.tensor(batch.lengths)
+        tokens = torch.repeat_interleave(keep, lengths)  # [N]
+        ids, labels, types = ids[0][tokens], labels[0][tokens], batch.token_type_ids
+        positions = (labels != IGNORED).nonzero()[:, 0]
+        return replace(
+            batch,
+            input_ids=ids if len(ids) else batch.input_ids[:1],
+            position_ids=batch.position_ids[tokens] if len(ids) else batch.position_ids[:1],
+            token_type_ids=None if types is None else types[tokens] if len(ids) else types[:1],
+            lengths=tuple(lengths[keep].tolist()) or (1,),
+            tasks={TASK: TaskBatch(positions, positions, labels[positions])},
+        )
 
 
 class _GivenStates(nn.Module):
@@ -110,6 +124,16 @@ class MaskedModule(pl.LightningModule):
     def _lightning(self) -> Any:
         """The Trainer, whichever Lightning it comes from."""
         return self.trainer
+
+    def setup(self, stage: str) -> None:
+        """Freeze the pooler, which masked words do not train: DDP refuses parameters without a gradient."""
+        if self.encoder.pooler is not None:
+            self.encoder.pooler.requires_grad_(False)
+
+    def on_fit_end(self) -> None:
+        """Let the pooler be trained again."""
+        if self.encoder.pooler is not None:
+            self.encoder.pooler.requires_grad_(True)
 
     def masked_loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Return the cross-entropy summed over the M tokens to predict, and M."""

@@ -21,7 +21,7 @@ from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import ensemble_mean, mix_targets
-from bam_lightning.training.lightning import pl
+from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
 from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing
@@ -285,6 +285,13 @@ class BamModule(pl.LightningModule):
                     "and the learning rate follow it; give the Trainer max_steps or max_epochs, or total_steps"
                 )
         return float(steps)
+
+    def setup(self, stage: str) -> None:
+        """Freeze parameters that no loss reaches where several processes train: DDP refuses them otherwise."""
+        if stage == "fit" and self._lightning.world_size > 1:
+            names = self.model.freeze_unreached()
+            if names:
+                rank_zero_info(f"no loss reaches {', '.join(names)}; not trained")
 
     def on_fit_start(self) -> None:
         """Refuse what cannot train correctly, before the first step."""
