@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from pathlib import Path
+
 import pytest
 
 from bam_lightning.config.compose import compose, conf_dir
@@ -14,34 +17,50 @@ FILES = sorted(
     if path.parent.name not in (conf_dir().name, "help", "table")
 )  # the text of --help is shown by test_train; tables are no part of a job: test_tables
 PAPER_TASKS = "cola sst2 mrpc stsb qqp mnli qnli rte".split()
-NEEDS = {
-    "pretrain": [],
-    "glue_with_wnli": ["scale=small"],
-    "minilm": ["scale=small"],
-    "bert_base": ["scale=base"],
-    "bert_large": ["scale=paper"],
-    "ax": ["scale=small"],
-    "mnli_mm": ["scale=small"],
+SCALE = {  # of files that need one
+    "glue_with_wnli": "small",
+    "minilm": "small",
+    "bert_base": "base",
+    "bert_large": "paper",
+    "ax": "small",
+    "mnli_mm": "small",
 }
 
 
-def overrides(group: str, name: str) -> list[str]:
-    """Return the command line on which the file ``conf/group/name.yaml`` is used."""
-    if group == "head":  # a head is chosen in a task's file
-        return []
-    if group == "task":
-        return [f"+task@suite.tasks.mine={name}", *NEEDS.get(name, [])]
-    plus = "+" if group in ("experiment", "debug") else ""
-    return [*NEEDS.get(name, []), f"{plus}{group}={name}"]
+def together() -> list[list[Path]]:
+    """Return the files in groups that one command line can choose at once, as composing takes most of a second."""
+    groups: dict[str, list[Path]] = {}
+    for path in FILES:
+        groups.setdefault(str(path.parent), []).append(path)
+    groups.pop("head")  # chosen in the files of tasks
+    tasks = groups.pop("task")
+    alone = [[path] for group in ("experiment", "debug") for path in groups.pop(group)]
+    sizes = [path for group in ("suite", "scale", "encoder") for path in groups.pop(group)]
+    recipes = zip_longest(groups.pop("recipe"), sizes)
+    rounds = [*zip_longest(*groups.values()), *recipes]
+    scaled = [path for path in tasks if path.stem in SCALE]
+    others = [path for path in tasks if path.stem not in SCALE]
+    return [others, scaled, *([path for path in one if path is not None] for one in rounds), *alone]
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_every_file_composes_and_its_targets_build(path):
-    group, name = str(path.parent), path.stem
-    config = compose(overrides(group, name))
+def overrides(paths: list[Path]) -> list[str]:
+    """Return the command line on which the files are used."""
+    words = sorted({f"scale={SCALE[path.stem]}" for path in paths if path.stem in SCALE})
+    for path in paths:
+        group, name = str(path.parent), path.stem
+        plus = "+" if group in ("experiment", "debug") else ""
+        words.append(f"+task@suite.tasks.my_{name}={name}" if group == "task" else f"{plus}{group}={name}")
+    return words
+
+
+@pytest.mark.parametrize("paths", together(), ids=lambda paths: "+".join(map(str, paths[:3])))
+def test_every_file_composes_and_its_targets_build(paths):
+    config = compose(overrides(paths))
     instantiate("sampler", config.sampler)
     instantiate("distillation.schedule", config.distillation.schedule)
-    for task_name, task in config.suite.chosen().items():
+    chosen = config.suite.chosen()
+    assert {f"my_{path.stem}" for path in paths if path.parent.name == "task"} <= set(chosen)
+    for task_name, task in chosen.items():
         if task.scored_by is None:
             instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
 
