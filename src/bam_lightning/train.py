@@ -14,8 +14,11 @@ from bam_lightning.config.hydra_errors import format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
 
-def job(config: Config) -> None:
-    """Run the recipe of ``config``; nothing heavy is imported before the config has been checked."""
+def job(config: Config) -> float | None:
+    """Run the recipe of ``config`` and return the average dev score of its last stage, which sweepers maximize.
+
+    Nothing heavy is imported before the config has been checked.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -24,7 +27,8 @@ def job(config: Config) -> None:
     hydra = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN and config.logger.group is None:
         config.logger.group = Path(hydra.sweep.dir).name  # every sweep is one group
-    run_recipe(config, Path(hydra.runtime.output_dir))
+    averages = run_recipe(config, Path(hydra.runtime.output_dir))["average"]
+    return list(averages.values())[-1] if averages else None
 
 
 def run(job: Callable[[Config], Any]) -> int:

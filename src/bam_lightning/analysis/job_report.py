@@ -100,19 +100,23 @@ def save(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def plot(folder: Path, config: Config, found: Mapping[str, Any], store: Store) -> None:
-    """Write ``results.png``: scores of each stage, and lam and the losses over the last Run's optimizer steps."""
+    """Write ``results.png``: scores of each stage; lam, losses and dev scores over the last Run's optimizer steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    last = found["runs"][-1]
+    run = store.run(last["id"])
+    history = json.loads(run.file("history.json").read_text())
+    scores = json.loads(run.file("dev_scores.json").read_text()) if "dev_scores.json" in run.files() else []
+    figure = Figure(figsize=(19 if scores else 13, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, middle, *right = figure.subplots(1, 3 if scores else 2)
     stages = list(found["average"])
     if stages:
         _plot_scores(left, config, found, stages)
-    last = found["runs"][-1]
-    history = json.loads(store.run(last["id"]).file("history.json").read_text())
-    _plot_curves(right, last, history)
+    _plot_curves(middle, last, history)
+    if scores:
+        _plot_dev_scores(right[0], last, scores)
     figure.suptitle(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}")
     with atomic_write(folder / "results.png") as beside:
         figure.savefig(beside, dpi=110, format="png")
@@ -130,6 +134,17 @@ def _plot_scores(axes: Any, config: Config, found: Mapping[str, Any], stages: Se
     axes.set_xticks(range(len(tasks) + 1), [*tasks, "average"], rotation=35, ha="right")
     axes.set_ylabel("dev score x 100")
     axes.legend(loc="lower right")
+
+
+def _plot_dev_scores(axes: Any, last: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -> None:
+    """Draw the dev scores that were logged during the Run; its last weights are scored apart."""
+    for name in dict.fromkeys(name for row in scores for name in row if name.startswith("val/")):
+        points = [(row["step"], 100 * row[name]) for row in scores if name in row]
+        style = {"color": "k", "linewidth": 2} if name == "val/average" else {"linewidth": 1}
+        axes.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("val/"), **style)
+    axes.set_xlabel(f"optimizer step ({last['stage']})")
+    axes.set_ylabel("dev score x 100")
+    axes.legend(fontsize=7, loc="lower right")
 
 
 def _plot_curves(axes: Any, last: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:

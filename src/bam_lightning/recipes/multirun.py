@@ -41,8 +41,9 @@ def guarded(job: Callable[[Any], Any], deliberate: Callable[[BaseException], boo
         name = ", ".join(settings.overrides.task) or "(no override)"
         path = job_results.path(settings.sweep.dir, number)
         outcome = job_results.begin(path, number, name, str(folder))
+        result = None
         try:
-            job(tree)
+            result = job(tree)
             outcome.error, outcome.ended = "", True
         except Stopped as stop:
             outcome.error = str(stop)
@@ -56,7 +57,7 @@ def guarded(job: Callable[[Any], Any], deliberate: Callable[[BaseException], boo
             print(f"job {number} ({name}) failed: {outcome.error}", file=sys.stderr)
         finally:
             job_results.write(path, outcome)
-        return None
+        return result
 
     return run
 
