@@ -12,7 +12,7 @@ from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes import job_results
 from bam_lightning.recipes.job_results import JobResult
 from bam_lightning.recipes.slurm import job, scheduler
-from bam_lightning.recipes.slurm.job import Task, again
+from bam_lightning.recipes.slurm.job import Task, requeue
 
 REQUEUE = "scontrol requeue 12_3\n"
 STATE = "squeue -h -r -j 12_3 -o %T\n"
@@ -35,7 +35,7 @@ def node(tmp_path, monkeypatch):
 
 @pytest.fixture
 def path(node, tmp_path):
-    """Where the outcome of job 3 lies."""
+    """Where the result of job 3 lies."""
     found = job_results.path(tmp_path, 3)
     job_results.begin(found, 3, "seed=3", "out/3")
     return found
@@ -52,31 +52,31 @@ def path(node, tmp_path):
 )
 def test_a_stopped_job_is_started_again_unless_it_is_cancelled(number, state, calls, node, path, tmp_path):
     (node / "squeue.out").write_text(state)
-    again(Stopped(signal.Signals[number], 5), str(tmp_path), 3, 20)
+    requeue(Stopped(signal.Signals[number], 5), str(tmp_path), 3, 20)
     assert (node / "calls").read_text() == calls
-    outcome = job_results.read(path)
-    assert (outcome.ended, outcome.slurm, outcome.nodes) == (False, "12_3", ["n1"])
+    result = job_results.read(path)
+    assert (result.ended, result.slurm, result.nodes) == (False, "12_3", ["n1"])
 
 
 def test_a_job_is_not_started_again_for_ever(node, path, tmp_path, monkeypatch):
     stop = Stopped(signal.SIGUSR2, 5)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    again(stop, str(tmp_path), 3, 2)
+    requeue(stop, str(tmp_path), 3, 2)
     assert not job_results.read(path).ended
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    again(stop, str(tmp_path), 3, 2)
+    requeue(stop, str(tmp_path), 3, 2)
     assert (node / "calls").read_text() == REQUEUE
-    outcome = job_results.read(path)
-    assert outcome.ended
+    result = job_results.read(path)
+    assert result.ended
     assert (
-        outcome.error == "stopped by SIGUSR2, saved after step 5, after 2 new starts; hydra.launcher.max_requeues is 2"
+        result.error == "stopped by SIGUSR2, saved after step 5, after 2 new starts; hydra.launcher.max_requeues is 2"
     )
 
 
 def test_a_job_that_slurm_does_not_start_again_says_so(node, path, tmp_path):
     (node / "scontrol.rc").write_text("1")
     (node / "scontrol.err").write_text("Job is no longer there\n")
-    again(Stopped(signal.SIGUSR2), str(tmp_path), 3, 20)
+    requeue(Stopped(signal.SIGUSR2), str(tmp_path), 3, 20)
     assert job_results.read(path) == JobResult(
         job=3,
         overrides="seed=3",
@@ -90,9 +90,9 @@ def test_a_job_that_slurm_does_not_start_again_says_so(node, path, tmp_path):
 
 
 def test_the_first_process_of_a_job_has_it_started_again(node, path, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "FOLLOWERS_SECONDS", 0)
+    monkeypatch.setattr(job, "WAIT_FOR_RANK_0_SECONDS", 0)
     monkeypatch.setenv("SLURM_PROCID", "1")
-    again(Stopped(signal.SIGUSR2), str(tmp_path), 3, 20)
+    requeue(Stopped(signal.SIGUSR2), str(tmp_path), 3, 20)
     assert (node / "calls").read_text() == ""
 
 

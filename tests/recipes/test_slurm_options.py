@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bam_lightning.config.compose import conf_dir, register
-from bam_lightning.recipes.slurm.options import Options, checked, python
+from bam_lightning.recipes.slurm.options import Options, parse_options, python_command
 
 
 def of_yaml(*words: str) -> dict:
@@ -20,12 +20,12 @@ def of_yaml(*words: str) -> dict:
 
 
 def test_the_yaml_and_the_class_agree():
-    assert checked(of_yaml()) == Options()
+    assert parse_options(of_yaml()) == Options()
 
 
 def test_a_job_is_started_again_unless_one_says_otherwise():
     assert Options().max_requeues == 20
-    assert checked(of_yaml("hydra.launcher.max_requeues=0")).max_requeues == 0
+    assert parse_options(of_yaml("hydra.launcher.max_requeues=0")).max_requeues == 0
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_job_is_started_again_unless_one_says_otherwise():
 )
 def test_a_bad_option_is_named(options, expected):
     with pytest.raises(ValueError) as caught:
-        checked(options)
+        parse_options(options)
     assert str(caught.value) == expected
 
 
@@ -59,7 +59,7 @@ def test_sbatch_gets_what_the_yaml_says(tmp_path, monkeypatch):
     words += ["tasks_per_node=4", "cpus_per_task=8", "gpus_per_node=4", "mem_gb=1.5", "signal_delay_s=60"]
     words += ["array_parallelism=3", "setup=[module load cuda]"]
     words = [f"hydra.launcher.{word}" for word in words]
-    settings = checked(of_yaml(*words, "+hydra.launcher.additional.exclude=n7"))
+    settings = parse_options(of_yaml(*words, "+hydra.launcher.additional.exclude=n7"))
     executor = submitit.SlurmExecutor(tmp_path)
     executor.update_parameters(**settings.parameters("bam-1"))
     executor.parameters["map_count"] = 12
@@ -76,6 +76,6 @@ def test_sbatch_gets_what_the_yaml_says(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
 def test_a_job_that_is_still_starting_hears_no_signal(number):
     ours = "import os, signal; signal.raise_signal(signal.Signals[os.environ['NUMBER']]); print('it lives')"
-    words = f'{python()} -u -c "{ours}"'
+    words = f'{python_command()} -u -c "{ours}"'
     done = subprocess.run(["bash", "-c", words], env={"NUMBER": number}, capture_output=True, text=True, timeout=60)
     assert done.stdout == "it lives\n", done.stderr

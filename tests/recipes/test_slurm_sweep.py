@@ -12,8 +12,8 @@ import fake_slurm
 from bam_lightning.recipes import job_results
 from bam_lightning.recipes.job_results import JobResult
 from bam_lightning.recipes.slurm import scheduler
-from bam_lightning.recipes.slurm.options import Options, python
-from bam_lightning.recipes.slurm.sweep import Ask, Ticket, wait
+from bam_lightning.recipes.slurm.options import Options, python_command
+from bam_lightning.recipes.slurm.sweep import JobRequest, SubmittedJob, wait
 from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 from forked_python import python as warm
@@ -27,19 +27,19 @@ def commands(tmp_path, monkeypatch):
     return folder
 
 
-def ask(number: int, tmp_path: Path, **ended) -> Ask:
+def ask(number: int, tmp_path: Path, **ended) -> JobRequest:
     """Return a job that an earlier sweep submitted; ``ended`` is what its outcome says."""
     theirs = tmp_path / "earlier" / f"{number}.json"
     if ended:
         job_results.write(theirs, JobResult(40 + number, f"seed={number}", **ended))
-    ticket = Ticket("bam-1", number, str(theirs), str(tmp_path / "logs"), [f"seed={number}"], f"12_{number}")
+    ticket = SubmittedJob("bam-1", number, str(theirs), str(tmp_path / "logs"), [f"seed={number}"], f"12_{number}")
     where = job_results.path(tmp_path / "sweep", number)
-    return Ask(number, [f"seed={number}"], None, Store(tmp_path / "store"), where, ticket)
+    return JobRequest(number, [f"seed={number}"], None, Store(tmp_path / "store"), where, ticket)
 
 
-def said(one: Ask) -> str:
+def said(one: JobRequest) -> str:
     """Return the error in this sweep's outcome of a job."""
-    found = job_results.read(one.outcome)
+    found = job_results.read(one.result)
     assert (found.job, found.ended) == (one.number, True)
     return found.error
 
@@ -64,7 +64,7 @@ def test_one_dead_job_leaves_no_other_unread(commands, tmp_path, capsys):
         "no such file",
         reason.format(3, "no log"),
     ]
-    assert job_results.read(asked[1].outcome).nodes == ["n3"]
+    assert job_results.read(asked[1].result).nodes == ["n3"]
     assert "job 0 is finished\n" in capsys.readouterr().err
 
 
@@ -81,9 +81,9 @@ def at_look(number: int, action, monkeypatch) -> None:
     monkeypatch.setattr(scheduler, "queued", queued)
 
 
-def finish(one: Ask, *nodes: str) -> None:
+def finish(one: JobRequest, *nodes: str) -> None:
     """Write the outcome of a job that went well."""
-    job_results.write(Path(one.ticket.outcome), JobResult(0, "", error="", ended=True, nodes=list(nodes)))
+    job_results.write(Path(one.submitted.result), JobResult(0, "", error="", ended=True, nodes=list(nodes)))
 
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT"])
@@ -95,7 +95,7 @@ def test_what_accounting_calls_dead_lives_while_it_is_in_the_queue(state, comman
     at_look(10, lambda: finish(one, "n3", "n1"), monkeypatch)
     wait([one], Options(poll_s=0.01, patience_s=0.02))
     assert said(one) == ""
-    assert job_results.read(one.outcome).nodes == ["n3", "n1"]
+    assert job_results.read(one.result).nodes == ["n3", "n1"]
 
 
 def test_a_queue_that_does_not_answer_is_no_end(commands, tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, m
     assert third.stderr.splitlines()[0] == "job 0 is finished"
     assert "submitted to SLURM: 1 of 2 jobs, as 71" in third.stderr
     assert len(list(folder.glob("*.sbatch"))) == 2
-    assert f" {python()} -u -m submitit.core._submit " in (folder / "70.sbatch").read_text()
+    assert f" {python_command()} -u -m submitit.core._submit " in (folder / "70.sbatch").read_text()
     assert sorted(job.state for job in read_records(Store(tmp_path / "store"))) == ["failed", "finished"]
 
 

@@ -1,4 +1,4 @@
-"""Build a W&B workspace with the panels one wants: ``bam dashboard entity=ME``."""
+"""Build a W&B workspace for the Runs of a project: ``bam dashboard entity=ME``."""
 
 from __future__ import annotations
 
@@ -75,17 +75,17 @@ def sections(tasks: Sequence[str], metrics: Sequence[str]) -> dict[str, list[Any
 
 
 def workspace(options: DashboardOptions) -> Any:
-    """Return the workspace, which nothing has been sent of.
+    """Build the workspace, without sending anything.
 
     Raises:
-        ConfigError: if there are not as many metrics as tasks.
+        ConfigError: If the number of metrics differs from that of tasks.
     """
     import wandb_workspaces.workspaces as workspaces
 
     metrics = options.metrics or [GLUE_METRICS.get(task, "accuracy") for task in options.tasks]
     if len(metrics) != len(options.tasks):
         raise ConfigError(f"metrics must name one metric per task, got {len(metrics)} for {len(options.tasks)} tasks")
-    # teachers log under the same names; a filter is an expression of theirs, so `== True` has to stand
+    # teachers log under the same names; wandb builds a filter from the expression, so `== True` is needed
     filters = [workspaces.Config("last_stage") == True]  # noqa: E712
     if options.sweep:
         filters.append(workspaces.Metric("Group") == options.sweep)
@@ -94,23 +94,23 @@ def workspace(options: DashboardOptions) -> Any:
         project=options.project,
         name=options.name,
         sections=[
-            workspaces.Section(name=name, panels=own, is_open=True)
-            for name, own in sections(options.tasks, metrics).items()
+            workspaces.Section(name=name, panels=of_section, is_open=True)
+            for name, of_section in sections(options.tasks, metrics).items()
         ],
         runset_settings=workspaces.RunsetSettings(filters=filters),
     )
 
 
 def job(options: DashboardOptions) -> None:
-    """Save the workspace and print its address."""
-    made = workspace(options)
+    """Save the workspace and print its URL."""
+    board = workspace(options)
     if options.show:
-        print(made._to_model().model_dump_json(indent=1))
+        print(board._to_model().model_dump_json(indent=1))
         return
     from wandb.errors import Error
 
     try:
-        print(made.save().url)
+        print(board.save().url)
     except (Error, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -31,12 +31,12 @@ COLOURS = ("#4c6f9f", "#c2703d", "#5b8f5b", "#a4506a", "#7a6bb0", "#8c7a3f", "#4
 
 
 def page(table: Table, store: Store, paper: bool = False) -> str:
-    """Return the whole page: scores, every seed as a point, tests, curves of one seed, and where it came from."""
+    """Return the page: scores, a point per seed, tests, claims, curves of one seed, and provenance."""
     parts = [
         f"<h1>{escape(table.config.title)}</h1>",
         _html_table(formats.heading(table), formats.body(table, paper=paper), breaks=True),
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in formats.legend(table)) + "</ul>",
-        "<h2>Every seed</h2>",
+        "<h2>Seeds</h2>",
         f"<p><small>Points are seeds, the bar is their median, the thin line its 95 % interval (from six seeds on)."
         f"</small></p>{seeds_plot(table)}",
     ]
@@ -49,7 +49,7 @@ def page(table: Table, store: Store, paper: bool = False) -> str:
     if table.claims:
         first, *lines = formats.claims(table)
         parts.append(f"<h2>Claims</h2>{_html_table(first, lines)}")
-    note = "The first seed of each row; where it has one Run per task, their mean loss."
+    note = "The first seed of each row; if it has one Run per task, their mean loss."
     parts += ["<h2>Training curves</h2>", f"<p><small>{note}</small></p>", curves_plot(table, store)]
     parts.append(_provenance(table, store))
     title = escape(table.config.title)
@@ -81,9 +81,9 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 
 def _svg(figure: Any) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
@@ -93,54 +93,54 @@ def seeds_plot(table: Table) -> str:
     down = -(-len(table.columns) // across)
     figure, axes = _figure(down, across, 5.0, 0.7 + 0.32 * len(table.rows))
     names = [row.label.strip() for row in table.rows]
-    for panel, place in enumerate(axes.flat):
+    for panel, axis in enumerate(axes.flat):
         if panel >= len(table.columns):
-            place.set_axis_off()
+            axis.set_axis_off()
             continue
         column = table.columns[panel]
         for line, row in enumerate(table.rows):
-            _points(place, line, row.values(column), table.cells[row.name][column])
-        place.set_title(column, fontsize=10)
-        place.set_yticks(range(len(names)), names if panel % across == 0 else [""] * len(names), fontsize=8)
-        place.invert_yaxis()
-        place.grid(axis="x", alpha=0.3)
-        place.tick_params(axis="x", labelsize=8)
+            _points(axis, line, row.values(column), table.cells[row.name][column])
+        axis.set_title(column, fontsize=10)
+        axis.set_yticks(range(len(names)), names if panel % across == 0 else [""] * len(names), fontsize=8)
+        axis.invert_yaxis()
+        axis.grid(axis="x", alpha=0.3)
+        axis.tick_params(axis="x", labelsize=8)
     return _svg(figure)
 
 
-def _points(place: Any, line: int, values: Sequence[float], cell: Cell) -> None:
+def _points(axis: Any, line: int, values: Sequence[float], cell: Cell) -> None:
     if not values:
         return
     colour = COLOURS[line % len(COLOURS)]
-    heights = [line + 0.24 * ((number * 0.618) % 1 - 0.5) for number in range(len(values))]  # spread, the same always
-    place.scatter(values, heights, s=14, alpha=0.6, color=colour, linewidths=0)
-    place.plot([cell.median, cell.median], [line - 0.3, line + 0.3], color=colour, linewidth=2.5)
+    heights = [line + 0.24 * ((number * 0.618) % 1 - 0.5) for number in range(len(values))]  # deterministic jitter
+    axis.scatter(values, heights, s=14, alpha=0.6, color=colour, linewidths=0)
+    axis.plot([cell.median, cell.median], [line - 0.3, line + 0.3], color=colour, linewidth=2.5)
     if not math.isnan(cell.interval.low):
-        place.plot(list(cell.interval), [line, line], color=colour, linewidth=1)
+        axis.plot(list(cell.interval), [line, line], color=colour, linewidth=1)
 
 
 def curves_plot(table: Table, store: Store) -> str:
-    """Return an SVG with the training loss over progress, and lam where there are teachers, for each row's first seed.
+    """Return an SVG with training loss and lam over progress, for the first seed of each row.
 
-    Of several Runs, one per task, the mean loss is drawn.
+    If a row has one Run per task, their mean loss is drawn. Rows without teachers have no lam.
     """
     figure, axes = _figure(1, 2, 7.0, 3.4)
     losses, lams = axes[0]
     progress = np.linspace(0, 1, 101)
     for line, row in enumerate(table.rows):
-        colour, own = COLOURS[line % len(COLOURS)], []
+        colour, curves = COLOURS[line % len(COLOURS)], []
         for run_id in min(row.jobs, key=lambda job: job.seed).last if row.jobs else []:
             history = json.loads((store.folder(run_id) / "history.json").read_text())
             at = [entry["progress"] for entry in history]
-            own.append(np.interp(progress, at, [entry["loss"] for entry in history]))
-            if store.manifest(run_id)["teachers"] and len(own) == 1:
+            curves.append(np.interp(progress, at, [entry["loss"] for entry in history]))
+            if store.manifest(run_id)["teachers"] and len(curves) == 1:
                 lams.plot(at, [entry["lam"] for entry in history], color=colour, linewidth=1)
-        if own:
-            losses.plot(progress, np.mean(own, axis=0), color=colour, label=row.label.strip(), linewidth=1)
-    for place, name in ((losses, "training loss per example"), (lams, "lam (weight of gold)")):
-        place.set_xlabel("progress")
-        place.set_ylabel(name)
-        place.grid(alpha=0.3)
+        if curves:
+            losses.plot(progress, np.mean(curves, axis=0), color=colour, label=row.label.strip(), linewidth=1)
+    for axis, name in ((losses, "training loss per example"), (lams, "lam (weight of gold)")):
+        axis.set_xlabel("progress")
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
     losses.legend(fontsize=7)
     lams.set_ylim(-0.03, 1.03)
     return _svg(figure)
@@ -156,4 +156,4 @@ def _provenance(table: Table, store: Store) -> str:
                           " ".join(job.last), manifest["finished"], f"{manifest['device']}; {versions}"])  # fmt: skip
     heading = ["row", "seed", "teacher seed", "Runs scored", "finished", "machine"]
     where = f"<p><small>Store: <code>{escape(str(store.root))}</code></small></p>"
-    return f"<details><summary>Where it came from</summary>{where}{_html_table(heading, lines)}</details>"
+    return f"<details><summary>Provenance</summary>{where}{_html_table(heading, lines)}</details>"

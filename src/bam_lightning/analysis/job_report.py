@@ -1,4 +1,4 @@
-"""What a recipe leaves behind: ``results.json``, a plot, and the rows of the final table."""
+"""Summarise a finished recipe: ``results.json``, a plot, and the rows of the final table."""
 
 from __future__ import annotations
 
@@ -50,32 +50,34 @@ def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]
 
 
 def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
-    """Return task -> headline score of a stage; the mean, where it has several seeds."""
-    found: dict[str, list[float]] = {}
+    """Return task -> headline score of a stage; the mean if it has several seeds."""
+    by_task: dict[str, list[float]] = {}
     for entry in entries:
         if entry["stage"] == stage:
             for task, values in entry["metrics"].items():
-                found.setdefault(task, []).append(values[config.suite.tasks[task].metric.value])
-    return {task: sum(scores) / len(scores) for task, scores in found.items()}
+                by_task.setdefault(task, []).append(values[config.suite.tasks[task].metric.value])
+    return {task: sum(scores) / len(scores) for task, scores in by_task.items()}
 
 
-def table(config: Config, found: Mapping[str, Any], majority: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+def table(
+    config: Config, summary: Mapping[str, Any], majority: Mapping[str, float]
+) -> tuple[list[str], list[list[str]]]:
     """Return title row and rows of the final table, scores times 100.
 
-    One column per stage that has scores; for a taught last stage also its difference from its teacher.
+    One column per stage that has scores; if the last stage has a teacher, also the difference from it.
     """
-    stages = list(found["average"])
+    stages = list(summary["average"])
     taught = config.recipe.stages[stages[-1]].teacher if stages else None
     titles = [_title(config, stage, taught) for stage in stages]
     head = ["task", "metric", "majority", *titles, *(["difference"] if taught else [])]
-    columns = {stage: stage_scores(config, found["runs"], stage) for stage in stages}
+    columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
     rows = []
     for task in dict.fromkeys(task for scores in columns.values() for task in scores):
         values = [columns[stage].get(task) for stage in stages]
         name = task if config.suite.tasks[task].in_average else f"{task} (not in average)"
         row = [name, config.suite.tasks[task].metric.value, f"{100 * majority[task]:.1f}"]
         rows.append(row + _cells(values, columns[stages[-1]].get(task), columns[taught].get(task) if taught else None))
-    averages = found["average"]
+    averages = summary["average"]
     last = _cells([averages[stage] for stage in stages], averages[stages[-1]], averages[taught] if taught else None)
     return head, [*rows, ["average", "", "", *last]]
 
@@ -93,41 +95,41 @@ def _cells(values: Sequence[float | None], student: float | None, teacher: float
     return cells
 
 
-def save(folder: Path, found: Mapping[str, Any]) -> None:
+def save(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write ``results.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(found, indent=1))
+    write_text(folder / "results.json", json.dumps(summary, indent=1))
 
 
-def plot(folder: Path, config: Config, found: Mapping[str, Any], store: Store) -> None:
+def plot(folder: Path, config: Config, summary: Mapping[str, Any], store: Store) -> None:
     """Write ``results.png``: scores of each stage; lam, losses and dev scores over the last Run's optimizer steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    last = found["runs"][-1]
+    last = summary["runs"][-1]
     run = store.run(last["id"])
     history = json.loads(run.file("history.json").read_text())
     scores = json.loads(run.file("dev_scores.json").read_text()) if "dev_scores.json" in run.files() else []
     figure = Figure(figsize=(19 if scores else 13, 5), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, *right = figure.subplots(1, 3 if scores else 2)
-    stages = list(found["average"])
+    stages = list(summary["average"])
     if stages:
-        _plot_scores(left, config, found, stages)
+        _plot_scores(left, config, summary, stages)
     _plot_curves(middle, last, history)
     if scores:
         _plot_dev_scores(right[0], last, scores)
-    figure.suptitle(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}")
-    with atomic_write(folder / "results.png") as beside:
-        figure.savefig(beside, dpi=110, format="png")
+    figure.suptitle(f"{summary['recipe']}, scale {summary['scale']}, seed {summary['seed']}")
+    with atomic_write(folder / "results.png") as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
-def _plot_scores(axes: Any, config: Config, found: Mapping[str, Any], stages: Sequence[str]) -> None:
-    columns = {stage: stage_scores(config, found["runs"], stage) for stage in stages}
+def _plot_scores(axes: Any, config: Config, summary: Mapping[str, Any], stages: Sequence[str]) -> None:
+    columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
     tasks = list(dict.fromkeys(task for scores in columns.values() for task in scores))
     width = 0.8 / len(stages)
     for number, stage in enumerate(stages):
-        values = [100 * columns[stage].get(task, float("nan")) for task in tasks] + [100 * found["average"][stage]]
+        values = [100 * columns[stage].get(task, float("nan")) for task in tasks] + [100 * summary["average"][stage]]
         places = [place + (number - (len(stages) - 1) / 2) * width for place in range(len(values))]
         bars = axes.bar(places, values, width, label=stage)
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
@@ -150,8 +152,8 @@ def _plot_dev_scores(axes: Any, last: Mapping[str, Any], scores: Sequence[Mappin
 def _plot_curves(axes: Any, last: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
     steps = [row["step"] for row in history]
     for name in dict.fromkeys(name for row in history for name in row if name.startswith("loss/")):
-        there = [(row["step"], row[name]) for row in history if name in row]
-        axes.plot(*zip(*there, strict=True), label=name.removeprefix("loss/"), linewidth=1)
+        points = [(row["step"], row[name]) for row in history if name in row]
+        axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
     axes.set_xlabel(f"optimizer step ({last['stage']})")
     axes.set_ylabel("training loss per example")
     if history and "lam" in history[0]:

@@ -1,4 +1,4 @@
-"""What one sees while a recipe runs: the plan, two progress bars (recipe and Run), the table of scores."""
+"""Terminal output of a recipe: the plan, two progress bars (recipe and Run), the table of scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Speed(ProgressColumn):
 
 
 class View:
-    """The terminal. Bars are drawn on a terminal only; elsewhere each finished Run is one line."""
+    """Terminal output. Progress bars are drawn on a terminal only; elsewhere each finished Run prints one line."""
 
     def __init__(self, bars: bool) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
@@ -48,7 +48,7 @@ class View:
             console=self.console,
             disable=not (bars and self.console.is_terminal),
         )
-        self.whole: TaskID | None = None
+        self.total: TaskID | None = None
         self.current: TaskID | None = None
         self.run: Run | None = None
 
@@ -57,7 +57,7 @@ class View:
         self.console.print(text, soft_wrap=True)
 
     def plan(self, runs: Sequence[Run], finished: Collection[str], begun: Collection[str]) -> None:
-        """Print the Runs to come: stage, tasks, examples, optimizer steps, and what the store already has."""
+        """Print the planned Runs: stage, tasks, examples, optimizer steps, and whether the store has them."""
         table = Table(title="Plan", title_justify="left")
         for title, justify in (
             ("Run", "left"),
@@ -74,16 +74,16 @@ class View:
             tasks = ", ".join(run.tasks) or "(text)"
             table.add_row(run.id, run.stage, tasks, str(run.seed), f"{run.examples:,}", f"{run.steps:,}", state)
         self.console.print(table)
-        left = [run for run in runs if run.id not in finished]
+        missing = [run for run in runs if run.id not in finished]
         self.say(
-            f"{len(runs)} Runs, {len(runs) - len(left)} of them in the store; to train: "
-            f"{sum(run.examples for run in left):,} examples in {sum(run.steps for run in left):,} steps"
+            f"{len(runs)} Runs, {len(runs) - len(missing)} of them in the store; to train: "
+            f"{sum(run.examples for run in missing):,} examples in {sum(run.steps for run in missing):,} steps"
         )
 
     def start(self, runs: Sequence[Run]) -> None:
         """Open the recipe's bar over the Runs to train."""
         if runs:
-            self.whole = self.bars.add_task("recipe", total=sum(run.examples for run in runs))
+            self.total = self.bars.add_task("recipe", total=sum(run.examples for run in runs))
             self.current = self.bars.add_task("", total=None, visible=False)
             self.bars.start()
 
@@ -95,15 +95,15 @@ class View:
 
     def step(self, step: int) -> None:
         """Move both bars to ``step`` of the current Run."""
-        if self.run is None or self.current is None or self.whole is None:
+        if self.run is None or self.current is None or self.total is None:
             return
         done = step * self.run.batch_size
         before = self.bars.tasks[self.current].completed
         self.bars.update(self.current, completed=done)
-        self.bars.advance(self.whole, done - before)
+        self.bars.advance(self.total, done - before)
 
     def done(self, run: Run, manifest: dict[str, Any]) -> None:
-        """Say that a Run is finished, with its scores."""
+        """Print that a Run is finished, with its scores."""
         scores = ", ".join(
             f"{task} {100 * next(iter(values.values())):.1f}" for task, values in manifest["metrics"].items()
         )
@@ -116,13 +116,13 @@ class View:
     def close(self) -> None:
         """Close the bars."""
         self.bars.stop()
-        for bar in (self.whole, self.current):
+        for bar in (self.total, self.current):
             if bar is not None:
                 self.bars.update(bar, visible=False)
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: int = 0) -> None:
-    """Print a table on standard output; the last ``sums`` rows stand apart."""
+    """Print a table on standard output; a line separates the last ``sums`` rows."""
     table = Table(title=Text(title), title_justify="left")
     for number, name in enumerate(head):
         left = number == 0 or not any(row[number].lstrip("+-")[:1].isdigit() for row in rows)
@@ -130,5 +130,5 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: i
     for number, row in enumerate(rows):
         table.add_row(*map(Text, row), end_section=number == len(rows) - 1 - sums)
     console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else 160  # a file or a pipe has no edge to wrap at
+    console.width = console.width if console.is_terminal else 160  # do not wrap in a file or a pipe
     console.print(table)

@@ -1,6 +1,6 @@
-"""How a job of a sweep ended: one small file each, which is all that jobs on several machines have in common.
+"""Results of the jobs of a sweep: one small file per job, which processes on all machines can read.
 
-It lies in ``outcomes/TOKEN`` of the sweep's folder; the token is the sweep's and comes by the environment."""
+The files are in ``outcomes/SWEEP_ID`` of the sweep's folder; the environment has the sweep's id."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ GONE = "its process ended before it did"
 
 @dataclass
 class JobResult:
-    """One job. ``ended`` is ``False`` while it runs or may still be started again; ``error`` is empty if it went well.
+    """How a job ended.
 
-    ``job`` is its number in the sweep, ``nodes`` where it was, one entry for each start on SLURM.
+    Attributes:
+        job: Its number in the sweep.
+        error: Why it failed; empty if it did not.
+        ended: False while it runs or may be restarted.
+        slurm: Its SLURM job id; empty elsewhere.
+        nodes: Its nodes, one entry per start on SLURM.
     """
 
     job: int
@@ -33,30 +38,30 @@ class JobResult:
 
 
 def path(sweep: str | Path, number: int) -> Path:
-    """Return where the outcome of a job lies, in the sweep that the environment names."""
+    """Return the path of a job's result, in the sweep that the environment names."""
     return Path(sweep) / "outcomes" / os.environ.get(SWEEP_ID_ENV, "unknown") / f"{number}.json"
 
 
 def read(where: Path) -> JobResult | None:
-    """Return an outcome, or ``None`` if it is not there."""
+    """Return a result, or None if there is none yet."""
     try:
         return JobResult(**json.loads(where.read_text()))
     except FileNotFoundError:
         return None
 
 
-def write(where: Path, outcome: JobResult) -> None:
-    """Write an outcome."""
+def write(where: Path, result: JobResult) -> None:
+    """Write a result."""
     where.parent.mkdir(parents=True, exist_ok=True)
-    write_text(where, json.dumps(asdict(outcome)))
+    write_text(where, json.dumps(asdict(result)))
 
 
 def begin(where: Path, number: int, overrides: str, folder: str) -> JobResult:
-    """Write down that a job begins, or begins again, and where."""
+    """Write that a job starts or restarts, and on which nodes."""
     before, place = read(where), scheduler.here()
-    outcome = JobResult(number, overrides, folder=folder)
+    result = JobResult(number, overrides, folder=folder)
     if place is not None:
-        outcome.slurm = place.job
-        outcome.nodes = [*(before.nodes if before else []), place.nodes]
-    write(where, outcome)
-    return outcome
+        result.slurm = place.job
+        result.nodes = [*(before.nodes if before else []), place.nodes]
+    write(where, result)
+    return result

@@ -1,6 +1,6 @@
-"""Whether a Run is fit to teach: one that answers no better than a constant is refused.
+"""Reject teachers that are not better than a constant prediction.
 
-Such a teacher has collapsed, as fine-tuning on a small set now and then does, and its student would learn that."""
+Fine-tuning on a small data set sometimes collapses to one class, and a student would learn that."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from bam_lightning.store.run_store import Store
 def rejected_teachers(
     runs: Sequence[Run], config: Config, rows: Mapping[str, TaskExamples], store: Store
 ) -> dict[str, str]:
-    """Return id -> reason of the finished Runs that are to teach and are not fit to."""
-    found = {}
+    """Return id -> reason of the finished teachers that must not teach."""
+    rejected = {}
     for run in runs:
         if run.teaches and store.finished(run.id):
             reason = rejection_reason(run.id, run.tasks, f"{run.label}, seed {run.seed}", config, rows, store)
             if reason:
-                found[run.id] = reason
-    return found
+                rejected[run.id] = reason
+    return rejected
 
 
 def rejection_reason(
     run_id: str, tasks: Sequence[str], name: str, config: Config, rows: Mapping[str, TaskExamples], store: Store
 ) -> str | None:
-    """Return why a finished Run may not teach one of ``tasks``, or ``None``.
+    """Return why a finished Run must not teach one of ``tasks``, or None.
 
-    Its dev score must be above that of the commonest answer by more than ``distillation.teacher_margin``. Tasks that
-    do not count in the average, as WNLI, are known not to be learned and are let pass.
+    Its dev score must exceed that of the most frequent class by more than ``distillation.teacher_margin``. Tasks
+    outside the average, such as WNLI, are not checked, since no method learns them.
     """
     margin = config.distillation.teacher_margin
     if margin is None:

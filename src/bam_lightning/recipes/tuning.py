@@ -1,4 +1,4 @@
-"""Choose the layer-wise decay of each single task on its dev set: ``bam tune scale=paper``."""
+"""Tune the layer-wise decay of each single task on its dev set: ``bam tune scale=paper``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChooseOptions:
 
 
 def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions) -> Config:
-    """Return the config that trains every task alone with one value."""
+    """Return the config that trains each task alone with one value."""
     more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
     config = compose([*words, *more])
     config.experiment = f"choose {value:g}"
@@ -45,7 +45,7 @@ def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions)
 
 
 def job(options: ChooseOptions, words: Sequence[str]) -> None:
-    """Train, choose and write."""
+    """Train with each value, choose the best one per task and store it."""
     from bam_lightning.recipes.runner import load_data, run_recipe
 
     check_at_least("seeds", options.seeds, 1)
@@ -61,10 +61,10 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
     for value in options.values:
         for seed in range(base.teacher_seed, base.teacher_seed + options.seeds):
             config = trial(value, seed, words, options)
-            found = run_recipe(config, Path(options.output) / f"{value:g}-{seed}")
-            for run in found["runs"]:
-                for task, own_scores in run["metrics"].items():
-                    score = own_scores[config.suite.tasks[task].metric.value]
+            summary = run_recipe(config, Path(options.output) / f"{value:g}-{seed}")
+            for run in summary["runs"]:
+                for task, metrics in run["metrics"].items():
+                    score = metrics[config.suite.tasks[task].metric.value]
                     scores.setdefault(task, {}).setdefault(value, []).append(100 * score)
     _, _, facts = load_data(base)
     chosen = {task: tuned_decays.pick(values) for task, values in scores.items()}
@@ -73,7 +73,7 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
         {
             tuned_decays.key(task, base, facts.fingerprints[task], facts.encoder): {
                 "layerwise_decay": chosen[task],
-                "dev scores x 100": {f"{value:g}": own for value, own in values.items()},
+                "dev scores x 100": {f"{value:g}": by_seed for value, by_seed in values.items()},
             }
             for task, values in scores.items()
         },

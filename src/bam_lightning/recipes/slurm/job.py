@@ -1,6 +1,6 @@
-"""One job of a sweep on its SLURM node: it runs, or saves, has SLURM start it again, and ends.
+"""Run one job of a sweep on its SLURM node; on a signal, write a checkpoint, requeue the job and end.
 
-submitit loads the `Task` on the node and would do as it thinks right on each signal; `stopping` takes its place."""
+submitit unpickles the ``Task`` on the node. Its own signal handlers are replaced by ``config.signals``."""
 
 from __future__ import annotations
 
@@ -20,34 +20,38 @@ from bam_lightning.config.signals import Stopped, raise_on_signal
 from bam_lightning.recipes import job_results
 from bam_lightning.recipes.slurm import scheduler
 
-FOLLOWERS_SECONDS = 120  # that processes beside the first one leave it for having the job started again
+WAIT_FOR_RANK_0_SECONDS = 120  # how long other ranks stay alive while rank 0 requeues the job
 
 
 @dataclass
 class Task:
-    """What is sent to the nodes. The sweep's token comes along, since not every cluster hands the environment on."""
+    """What is sent to the nodes.
+
+    Attributes:
+        sweep_id: Id of the sweep, since not all clusters pass the environment on.
+        max_requeues: How often the job may be restarted.
+    """
 
     context: HydraContext
     function: TaskFunction
     config: DictConfig
-    token: str
-    most: int
-    """How often the job may be started again."""
+    sweep_id: str
+    max_requeues: int
 
     def __call__(self, overrides: Sequence[str], number: int, singletons: dict[type, Any]) -> None:
-        """Run job ``number`` of the sweep; the exit status is 1 if it failed, so that SLURM knows, too."""
-        os.environ[job_results.SWEEP_ID_ENV] = self.token
+        """Run job ``number`` of the sweep; exit with status 1 if it failed, so that SLURM reports it too."""
+        os.environ[job_results.SWEEP_ID_ENV] = self.sweep_id
         try:
             with raise_on_signal():
-                done = self._run(overrides, number, singletons)
+                returned = self._run(overrides, number, singletons)
         except Stopped as stop:
             print(f"{stop}", file=sys.stderr)
-            again(stop, self.config.hydra.sweep.dir, number, self.most)
+            requeue(stop, self.config.hydra.sweep.dir, number, self.max_requeues)
             raise SystemExit(stop.status) from stop
-        if done.status is JobStatus.FAILED:
-            raise done._return_value
-        outcome = job_results.read(job_results.path(self.config.hydra.sweep.dir, number))
-        if not scheduler.rank() and outcome is not None and outcome.error:
+        if returned.status is JobStatus.FAILED:
+            raise returned._return_value
+        result = job_results.read(job_results.path(self.config.hydra.sweep.dir, number))
+        if not scheduler.rank() and result is not None and result.error:
             raise SystemExit(1)
 
     def _run(self, overrides: Sequence[str], number: int, singletons: dict[type, Any]) -> JobReturn:
@@ -67,32 +71,32 @@ class Task:
         )
 
 
-def again(stop: Stopped, sweep: str, number: int, most: int) -> None:
-    """Have SLURM start this job again, unless it is being cancelled or was started too often: then say so.
+def requeue(stop: Stopped, sweep: str, number: int, max_requeues: int) -> None:
+    """Requeue this job, unless it is being cancelled or was restarted too often; write the reason into its result.
 
-    SIGTERM alone comes before a pre-emption, while the job is still running. Whoever ends then of itself is
-    COMPLETED for SLURM and never started again. From scancel it comes when the job is already COMPLETING.
+    Before a pre-emption SLURM sends SIGTERM while the job is RUNNING. A job that ends by itself then counts as
+    COMPLETED and is not restarted, so it must be requeued. scancel sends SIGTERM when the job is already COMPLETING.
     """
     place = scheduler.here()
     if place is None:
         return
     if scheduler.rank():
-        time.sleep(FOLLOWERS_SECONDS)
+        time.sleep(WAIT_FOR_RANK_0_SECONDS)
         return
     if stop.signal.name == "SIGTERM" and scheduler.state(place.job) not in ("RUNNING", ""):
         return
-    reason = f"{stop}, after {place.restarts} new starts; hydra.launcher.max_requeues is {most}"
-    if place.restarts < most:
+    reason = f"{stop}, after {place.restarts} new starts; hydra.launcher.max_requeues is {max_requeues}"
+    if place.restarts < max_requeues:
         try:
             scheduler.requeue(place.job)
         except RuntimeError as error:
             reason = str(error)
         else:
-            print(f"SLURM starts job {place.job} again ({place.restarts} of {most} so far)", file=sys.stderr)
+            print(f"SLURM starts job {place.job} again ({place.restarts} of {max_requeues} so far)", file=sys.stderr)
             return
     path = job_results.path(sweep, number)
-    outcome = job_results.read(path)
-    if outcome is not None:
-        outcome.error, outcome.ended = reason, True
-        job_results.write(path, outcome)
+    result = job_results.read(path)
+    if result is not None:
+        result.error, result.ended = reason, True
+        job_results.write(path, result)
     print(reason, file=sys.stderr)

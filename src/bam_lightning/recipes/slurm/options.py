@@ -1,4 +1,4 @@
-"""Options of ``hydra/launcher=slurm``, checked, and what they are called by submitit and sbatch."""
+"""Options of ``hydra/launcher=slurm``: their types and checks, and their names in submitit and sbatch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAME_NAME = (
 
 @dataclass
 class Options:
-    """``conf/hydra/launcher/slurm.yaml`` says what each one is."""
+    """Options of the launcher; ``conf/hydra/launcher/slurm.yaml`` describes them."""
 
     name: str = "bam_lightning"
     partition: str | None = None
@@ -54,44 +54,44 @@ class Options:
                 check_positive(f"{KEY}.{name}", value)
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """Return the words of submitit's executor for an array called ``name``; what is ``None`` is SLURM's to give."""
-        words = {word: getattr(self, word) for word in SAME_NAME}
-        words |= {
+        """Return the parameters of submitit's executor for an array called ``name``; None leaves them to SLURM."""
+        parameters = {option: getattr(self, option) for option in SAME_NAME}
+        parameters |= {
             "job_name": name,
             "time": self.timeout_min,
             "ntasks_per_node": self.tasks_per_node,
             "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
             "setup": [SRUN_CPUS, *self.setup] if self.cpus_per_task else self.setup,
-            "wckey": None,  # submitit's own is refused where these are kept
+            "wckey": None,  # submitit's default is refused by clusters that use such keys
             "srun_args": ["--kill-on-bad-exit=1"],  # a process that fails ends the others
             "additional_parameters": {"requeue": True, **self.additional},
         }
-        return words
+        return parameters
 
 
-def python() -> str:
-    """Return the shell's words that start this Python deaf to signals, until it has handlers of its own.
+def python_command() -> str:
+    """Return a shell command that starts this Python with signals ignored, until it installs its own handlers.
 
-    A job that is pre-empted while it imports must not die of SIGTERM, and so end as FAILED: it is killed when the grace
-    is over, and SLURM starts it again.
+    A job that is pre-empted during its imports must not die of SIGTERM, since it would end as FAILED. Instead SLURM
+    kills it after the grace time, and restarts it.
     """
-    deaf = 'trap "" TERM USR1 USR2; exec "$0" "$@"'
-    return f"bash -c {shlex.quote(deaf)} {shlex.quote(sys.executable)}"
+    ignore_signals = 'trap "" TERM USR1 USR2; exec "$0" "$@"'
+    return f"bash -c {shlex.quote(ignore_signals)} {shlex.quote(sys.executable)}"
 
 
-def checked(options: Mapping[str, Any]) -> Options:
+def parse_options(options: Mapping[str, Any]) -> Options:
     """Return the options of Hydra's launcher node.
 
     Raises:
-        ConfigError: naming the option, for one that is not known or not of its type.
+        ConfigError: If an option is unknown or has the wrong type, naming it.
     """
     names = [entry.name for entry in fields(Options)]
     for name in options:
         if name not in names:
             raise ConfigError(f"no option '{KEY}.{name}'{suggest(name, names)}")
     try:
-        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), dict(options)))
+        parsed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), dict(options)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{KEY}.{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(found, Options)
-    return found
+    assert isinstance(parsed, Options)
+    return parsed

@@ -1,7 +1,7 @@
-"""What SLURM is asked: who waits or runs, why one ended, and to start one again; and where this process is on it.
+"""Query SLURM: queued jobs, why a job ended, requeueing; and which job this process belongs to.
 
-The queue (squeue) says whether a job lives: accounting (sacct) calls a job NODE_FAIL or PREEMPTED while it waits to be
-started again, and is not to be had on every cluster. Pure standard library."""
+The queue (squeue) decides whether a job is alive. Accounting (sacct) reports NODE_FAIL or PREEMPTED while a job
+waits for its restart, and not all clusters have it. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from bam_lightning.config.exceptions import TrainingError
 
-ANSWER_SECONDS = 60  # a busy controller takes its time
+ANSWER_SECONDS = 60  # a busy controller answers slowly
 TRIES, PAUSE_SECONDS = 5, 2.0  # of a requeue, which must not be lost
 
 
 class Place(NamedTuple):
-    """Where a job runs: its id (``ARRAY_INDEX`` or a number), its nodes, and how often it was started again."""
+    """The SLURM job of this process: its id (``ARRAY_INDEX`` or a number), its nodes, its number of restarts."""
 
     job: str
     nodes: str
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """A job in the queue: its id, its state, and why it waits."""
+    """A job in the queue: its id, its state, and the reason if it is waiting."""
 
     job: str
     state: str
@@ -35,23 +35,23 @@ class Queued(NamedTuple):
 
 
 def here() -> Place | None:
-    """Return where this process is, or ``None`` outside a SLURM job."""
-    of = os.environ.get
-    number = of("SLURM_JOB_ID")
+    """Return the SLURM job of this process, or None outside one."""
+    variable = os.environ.get
+    number = variable("SLURM_JOB_ID")
     if number is None:
         return None
-    array, index = of("SLURM_ARRAY_JOB_ID"), of("SLURM_ARRAY_TASK_ID")
+    array, index = variable("SLURM_ARRAY_JOB_ID"), variable("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{index}" if array and index else number
-    return Place(job, of("SLURM_JOB_NODELIST", ""), int(of("SLURM_RESTART_COUNT") or 0))
+    return Place(job, variable("SLURM_JOB_NODELIST", ""), int(variable("SLURM_RESTART_COUNT") or 0))
 
 
 def rank() -> int:
-    """Return the number of this process among those of its SLURM job; 0 outside one."""
+    """Return the rank of this process in its SLURM job; 0 outside one."""
     return int(os.environ.get("SLURM_PROCID") or 0)
 
 
 def check_commands() -> None:
-    """Raise ``TrainingError`` where SLURM's commands are missing."""
+    """Raise ``TrainingError`` if SLURM's commands are missing."""
     missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if missing:
         raise TrainingError(
@@ -61,27 +61,27 @@ def check_commands() -> None:
 
 
 def queued(names: Collection[str]) -> dict[tuple[str, int], Queued] | None:
-    """Return (job name, index in its array) -> job, for all jobs of these names that wait or run.
+    """Return (job name, index in its array) -> job, for all waiting and running jobs with these names.
 
-    ``None`` if SLURM does not answer: then nothing is known, least of all that a job has ended.
+    None if SLURM does not answer; then no job may be taken for ended.
     """
     if not names:
         return {}
     done = _call(["squeue", "-h", "-r", "-n", ",".join(sorted(names)), "-o", "%j|%F|%K|%i|%T|%r"])
     if done is None or done.returncode:
         return None
-    found = {}
+    jobs = {}
     for line in done.stdout.splitlines():
         name, array, index, number, state, reason = line.strip().split("|", 5)
         if index.isdigit():
-            found[name, int(index)] = Queued(f"{array}_{index}", state, reason)
+            jobs[name, int(index)] = Queued(f"{array}_{index}", state, reason)
         else:
-            found[name, 0] = Queued(number, state, reason)
-    return found
+            jobs[name, 0] = Queued(number, state, reason)
+    return jobs
 
 
 def state(job: str) -> str:
-    """Return the state of a job in the queue, such as RUNNING; empty if it is not there or SLURM does not answer."""
+    """Return the state of a job in the queue, such as RUNNING; empty if it is not queued or SLURM does not answer."""
     done = _call(["squeue", "-h", "-r", "-j", job, "-o", "%T"])
     return done.stdout.strip() if done is not None and not done.returncode else ""
 
@@ -99,20 +99,22 @@ def end(job: str) -> str:
 
 
 def requeue(job: str) -> None:
-    """Have SLURM start a job again.
+    """Requeue a job.
 
     Raises:
-        TrainingError: if SLURM refuses, with what it said.
+        TrainingError: If SLURM refuses, with its message.
     """
-    said = "scontrol does not answer"
+    message = "scontrol does not answer"
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE_SECONDS)
         done = _call(["scontrol", "requeue", job])
         if done is not None and not done.returncode:
             return
-        said = done.stderr.strip() if done is not None else said
-    raise TrainingError(f"SLURM does not start job {job} again: {said}; the same command goes on from its checkpoint")
+        message = done.stderr.strip() if done is not None else message
+    raise TrainingError(
+        f"SLURM does not start job {job} again: {message}; the same command goes on from its checkpoint"
+    )
 
 
 def _call(words: Sequence[str]) -> subprocess.CompletedProcess[str] | None:

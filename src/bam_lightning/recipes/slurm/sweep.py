@@ -1,7 +1,7 @@
-"""A sweep on SLURM: submit what is neither finished nor in the queue, wait, and collect every job's outcome.
+"""Run a sweep on SLURM: submit jobs that are neither finished nor queued, wait, and collect their results.
 
-What was submitted is kept in the store, ``slurm/KEY.json``, under a hash of the job's overrides and folder, written
-before SLURM is asked. So a submitting process may die at any moment: the next one finds its jobs."""
+Submitted jobs are recorded in the store, in ``slurm/KEY.json``, before sbatch is called. The key is a hash of the job's
+overrides and the working directory. So the submitting process may die at any time: the next one finds its jobs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
@@ -31,57 +32,71 @@ from bam_lightning.recipes.job_results import JobResult
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.slurm import scheduler
 from bam_lightning.recipes.slurm.job import Task
-from bam_lightning.recipes.slurm.options import Options, checked, python
+from bam_lightning.recipes.slurm.options import Options, parse_options, python_command
 from bam_lightning.store import job_records
 from bam_lightning.store.run_spec import DataSummary
 from bam_lightning.store.run_store import Store, write_text
 
 FOLDER = "slurm"
-LAST_WORDS = 300  # characters of a dead job's log in its reason
+LOG_CHARACTERS = 300  # of the log of a job that died, in the reason
 
 
 @dataclass
-class Ticket:
-    """A submitted job: name of its array and index in it, its id once SLURM has said it, where outcome and logs lie."""
+class SubmittedJob:
+    """A job that was submitted to SLURM.
+
+    Attributes:
+        name: Name of its job array.
+        index: Index in the array.
+        result: Path of its result.
+        logs: Folder of its logs.
+        job: SLURM's id; empty until sbatch has returned.
+    """
 
     name: str
     index: int
-    outcome: str
+    result: str
     logs: str
     overrides: list[str]
     job: str = ""
 
 
 @dataclass
-class Ask:
-    """A job of this sweep: its number, what it is, where its ticket and its outcome lie."""
+class JobRequest:
+    """A job of this sweep.
+
+    Attributes:
+        number: Its number in the sweep.
+        result: Path of its result.
+        submitted: Its record, while SLURM has it.
+        missing: Time, by the monotonic clock, since when no queue has it.
+    """
 
     number: int
     overrides: list[str]
     config: Config
     store: Store
-    outcome: Path
-    ticket: Ticket | None = None
+    result: Path
+    submitted: SubmittedJob | None = None
     missing: float | None = None
-    """Since when it is in no queue, by the monotonic clock."""
 
     @property
     def path(self) -> Path:
-        """Where the ticket lies: the same command called in the same folder asks for the same job."""
+        """Path of its record; the same command in the same working directory requests the same job."""
         text = json.dumps([os.getcwd(), self.overrides])
         return self.store.root / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
-    def keep(self, ticket: Ticket) -> None:
-        """Write the ticket down."""
-        self.ticket = ticket
+    def save(self, submitted: SubmittedJob) -> None:
+        """Write the record of the submitted job."""
+        self.submitted = submitted
         self.path.parent.mkdir(exist_ok=True)
-        write_text(self.path, json.dumps(asdict(ticket), indent=1))
+        write_text(self.path, json.dumps(asdict(submitted), indent=1))
 
-    def take(self, outcome: JobResult) -> None:
-        """Make an outcome this sweep's, and say it."""
-        job_results.write(self.outcome, replace(outcome, job=self.number, ended=True))
-        self.ticket = None
-        _say(f"job {self.number} {'failed: ' + outcome.error if outcome.error else 'is finished'}")
+    def adopt(self, result: JobResult) -> None:
+        """Take a result as this sweep's own, and print it."""
+        job_results.write(self.result, replace(result, job=self.number, ended=True))
+        self.submitted = None
+        _print(f"job {self.number} {'failed: ' + result.error if result.error else 'is finished'}")
 
 
 def launch(
@@ -92,160 +107,172 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
 ) -> list[JobReturn]:
-    """Run the jobs, whose numbers begin at ``first``, on SLURM; how each one ended is in its outcome.
+    """Run the jobs on SLURM, numbered from ``first``, and wait for them.
 
     Raises:
-        ConfigError: for a bad option.
-        RuntimeError: if submitit or SLURM is missing, or SLURM refuses the jobs.
+        ConfigError: If an option is wrong.
+        TrainingError: If submitit or SLURM is missing, or SLURM refuses the jobs.
     """
     require_extra("hydra/launcher=slurm", ["submitit"], "slurm")
     scheduler.check_commands()
-    settings = checked(options)
-    asked = [_ask(number, list(words), context, config) for number, words in enumerate(job_overrides, first)]
+    settings = parse_options(options)
+    requests = [
+        _make_request(number, list(words), context, config) for number, words in enumerate(job_overrides, first)
+    ]
     task = Task(context, function, config, os.environ.get(job_results.SWEEP_ID_ENV, "unknown"), settings.max_requeues)
-    for root in dict.fromkeys(one.store.root for one in asked):
-        here = [one for one in asked if one.store.root == root]
-        with here[0].store.lock("slurm"):  # two submitting processes must not both find a job missing
-            _find(here)
-            submit(here, settings, task)
+    for root in dict.fromkeys(request.store.root for request in requests):
+        in_store = [request for request in requests if request.store.root == root]
+        with FileLock(root / "locks" / "submit.lock"):  # two processes must not submit the same job
+            _find_submitted(in_store)
+            submit(in_store, settings, task)
     try:
-        wait(asked, settings)
+        wait(requests, settings)
     except KeyboardInterrupt:
-        left = sorted({one.ticket.job.split("_")[0] for one in asked if one.ticket})
-        _say(f"the jobs go on in SLURM, and the same command finds them; to end them: scancel {' '.join(left)}")
+        arrays = sorted({request.submitted.job.split("_")[0] for request in requests if request.submitted})
+        _print(f"the jobs go on in SLURM, and the same command finds them; to end them: scancel {' '.join(arrays)}")
         raise
-    done = [JobReturn(overrides=one.overrides, status=JobStatus.COMPLETED) for one in asked]
-    for one in done:
-        one.return_value = None
-    return done
+    returns = [JobReturn(overrides=request.overrides, status=JobStatus.COMPLETED) for request in requests]
+    for job_return in returns:
+        job_return.return_value = None
+    return returns
 
 
-def _ask(number: int, overrides: list[str], context: HydraContext, config: DictConfig) -> Ask:
+def _make_request(number: int, overrides: list[str], context: HydraContext, config: DictConfig) -> JobRequest:
     tree = context.config_loader.load_sweep_config(config, overrides)
     with open_dict(tree):
         del tree["hydra"]
     settings = to_config(tree)
     where = job_results.path(Path(config.hydra.sweep.dir).absolute(), number)
-    return Ask(number, overrides, settings, Store(settings.paths.store), where)
+    return JobRequest(number, overrides, settings, Store(settings.paths.store), where)
 
 
-def _find(asked: Sequence[Ask]) -> None:
-    """Give each job the ticket of an earlier call if SLURM still has it; take the outcome of what is finished."""
-    tickets = {one.path: ticket for one in asked if (ticket := _read(one.path)) is not None}
-    queue = scheduler.queued({ticket.name for ticket in tickets.values()})
+def _find_submitted(requests: Sequence[JobRequest]) -> None:
+    """Find jobs of an earlier call: keep those that SLURM still has, and adopt the results of finished ones."""
+    records = {request.path: submitted for request in requests if (submitted := _read(request.path)) is not None}
+    queue = scheduler.queued({submitted.name for submitted in records.values()})
     if queue is None:
         raise TrainingError("squeue does not answer, so jobs of an earlier call cannot be found; try again")
     facts: dict[str, DataSummary] = {}
-    for one in asked:
-        ticket = tickets.get(one.path)
-        if ticket is None:
+    for request in requests:
+        submitted = records.get(request.path)
+        if submitted is None:
             continue
-        known = queue.get((ticket.name, ticket.index))
-        outcome = job_results.read(Path(ticket.outcome))
+        known = queue.get((submitted.name, submitted.index))
+        result = job_results.read(Path(submitted.result))
         if known is not None:
-            ticket.job = known.job
-            one.keep(ticket)
-            _say(f"job {one.number} is in SLURM already: {known.job}, {known.state}")
-        elif outcome is not None and outcome.ended and not outcome.error and _finished(one, facts):
-            one.take(outcome)
+            submitted.job = known.job
+            request.save(submitted)
+            _print(f"job {request.number} is in SLURM already: {known.job}, {known.state}")
+        elif result is not None and result.ended and not result.error and _finished(request, facts):
+            request.adopt(result)
 
 
-def _read(path: Path) -> Ticket | None:
+def _read(path: Path) -> SubmittedJob | None:
     try:
-        return Ticket(**json.loads(path.read_text()))
+        return SubmittedJob(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path} is not the record of a submitted job ({error}); delete it") from error
 
 
-def _finished(one: Ask, facts: dict[str, DataSummary]) -> bool:
-    """Return whether all a job is asked for is in the store: its data may have changed since it was."""
+def _finished(request: JobRequest, facts: dict[str, DataSummary]) -> bool:
+    """Return whether the store has all Runs of a job; its data may have changed since it was submitted."""
     from bam_lightning.recipes.runner import load_data
 
-    config = asdict(one.config)
+    config = asdict(request.config)
     del config["seed"], config["teacher_seed"]  # jobs that differ in these alone have the same data
     key = json.dumps(config, default=str, sort_keys=True)
     if key not in facts:
-        facts[key] = load_data(one.config)[2]
-    record = job_records.make_record(one.config, plan_runs(one.config, facts[key]), facts[key], Path())
-    return any(job.id == record.id and job.state == job_records.FINISHED for job in job_records.read_records(one.store))
+        facts[key] = load_data(request.config)[2]
+    record = job_records.make_record(request.config, plan_runs(request.config, facts[key]), facts[key], Path())
+    return any(
+        job.id == record.id and job.state == job_records.FINISHED for job in job_records.read_records(request.store)
+    )
 
 
-def submit(asked: Sequence[Ask], settings: Options, task: Task) -> None:
-    """Submit the jobs that have neither ticket nor outcome, as one array.
+def submit(requests: Sequence[JobRequest], settings: Options, task: Task) -> None:
+    """Submit the jobs that are neither queued nor finished, as one array.
 
     Raises:
-        TrainingError: with sbatch's words, if it refuses.
+        TrainingError: If sbatch refuses them, with its message.
     """
     import submitit
 
-    new = list({one.path: one for one in asked if one.ticket is None and not one.outcome.exists()}.values())
+    new = list(
+        {
+            request.path: request for request in requests if request.submitted is None and not request.result.exists()
+        }.values()
+    )
     if not new:
         return
-    name, folder = f"{settings.name}-{uuid4().hex[:8]}", new[0].outcome.parents[2] / ".submitit"
-    for index, one in enumerate(new):
-        one.keep(Ticket(name, index, str(one.outcome), str(folder), one.overrides))
-    executor = submitit.SlurmExecutor(folder / "%j", python=python())
+    name, folder = f"{settings.name}-{uuid4().hex[:8]}", new[0].result.parents[2] / ".submitit"
+    for index, request in enumerate(new):
+        request.save(SubmittedJob(name, index, str(request.result), str(folder), request.overrides))
+    executor = submitit.SlurmExecutor(folder / "%j", python=python_command())
     try:
         executor.update_parameters(**settings.parameters(name))
-        words = [one.overrides for one in new], [one.number for one in new], [Singleton.get_state()] * len(new)
+        words = (
+            [request.overrides for request in new],
+            [request.number for request in new],
+            [Singleton.get_state()] * len(new),
+        )
         submitted = executor.map_array(task, *words)
     except Exception as error:
-        for one in new:
-            one.path.unlink()
+        for request in new:
+            request.path.unlink()
         raise TrainingError(f"sbatch refused the jobs: {' '.join(str(error).split())}; see hydra.launcher") from error
-    for one, job in zip(new, submitted, strict=True):
-        assert one.ticket is not None
-        one.keep(replace(one.ticket, job=job.job_id))
-    for one in asked:  # the same job asked for twice
-        if one.ticket is None and not one.outcome.exists():
-            one.ticket = _read(one.path)
-    _say(f"submitted to SLURM: {len(new)} of {len(asked)} jobs, as {submitted[0].job_id.split('_')[0]}")
+    for request, job in zip(new, submitted, strict=True):
+        assert request.submitted is not None
+        request.save(replace(request.submitted, job=job.job_id))
+    for request in requests:  # a job that the sweep has twice
+        if request.submitted is None and not request.result.exists():
+            request.submitted = _read(request.path)
+    _print(f"submitted to SLURM: {len(new)} of {len(requests)} jobs, as {submitted[0].job_id.split('_')[0]}")
 
 
-def wait(asked: Sequence[Ask], settings: Options) -> None:
-    """Wait for every job that has a ticket: for its outcome, or for SLURM not having it any more."""
+def wait(requests: Sequence[JobRequest], settings: Options) -> None:
+    """Wait for the submitted jobs: until each has a result, or SLURM no longer has it."""
     held: set[str] = set()
-    while waiting := [one for one in asked if one.ticket]:
-        queue = scheduler.queued({one.ticket.name for one in waiting if one.ticket})
-        for one in waiting:
-            assert one.ticket is not None
-            outcome = job_results.read(Path(one.ticket.outcome))
-            known = None if queue is None else queue.get((one.ticket.name, one.ticket.index))
-            if outcome is not None and outcome.ended:
-                one.take(outcome)
+    while waiting := [request for request in requests if request.submitted]:
+        queue = scheduler.queued({request.submitted.name for request in waiting if request.submitted})
+        for request in waiting:
+            assert request.submitted is not None
+            result = job_results.read(Path(request.submitted.result))
+            known = None if queue is None else queue.get((request.submitted.name, request.submitted.index))
+            if result is not None and result.ended:
+                request.adopt(result)
             elif queue is None or known is not None:
-                one.missing = None
+                request.missing = None
                 if known and known.job not in held and re.search("h[eo]ld", known.reason, re.IGNORECASE):
                     held.add(known.job)
-                    _say(
+                    _print(
                         f"SLURM holds job {known.job} ({known.reason}); it goes on after: scontrol release {known.job}"
                     )
             else:
-                one.missing = one.missing or time.monotonic()
-                if time.monotonic() - one.missing >= settings.patience_s:
-                    one.take(_dead(one.ticket, outcome))
-        if any(one.ticket for one in asked):
+                request.missing = request.missing or time.monotonic()
+                if time.monotonic() - request.missing >= settings.patience_s:
+                    request.adopt(_lost_job_result(request.submitted, result))
+        if any(request.submitted for request in requests):
             time.sleep(settings.poll_s)
 
 
-def _dead(ticket: Ticket, outcome: JobResult | None) -> JobResult:
-    """Return the outcome of a job that ended without a word, with what SLURM and its log say of it."""
-    outcome = outcome or JobResult(0, ", ".join(ticket.overrides), slurm=ticket.job)
-    reason = f"SLURM job {ticket.job} ended without a result: {scheduler.end(ticket.job)}"
-    logs = sorted((Path(ticket.logs) / ticket.job).glob("*_log.err"))
-    last = " | ".join(filter(None, map(_last_words, logs)))[-LAST_WORDS:]
-    return replace(outcome, error=f"{reason}; {logs[0] if logs else 'no log'}{': ' + last if last else ''}")
+def _lost_job_result(submitted: SubmittedJob, result: JobResult | None) -> JobResult:
+    """Return the result of a job that ended without writing one: SLURM's reason and the end of its log."""
+    result = result or JobResult(0, ", ".join(submitted.overrides), slurm=submitted.job)
+    reason = f"SLURM job {submitted.job} ended without a result: {scheduler.end(submitted.job)}"
+    logs = sorted((Path(submitted.logs) / submitted.job).glob("*_log.err"))
+    last = " | ".join(filter(None, map(_last_error_line, logs)))[-LOG_CHARACTERS:]
+    return replace(result, error=f"{reason}; {logs[0] if logs else 'no log'}{': ' + last if last else ''}")
 
 
-def _last_words(log: Path) -> str:
-    """Return the last line of a log that speaks of an error, or else the last one: srun's farewells say nothing."""
+def _last_error_line(log: Path) -> str:
+    """Return the last line of a log that mentions an error, else the last line; srun adds lines after the error."""
     lines = log.read_text(errors="replace").strip().splitlines()[-50:]
     return next(
         (line for line in reversed(lines) if re.search("error|killed", line, re.IGNORECASE)), "".join(lines[-1:])
     )
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
