@@ -41,16 +41,16 @@ class SubmitOptions:
     partial: bool = option(False, "leave out test sets that are missing, and name them")
 
 
-class Absent(ConfigError):
-    """A test set that is not there, or that no Run has a head for: what ``partial`` leaves out."""
+class MissingTestSet(ConfigError):
+    """A test set is missing, or no Run has its head. ``partial`` leaves such test sets out."""
 
 
 def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return task -> words of its file, and task -> why it is missing.
 
     Raises:
-        BamError: for an unknown Run, or a test set that is not the official one; if a test set is missing
-            or no Run has its head, unless ``partial``; if no Run predicts anything.
+        BamError: If a Run is unknown, a test set is not the official one, no Run predicts anything, or (without
+            ``partial``) a test set is missing.
     """
     store = Store(config.paths.store, create=False)
     for run_id in options.run:
@@ -59,60 +59,60 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
             raise ConfigError(f"no Run {run_id!r} in {store.root}{suggest(run_id, known)}; `bam runs` lists them")
     words = {"wnli": [glue_submission.MAJORITY] * glue_submission.FILES["wnli"].rows}
     missing: dict[str, str] = {}
-    found: dict[str, tuple[PredictionRequest, str, TaskSplit]] = {}
+    sources: dict[str, tuple[PredictionRequest, str, TaskSplit]] = {}
     for name in glue_submission.FILES:
         if name == "wnli":
             continue
         try:
-            found[name] = _source(name, options.run, config, store)
-        except Absent as error:
+            sources[name] = _source(name, options.run, config, store)
+        except MissingTestSet as error:
             if not options.partial:
                 raise
             missing[name] = str(error)
-    if not found:
+    if not sources:
         heads = sorted({task for run_id in options.run for task in store.manifest(run_id)["tasks"]})
         raise ConfigError(
             f"nothing to submit: the Runs have heads of {', '.join(heads)}; the first test set is missing because: "
             f"{next(iter(missing.values()))}"
         )
-    context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in found.items()})
-    for name, (wanted, run_id, rows) in found.items():
-        words[name] = _words(wanted, run_id, rows, context)
+    context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in sources.items()})
+    for name, (request, run_id, rows) in sources.items():
+        words[name] = _words(request, run_id, rows, context)
     return words, missing
 
 
 def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tuple[PredictionRequest, str, TaskSplit]:
-    """Return what is to be predicted, by which Run, on which rows."""
+    """Return what to predict, with which Run, on which rows."""
     task = config.suite.tasks.get(name)
     if task is None or task.test_split is None:
-        raise Absent(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
+        raise MissingTestSet(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
     head = task.scored_by or name
-    able = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
-    if not able:
-        raise Absent(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
-    store.check_head(able[0], head, config.suite.tasks[head].head, "run")
+    candidates = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
+    if not candidates:
+        raise MissingTestSet(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")
+    store.check_head(candidates[0], head, config.suite.tasks[head].head, "run")
     try:
         rows = load_unlabelled(name, task_from_config(name, task, config.data), task.test_split, in_order=True)
     except FileNotFoundError as error:
-        raise Absent(str(error)) from error
+        raise MissingTestSet(str(error)) from error
     glue_submission.check_rows(name, len(rows.keys))
-    return PredictionRequest(name, head, TEST), able[0], rows
+    return PredictionRequest(name, head, TEST), candidates[0], rows
 
 
-def _words(wanted: PredictionRequest, run_id: str, rows: TaskSplit, context: Context) -> list[str]:
-    if not context.store.has_predictions(run_id, wanted.task, TEST, rows.keys):
+def _words(request: PredictionRequest, run_id: str, rows: TaskSplit, context: Context) -> list[str]:
+    if not context.store.has_predictions(run_id, request.task, TEST, rows.keys):
         from bam_lightning.recipes.fit import backfill_predictions
 
-        print(f"Run {run_id} predicts {wanted.task}: {len(rows.keys):,} rows", file=sys.stderr)
-        backfill_predictions(run_id, [wanted], context)
+        print(f"Run {run_id} predicts {request.task}: {len(rows.keys):,} rows", file=sys.stderr)
+        backfill_predictions(run_id, [request], context)
     from bam_lightning.recipes.predictions import decode_logits
 
-    logits = load_logits(context.store, run_id, wanted.task, TEST, rows.keys, rows.texts)
-    task = context.config.suite.tasks[wanted.head]
-    values = decode_logits(wanted.head, logits, context.config)
+    logits = load_logits(context.store, run_id, request.task, TEST, rows.keys, rows.texts)
+    task = context.config.suite.tasks[request.head]
+    values = decode_logits(request.head, logits, context.config)
     if task.regression:
         return glue_submission.score_words([float(value) for value in values])
-    return glue_submission.class_words(wanted.task, [int(value) for value in values], task.head.label_names)
+    return glue_submission.class_words(request.task, [int(value) for value in values], task.head.label_names)
 
 
 def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
