@@ -1,114 +1,22 @@
-"""From rows to padded blocks: a cheapest split by length, and every token in its place."""
+"""From rows to one row of tokens: every token, label and teacher in its place, shortest text first."""
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from bam_lightning.data.collate import Examples, collate, split_across_ranks, token_budget_batches
-from bam_lightning.data.tokenization import Tokens
-
-
-def cost(lengths: np.ndarray, groups: list, call_tokens: int) -> int:
-    """Padded tokens, and what the calls cost."""
-    return sum(len(group) * int(lengths[group].max()) + call_tokens for group in groups)
-
-
-def contiguous(count: int) -> list[list[list[int]]]:
-    """Return every way to cut 0 .. count - 1 into runs."""
-    ways = []
-    for cuts in product([False, True], repeat=count - 1):
-        groups = [[0]]
-        for number, cut in enumerate(cuts, start=1):
-            groups.append([number]) if cut else groups[-1].append(number)
-        ways.append(groups)
-    return ways
-
-
-def partitions(numbers: list[int]) -> list[list[list[int]]]:
-    """Return every way to part the numbers into groups, runs or not."""
-    if not numbers:
-        return [[]]
-    first, ways = numbers[0], []
-    for rest in partitions(numbers[1:]):
-        ways.append([[first], *rest])
-        ways += [[*rest[:i], [first, *group], *rest[i + 1 :]] for i, group in enumerate(rest)]
-    return ways
-
-
-def draw(seed: int, largest_count: int = 9) -> tuple[np.ndarray, int]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(1, 40, rng.integers(1, largest_count + 1)), int(rng.integers(0, 60))
-
-
-def test_contiguous_cuts_of_four_are_eight():
-    assert len(contiguous(4)) == 8
-    assert len(partitions([0, 1, 2, 3])) == 15  # Bell number
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_split_is_as_cheap_as_the_best_of_all_cuts_of_the_sorted_lengths(seed):
-    lengths, call_tokens = draw(seed)
-    groups = token_budget_batches(lengths, call_tokens)
-    ordered = np.sort(lengths)
-    best = min(cost(ordered, way, call_tokens) for way in contiguous(len(lengths)))
-    assert cost(lengths, groups, call_tokens) == best
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_partition_at_all_is_cheaper(seed):
-    lengths, call_tokens = draw(100 + seed, 6)
-    best = min(cost(lengths, way, call_tokens) for way in partitions(list(range(len(lengths)))))
-    assert cost(lengths, token_budget_batches(lengths, call_tokens), call_tokens) == best
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_split_respects_the_largest_call_and_is_the_best_that_does(seed):
-    lengths, call_tokens = draw(seed)
-    largest = int(np.random.default_rng([seed, 1]).integers(20, 120))
-
-    def fits(lengths, groups):
-        return all(len(group) == 1 or len(group) * lengths[group].max() <= largest for group in groups)
-
-    groups = token_budget_batches(lengths, call_tokens, largest)
-    ordered = np.sort(lengths)
-    best = min(cost(ordered, way, call_tokens) for way in contiguous(len(lengths)) if fits(ordered, way))
-    assert fits(lengths, groups)
-    assert cost(lengths, groups, call_tokens) == best
-
-
-@pytest.mark.parametrize("call_tokens", [0, 50, 1000])
-@pytest.mark.parametrize("seed", range(10))
-def test_split_is_a_partition_and_never_dearer_than_one_group_or_one_per_row(seed, call_tokens):
-    lengths = np.random.default_rng(seed).integers(3, 128, 128).astype(np.int32)
-    groups = token_budget_batches(lengths, call_tokens)
-    assert sorted(np.concatenate(groups).tolist()) == list(range(128))
-    spent = cost(lengths, groups, call_tokens)
-    assert spent <= 128 * int(lengths.max()) + call_tokens
-    assert spent <= int(lengths.sum()) + 128 * call_tokens
-
-
-@pytest.mark.parametrize(
-    ("lengths", "call_tokens", "expected"),
-    [
-        ([9, 128, 10, 120], 50, [[0, 2], [3, 1]]),
-        ([9, 128, 10, 120], 10_000, [[0, 2, 3, 1]]),  # a call dearer than all padding
-        ([5, 5, 5], 0, [[0, 1, 2]]),  # equal lengths need no second call
-        ([7], 50, [[0]]),
-        ([], 50, []),
-    ],
+from bam_lightning.data.collate import (
+    PREDICT_TOKENS,
+    Examples,
+    collate,
+    empty_batch,
+    length_batches,
+    split_across_ranks,
 )
-def test_split_of_a_few_rows(lengths, call_tokens, expected):
-    groups = token_budget_batches(np.array(lengths, dtype=np.int32), call_tokens)
-    assert [group.tolist() for group in groups] == expected
-
-
-def test_one_row_longer_than_the_largest_call_stands_alone():
-    groups = token_budget_batches(np.array([10, 500, 10]), call_tokens=1000, largest=100)
-    assert [group.tolist() for group in groups] == [[0, 2], [1]]
+from bam_lightning.data.tokenization import Tokens
 
 
 def tokens(rows: list[list[int]], types: list[list[int]] | None) -> Tokens:
@@ -129,40 +37,92 @@ def two_tasks(types: bool = True) -> dict[str, Examples]:
 
 
 def test_batch_of_two_tasks_has_every_token_label_and_teacher_in_its_place():
-    batch = collate(two_tasks(), ["rte", "stsb", "rte"], np.array([2, 0, 1]), pad_id=99)
-    expected = {
-        "input_ids": [[16, 99, 99, 99], [21, 22, 23, 24], [13, 14, 15, 99]],
-        "attention_mask": [[1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]],
-        "token_type_ids": [[0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0]],
-    }
-    assert {name: value.tolist() for name, value in batch.inputs.items()} == expected
-    assert {value.dtype for value in batch.inputs.values()} == {torch.int64}
-    assert {task: rows.tolist() for task, rows in batch.rows.items()} == {"rte": [0, 2], "stsb": [1]}
-    assert {task: index.tolist() for task, index in batch.numbers.items()} == {"rte": [2, 1], "stsb": [0]}
-    assert {task: labels.tolist() for task, labels in batch.labels.items()} == {"rte": [1, 0], "stsb": [2.5]}
-    assert (batch.labels["rte"].dtype, batch.labels["stsb"].dtype) == (torch.int64, torch.float32)
-    assert {task: rows.tolist() for task, rows in batch.teacher.items()} == {"rte": [[4.5, 5.5], [2.5, 3.5]]}
+    batch = collate(two_tasks(), ["rte", "stsb", "rte"], np.array([2, 0, 1]), index=7)
+    assert batch.lengths == (1, 3, 4)
+    assert batch.input_ids.tolist() == [16, 13, 14, 15, 21, 22, 23, 24]
+    assert batch.position_ids.tolist() == [0, 0, 1, 2, 0, 1, 2, 3]
+    assert batch.token_type_ids.tolist() == [0, 0, 0, 1, 0, 1, 1, 1]
+    assert {row.dtype for row in (batch.input_ids, batch.position_ids, batch.token_type_ids)} == {torch.int64}
+    rte, stsb = batch.tasks["rte"], batch.tasks["stsb"]
+    assert (rte.positions.tolist(), stsb.positions.tolist()) == ([0, 1], [2])
+    assert (rte.row_ids.tolist(), stsb.row_ids.tolist()) == ([2, 1], [0])
+    assert (rte.labels.tolist(), stsb.labels.tolist()) == ([1, 0], [2.5])
+    assert (rte.labels.dtype, stsb.labels.dtype) == (torch.int64, torch.float32)
+    assert rte.teacher.tolist() == [[4.5, 5.5], [2.5, 3.5]]
+    assert stsb.teacher is None
+    assert (batch.size, batch.index) == (3, 7)
 
 
-def test_batch_is_padded_to_its_own_longest_row():
-    batch = collate(two_tasks(), ["stsb", "rte"], np.array([1, 0]), pad_id=0)
-    assert batch.inputs["input_ids"].tolist() == [[25, 0], [11, 12]]
+def test_texts_of_one_length_keep_the_order_of_their_rows():
+    batch = collate(two_tasks(), ["stsb", "rte", "stsb"], np.array([1, 2, 1]))
+    assert batch.input_ids.tolist() == [25, 16, 25]
+    assert batch.tasks["stsb"].positions.tolist() == [0, 2]
 
 
-def test_a_task_that_is_not_in_the_batch_is_in_none_of_its_parts():
-    batch = collate(two_tasks(), ["stsb"], np.array([0]), pad_id=0)
-    assert [list(part) for part in (batch.rows, batch.numbers, batch.labels, batch.teacher)] == [["stsb"]] * 3 + [[]]
+def test_a_task_that_is_not_in_the_batch_has_no_examples():
+    batch = collate(two_tasks(), ["stsb"], np.array([0]))
+    part = batch.tasks["rte"]
+    assert [len(part.positions), len(part.row_ids), len(part.labels)] == [0, 0, 0]
+    assert part.teacher.shape == (0, 2)
+    assert batch.size == 1
 
 
 def test_the_same_row_may_stand_twice():
-    batch = collate(two_tasks(), ["rte", "rte"], np.array([0, 0]), pad_id=0)
-    assert batch.inputs["input_ids"].tolist() == [[11, 12], [11, 12]]
-    assert batch.numbers["rte"].tolist() == [0, 0]
+    batch = collate(two_tasks(), ["rte", "rte"], np.array([0, 0]))
+    assert batch.input_ids.tolist() == [11, 12, 11, 12]
+    assert batch.tasks["rte"].row_ids.tolist() == [0, 0]
 
 
 def test_an_encoder_without_segments_gets_none():
-    batch = collate(two_tasks(types=False), ["rte"], np.array([1]), pad_id=0)
-    assert set(batch.inputs) == {"input_ids", "attention_mask"}
+    assert collate(two_tasks(types=False), ["rte"], np.array([1])).token_type_ids is None
+    assert empty_batch(two_tasks(types=False)).token_type_ids is None
+
+
+def test_an_empty_batch_is_a_batch_of_one_token_without_examples():
+    tasks = two_tasks()
+    empty, full = empty_batch(tasks, index=3), collate(tasks, ["rte"], np.array([0]))
+    assert (empty.lengths, empty.size, empty.index) == ((1,), 0, 3)
+    assert empty.input_ids.shape == empty.position_ids.shape == empty.token_type_ids.shape == (1,)
+    for name, part in empty.tasks.items():
+        for found, other in zip(part, full.tasks[name], strict=True):
+            assert (found is None) is (other is None)
+            if found is not None:
+                assert (found.dtype, found.shape[1:], len(found)) == (other.dtype, other.shape[1:], 0)
+
+
+def test_a_batch_moves_with_all_its_tensors():
+    batch = collate(two_tasks(), ["rte", "stsb"], np.array([0, 1]))
+    assert batch.to("cpu") is batch
+    moved = batch.to("meta")
+    tensors = [moved.input_ids, moved.position_ids, moved.token_type_ids]
+    tensors += [value for part in moved.tasks.values() for value in part if value is not None]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert (moved.lengths, moved.size) == (batch.lengths, batch.size)
+
+
+def test_batches_to_predict_on_hold_every_row_once_and_none_is_longer_than_one_of_the_next():
+    lengths = np.random.default_rng(0).integers(1, 60, 3000)
+    batches = length_batches(lengths)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(3000))
+    assert lengths[np.concatenate(batches)].tolist() == sorted(lengths.tolist())
+
+
+def test_batches_to_predict_on_hold_so_many_padded_tokens_and_one_row_more_would_be_too_many():
+    lengths = np.random.default_rng(0).integers(1, 60, 3000)
+    shapes = [(len(batch), int(lengths[batch].max()), int(lengths[batch].min())) for batch in length_batches(lengths)]
+    assert len(shapes) > 5
+    assert max(rows * longest for rows, longest, _ in shapes) <= PREDICT_TOKENS
+    for (rows, _, _), (_, _, following) in pairwise(shapes):
+        assert (rows + 1) * following > PREDICT_TOKENS
+
+
+@pytest.mark.parametrize("length", [PREDICT_TOKENS, PREDICT_TOKENS + 1])
+def test_a_row_as_long_as_a_batch_stands_alone(length):
+    assert [batch.tolist() for batch in length_batches(np.array([length, length]))] == [[0], [1]]
+
+
+def test_no_rows_are_no_batches():
+    assert length_batches(np.array([], dtype=np.int64)) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

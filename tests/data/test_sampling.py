@@ -218,3 +218,52 @@ def test_copies_take_the_length_of_another_exponent():
         ValueError, match=r"^exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 2$"
     ):
         ReplicationSampler(1.0, steps_of=2)
+
+
+BOTH = [SizeProportionalSampler(0.75), SizeProportionalSampler(0.0), ReplicationSampler(0.75), ReplicationSampler(0.0)]
+UNEQUAL = {"a": 300, "b": 40, "c": 5}
+
+
+@pytest.mark.parametrize("sampler", BOTH, ids=repr)
+def test_a_stream_is_the_beginning_of_every_longer_one(sampler):
+    """So the epochs of a fit do not depend on how many of them there are."""
+    longest = sampler.stream(UNEQUAL, 120, 8, seed=4).rows
+    for steps in (1, 7, 43, 44, 90):
+        np.testing.assert_array_equal(sampler.stream(UNEQUAL, steps, 8, seed=4).rows, longest[:steps])
+
+
+@pytest.mark.parametrize("sampler", BOTH, ids=repr)
+@pytest.mark.parametrize("length", [None, 10])
+def test_an_epoch_is_its_slice_of_the_stream(sampler, length):
+    count = sampler.epoch_length(UNEQUAL, 8) if length is None else length
+    rows = sampler.stream(UNEQUAL, 4 * count, 8, seed=4).rows
+    for number in range(4):
+        epoch = sampler.epoch(UNEQUAL, 8, 4, number, length)
+        np.testing.assert_array_equal(epoch, rows[number * count : (number + 1) * count])
+
+
+@pytest.mark.parametrize("sampler", BOTH, ids=repr)
+def test_no_two_epochs_are_alike(sampler):
+    epochs = [sampler.epoch(UNEQUAL, 8, 0, number).tobytes() for number in range(4)]
+    assert len(set(epochs)) == 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "sizes", "batch_size", "length"),
+    [
+        (SizeProportionalSampler(0.75), {"rte": 2490}, 32, 78),  # 2,490 / 32 = 77.8
+        (SizeProportionalSampler(0.0), {"a": 64, "b": 1}, 32, 3),
+        (SizeProportionalSampler(1.0), {"a": 1}, 128, 1),
+        (ReplicationSampler(0.75), {"big": 16, "small": 1}, 4, 5),  # 16 + 2 copies of one row
+        (ReplicationSampler(0.75, anchor=392702), CODE, 128, 8441),  # 50,646 steps are six of them
+    ],
+)
+def test_an_epoch_has_as_many_batches_as_hold_its_rows(sampler, sizes, batch_size, length):
+    assert sampler.epoch_length(sizes, batch_size) == length
+    assert sampler.epoch(sizes, batch_size, 0, 0).shape == (length, batch_size)
+
+
+def test_weights_of_sampling_are_one_and_of_copies_those_of_the_stream():
+    assert SizeProportionalSampler(0.75).weights(UNEQUAL) == {"a": 1.0, "b": 1.0, "c": 1.0}
+    copies = ReplicationSampler(0.75)
+    assert copies.weights(UNEQUAL) == copies.stream(UNEQUAL, 1, 8, 0).weights != {"a": 1.0, "b": 1.0, "c": 1.0}

@@ -8,10 +8,11 @@ import transformers
 from safetensors.torch import load_file
 
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.models.batch import Batch
 from bam_lightning.models.encoder import Encoder, from_folder, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import ClassificationHead
 from bam_lightning.models.safe_loading import shapes
-from families import FAMILIES, SIZES, body, inputs
+from families import FAMILIES, PACKED, SIZES, batch_of, body, padded, pooled_by_hand
 
 
 def with_head_of(theirs, linear, folder):
@@ -35,9 +36,9 @@ def test_encoder_and_head_give_the_logits_of_transformers_bert_classifier(tmp_pa
     config = transformers.BertConfig(**SIZES, num_labels=3)
     theirs = wide(transformers.BertForSequenceClassification(config))
     encoder, head = with_head_of(theirs, theirs.classifier, tmp_path)
-    batch = {**inputs(), "token_type_ids": torch.randint(0, 2, (3, 9))}
+    batch = batch_of(types=True)
     with torch.no_grad():
-        torch.testing.assert_close(head(encoder(batch)), theirs(**batch).logits, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(head(encoder(batch)), theirs(**padded(batch)).logits, atol=1e-6, rtol=1e-6)
 
 
 def test_encoder_and_head_give_the_logits_of_transformers_roberta_classifier(tmp_path):
@@ -46,38 +47,72 @@ def test_encoder_and_head_give_the_logits_of_transformers_roberta_classifier(tmp
     theirs = wide(transformers.RobertaForSequenceClassification(config))
     encoder, head = with_head_of(theirs, theirs.classifier.out_proj, tmp_path)
     encoder.pooler.load_state_dict(theirs.classifier.dense.state_dict())
-    batch = inputs()
+    batch = batch_of()
     with torch.no_grad():
-        torch.testing.assert_close(head(encoder(batch)), theirs(**batch).logits, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(head(encoder(batch)), theirs(**padded(batch)).logits, atol=1e-6, rtol=1e-6)
 
 
 def test_the_attention_of_training_is_transformers_own_where_it_drops_nothing(tmp_path):
     """The smallest dropout takes the path of training, yet rounds to no element dropped."""
     theirs = wide(transformers.BertModel(transformers.BertConfig(**SIZES))).eval()
     theirs.save_pretrained(tmp_path)
-    encoder, batch = from_path(str(tmp_path), None, pooling="pooler"), inputs()
+    encoder, batch = from_path(str(tmp_path), None, pooling="pooler"), batch_of()
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 1e-9
     with torch.no_grad():
-        torch.testing.assert_close(encoder(batch), theirs(**batch).pooler_output, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(encoder(batch), theirs(**padded(batch)).pooler_output, atol=1e-6, rtol=1e-6)
 
 
 def test_without_pooler_the_vector_is_the_first_tokens(tiny_bert):
     encoder = from_path(str(tiny_bert), None, pooling="cls").eval()
     theirs = transformers.BertModel.from_pretrained(tiny_bert).eval()
-    batch = inputs()
+    batch = batch_of()
     with torch.no_grad():
-        torch.testing.assert_close(encoder(batch), theirs(**batch).last_hidden_state[:, 0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(encoder(batch), theirs(**padded(batch)).last_hidden_state[:, 0], atol=1e-6, rtol=0)
     assert not [name for name, _ in encoder.named_parameters() if "pooler" in name]
 
 
-def test_padding_does_not_change_a_text(tiny_bert):
-    encoder = from_path(str(tiny_bert), None, pooling="pooler").eval()
-    batch = inputs((9, 4))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_has_the_same_vector_alone_and_beside_longer_ones(family):
+    encoder = wide(Encoder(body(family)))
+    batch = batch_of((4, 9, 17))
+    alone = Batch(batch.input_ids[:4], batch.position_ids[:4], None, (4,), {})
     with torch.no_grad():
-        alone = encoder({name: values[1:, :4] for name, values in batch.items()})
-        torch.testing.assert_close(encoder(batch)[1:], alone, atol=1e-6, rtol=0)
+        torch.testing.assert_close(encoder(batch)[:1], encoder(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler", "mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_are_those_of_the_padded_body_pooled_by_hand(family, pooling):
+    torch.manual_seed(0)
+    encoder = wide(Encoder(body(family), pooling, call_tokens=5)).double()
+    batch = batch_of((2, 2, 9, 17, 18))
+    assert encoder.packs is (family in PACKED)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(batch), pooled_by_hand(encoder, batch), atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("generation", "autocast", "packs"), [(7, True, False), (8, True, True), (9, True, True), (9, False, False)]
+)
+def test_a_gpu_packs_texts_in_bfloat16_from_ampere_on(generation, autocast, packs, monkeypatch):
+    """Older ones, and other arithmetic, have no kernel for it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (generation, 0))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: autocast)
+    assert Encoder(body("bert")).packs_on(torch.device("cuda")) is packs
+    assert not Encoder(body("deberta-v2")).packs_on(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_states_are_the_padded_bodys_without_its_padding(family):
+    torch.manual_seed(0)
+    encoder = wide(Encoder(body(family), call_tokens=5)).double()
+    batch = batch_of((2, 2, 9, 17, 18))
+    with torch.no_grad():
+        inputs = padded(batch)
+        expected = encoder.body(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+        torch.testing.assert_close(encoder.token_states(batch), expected, atol=1e-12, rtol=1e-9)
 
 
 def test_a_checkpoint_without_pooler_gets_a_new_one_of_berts_spread():
@@ -100,35 +135,48 @@ def test_weights_are_float32_where_the_file_is_float16(tmp_path):
 def test_a_new_encoder_is_ready_to_train_with_dropout(source, tiny_bert):
     fields = {name: value for name, value in SIZES.items() if name != "vocab_size"}
     encoder = {
-        "path": lambda: from_path(str(tiny_bert), None, True),
-        "folder": lambda: from_folder(tiny_bert, True, shapes(tiny_bert / "model.safetensors")),
-        "sizes": lambda: from_sizes({"model_type": "bert", **fields}, 50, True),
+        "path": lambda: from_path(str(tiny_bert), None, pooling="pooler"),
+        "folder": lambda: from_folder(tiny_bert, "pooler", shapes(tiny_bert / "model.safetensors")),
+        "sizes": lambda: from_sizes({"model_type": "bert", **fields}, 50, "pooler"),
     }[source]()
+    batch = batch_of()
     assert all(module.training for module in encoder.modules())
-    assert not torch.equal(encoder(inputs()), encoder(inputs()))
+    assert not torch.equal(encoder(batch), encoder(batch))
 
 
-@pytest.mark.parametrize("pooler", [True, False])
+@pytest.mark.parametrize("pooling", ["pooler", "cls"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_has_a_depth_and_no_depth_is_empty(family, pooler):
-    encoder = Encoder(body(family), pooler)
+def test_every_parameter_has_a_depth_and_no_depth_is_empty(family, pooling):
+    encoder, pooler = Encoder(body(family), pooling), pooling == "pooler"
     assert (encoder.width, encoder.layers) == ((24, 6) if family == "minilm" else (32, 3))
-    depths = {name: encoder.depth(name) for name, _ in encoder.named_parameters()}
+    depths = encoder.depths()
+    assert list(depths) == [name for name, _ in encoder.named_parameters()]
     assert set(depths.values()) == set(range(encoder.layers + (2 if pooler else 1)))
     assert {name for name, depth in depths.items() if depth > encoder.layers} == (
         {"pooler.weight", "pooler.bias"} if pooler else set()
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+OTHERS = {
+    "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 2},
+    "modernbert": {**SIZES, "pad_token_id": 0},
+    "llama": {**SIZES, "num_key_value_heads": 2},
+}  # families of which nothing is listed here: their layers are found by structure
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 def test_depth_is_the_first_layer_whose_output_a_parameter_reaches(family):
     """Autograd as the judge: hidden state k (0: embeddings, k: after layer k) depends on depths up to k.
 
     DeBERTa's relative positions enter in layer 1 and every layer after it, so they count as embeddings.
     """
-    encoder = Encoder(body(family), pooling="pooler")
+    if family in OTHERS:
+        config = transformers.AutoConfig.for_model(family, **OTHERS[family])
+        encoder = Encoder(transformers.AutoModel.from_config(config))
+    else:
+        encoder = Encoder(body(family))
     named = {name: value for name, value in encoder.named_parameters() if not name.startswith("pooler.")}
-    states = encoder.body(**inputs(), output_hidden_states=True).hidden_states
+    states = encoder.body(**padded(batch_of()), output_hidden_states=True).hidden_states
     assert len(states) == encoder.layers + 1
     first = {}
     for layer, state in enumerate(states):
@@ -139,7 +187,7 @@ def test_depth_is_the_first_layer_whose_output_a_parameter_reaches(family):
     starts = ("body.encoder.rel_embeddings.", "body.encoder.LayerNorm.")
     relative = {name for name in first if name.startswith(starts)}
     assert len(relative) == {"deberta-v1": 1, "deberta-v2": 3, "deberta-v3": 3}.get(family, 0)
-    assert {name: encoder.depth(name) for name in first} == first | dict.fromkeys(relative, 0)
+    assert {name: encoder.depths()[name] for name in first} == first | dict.fromkeys(relative, 0)
     assert set(named) - set(first) == set()
 
 
@@ -160,29 +208,17 @@ def test_berts_depths_written_out_by_hand():
         "pooler.weight": 4,
         "pooler.bias": 4,
     }
-    assert {name: encoder.depth(name) for name, _ in encoder.named_parameters()} == expected
+    assert encoder.depths() == expected
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields", "parameter", "owner"),
-    [
-        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2}, "wte.weight", "GPT2Model"),
-        ("albert", SIZES, "encoder.embedding_hidden_mapping_in.weight", "AlbertModel"),
-    ],
-)
-def test_an_unknown_family_is_refused_by_name(kind, fields, parameter, owner):
-    config = transformers.AutoConfig.for_model(kind, **fields)
-    encoder = Encoder(transformers.AutoModel.from_config(config), pooling="pooler")
-    message = (
-        f"parameter 'body.{parameter}' of a {owner} has no known depth, so layer-wise learning rates cannot be set; "
-        "add its family to bam_lightning.models.encoder, or choose a BERT, RoBERTa, ELECTRA, DistilBERT, MiniLM or "
-        "DeBERTa encoder"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        [encoder.depth(name) for name, _ in encoder.named_parameters()]
+def test_a_body_without_a_list_of_layers_is_refused():
+    encoder = Encoder(body("bert"))
+    encoder.body.encoder = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^no list of layers was found in a BertModel$"):
+        encoder.depths()
 
 
-@pytest.mark.parametrize("load", [lambda path: from_path(path, None, True), load_tokenizer])
+@pytest.mark.parametrize("load", [lambda path: from_path(path, None, pooling="pooler"), load_tokenizer])
 @pytest.mark.parametrize("path", ["/nowhere/bert", "./nowhere", "~/nowhere"])
 def test_a_missing_folder_is_named_and_says_what_to_give(load, path):
     message = (
@@ -199,7 +235,7 @@ def test_a_hub_id_out_of_reach_says_how_to_use_a_local_copy():
         r"folder with config\.json, model\.safetensors and the tokenizer's files, or a hub id such as google-bert/.*$"
     )  # in brackets: the first line of transformers' own message
     with pytest.raises(ConfigError, match=message):
-        from_path("nobody/nothing", None, True)
+        from_path("nobody/nothing", None, pooling="pooler")
 
 
 @pytest.mark.parametrize(
@@ -213,4 +249,4 @@ def test_a_hub_id_out_of_reach_says_how_to_use_a_local_copy():
 )
 def test_sizes_that_cannot_be_built_give_the_reason(sizes, reason):
     with pytest.raises(ValueError, match=f"^{re.escape(f'encoder.sizes cannot be built: {reason}')}"):
-        from_sizes(sizes, 50, True)  # the rest of the message is transformers' own
+        from_sizes(sizes, 50, "pooler")  # the rest of the message is transformers' own

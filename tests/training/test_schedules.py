@@ -5,7 +5,7 @@ import torch
 
 from bam_lightning.config.job_config import RateShape
 from bam_lightning.training.schedules import (
-    RATES,
+    LR_SCHEDULES,
     ConstantAnnealing,
     LinearAnnealing,
     bert_rate,
@@ -44,7 +44,7 @@ def test_linear_rate_is_transformers_linear_schedule_with_warmup_at_every_step(s
 
 @pytest.mark.parametrize("steps", [10, 100, 50_000])
 def test_bert_rate_is_the_reference_codes_at_every_step(steps):
-    """the reference code, in whole steps t of T, warm-up W: t < W: t / W; after it 1 - t / T."""
+    """The reference code, in whole steps t of T, warm-up W: t < W: t / W; after it 1 - t / T."""
     warm = steps // 10
     for step in range(0, steps + 1, max(1, steps // 200)):
         expected = step / warm if step < warm else 1 - step / steps
@@ -58,7 +58,7 @@ def test_bert_rate_drops_from_one_to_nine_tenths_where_warmup_ends():
 
 
 def test_linear_rate_has_9_9_percent_more_area_than_berts():
-    """the reference code. Areas by hand: 1/2 for linear; 0.1/2 + 0.9^2/2 = 0.455 for BERT's."""
+    """The reference code. Areas by hand: 1/2 for linear; 0.1/2 + 0.9^2/2 = 0.455 for BERT's."""
     middles = [(place + 0.5) / 1000 for place in range(1000)]  # exact for straight pieces
     linear = sum(linear_rate(p, 0.1) for p in middles) / 1000
     bert = sum(bert_rate(p, 0.1) for p in middles) / 1000
@@ -72,7 +72,7 @@ def test_constant_rate_rises_and_stays():
 
 @pytest.mark.parametrize("shape", list(RateShape))
 def test_every_shape_of_the_config_starts_at_zero_and_stays_in_the_unit_range(shape):
-    rate = RATES[shape.value]
+    rate = LR_SCHEDULES[shape.value]
     values = [rate(step / 1000, 0.1) for step in range(1001)]
     assert values[0] == 0
     assert max(values) <= 1
@@ -81,7 +81,7 @@ def test_every_shape_of_the_config_starts_at_zero_and_stays_in_the_unit_range(sh
 
 @pytest.mark.parametrize(("shape", "first"), [("linear", 1.0), ("bert", 1.0), ("constant", 1.0)])
 def test_without_warmup_the_first_step_has_the_full_rate(shape, first):
-    assert RATES[shape](0.0, 0.0) == first
+    assert LR_SCHEDULES[shape](0.0, 0.0) == first
 
 
 @pytest.mark.parametrize("rate", [linear_rate, bert_rate])

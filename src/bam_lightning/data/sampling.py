@@ -1,8 +1,8 @@
 """The mixed stream: which training row stands in which place of which optimizer step (section 4).
 
-A stream is a pure function of (sizes, epochs, batch size, seed): it is computed whole before training starts,
-so a resumed run goes on at its step, and N processes read N slices of the same rows. An epoch is as many
-examples as there are training rows, over all tasks. Rows of all tasks are numbered through, in the order of
+A stream is endless, and a pure function of sizes, batch size and seed; epoch e is its minibatches [eL, (e + 1)L).
+So a resumed run goes on at its step, and N processes read N shares of the same rows. An epoch is as many examples
+as there are training rows, over all tasks, copies counted. Rows of all tasks are numbered through, in the order of
 ``sizes``: task 0 has rows 0 .. n0 - 1, task 1 the next n1, and so on. S steps, B rows a step."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAD_INDEX = -1  # a place without an example: the last step of an epoch of copie
 
 
 class Stream(NamedTuple):
-    """``rows``: int32 ``[S, B]`` row numbers (or ``EMPTY``); ``weights``: factor on each task's example losses."""
+    """``rows``: int32 ``[S, B]`` row numbers or ``PAD_INDEX``; ``weights``: factor on each task's example losses."""
 
     rows: NDArray[np.int32]
     weights: dict[str, float]

@@ -70,7 +70,7 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packin
 
 
 class Grouped(torch.autograd.Function):
-    """Attention within each text of a packed row, on a CPU; see ``mix``."""
+    """Attention within each text of a packed row, on a CPU; see ``attention_forward``."""
 
     @staticmethod
     def forward(ctx: Any, parts: Tensor, groups: Groups, scale: float, p: float) -> Tensor:
@@ -88,7 +88,7 @@ class Grouped(torch.autograd.Function):
 
 
 def attention_forward(parts: Tensor, groups: Groups, scale: float, p: float) -> tuple[Tensor, list[Tensor | None]]:
-    """Return attention within each text, group by group, and what ``unmix`` needs of it.
+    """Return attention within each text, group by group, and what ``attention_backward`` needs of it.
 
     Written out by hand: autograd would fill a row of zeros for the gradient of every group.
 
@@ -116,7 +116,7 @@ def attention_forward(parts: Tensor, groups: Groups, scale: float, p: float) -> 
 def attention_backward(
     gradient: Tensor, parts: Tensor, kept: Sequence[Tensor | None], groups: Groups, scale: float, p: float
 ) -> Tensor:
-    """Return the gradient of ``parts`` from that of ``mix``'s result ``[N, H, D]``."""
+    """Return the gradient of ``parts`` from that of the result ``[N, H, D]``."""
     end = torch.empty(parts.shape, dtype=parts.dtype)
     end[groups[-1].last :] = 0
     gradient = (gradient * (1.0 / (1.0 - p)))[:, None]

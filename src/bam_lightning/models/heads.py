@@ -215,7 +215,7 @@ class OrdinalHead(BinaryHeads):
         return (self.to_target_space(logits) > 0.5).sum(dim=-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probability of each class ``[n, C]``, of which ``predict`` is the median.
+        """Return the probability of each class ``[n, C]``, of which ``decode`` is the median.
 
         Outputs that rise with k would give a class less than nothing, so they are sorted first, which brings them
         nearer to any falling truth (Chernozhukov et al. 2009) and leaves the count above 1/2 as it is.

@@ -79,7 +79,7 @@ def pack(lengths: Sequence[int], grouped: bool) -> Packing:
 
 
 def round_to_bucket(count: int) -> int:
-    """Return the next number at or above ``count`` of ``FINENESS`` bits: at most a sixteenth more.
+    """Return the next number at or above ``count`` of ``BUCKET_BITS`` bits: at most a sixteenth more.
 
     >>> round_to_bucket(15), round_to_bucket(17), round_to_bucket(3400)
     (15, 17, 3456)
