@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bam_lightning.models.batch import Batch
+from bam_lightning.models.batch import Batch, TaskBatch
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
 
@@ -34,6 +34,21 @@ class MultiTaskModel(nn.Module):
         """Return task -> logits ``[n, K]`` for the tasks of the batch."""
         pooled = self.encoder(batch)  # [S, D]
         return {task: self.head(task)(pooled[part.positions]) for task, part in batch.tasks.items()}
+
+    def freeze_unreached(self) -> list[str]:
+        """Set ``requires_grad=False`` for trained parameters that no task's logits depend on; return their names."""
+        text = torch.arange(4, device=self.device) % self.encoder.body.config.vocab_size
+        types = torch.zeros_like(text) if getattr(self.encoder.body.config, "type_vocab_size", 0) else None
+        blank = torch.zeros(1, dtype=torch.long, device=self.device)
+        parts = {task: TaskBatch(blank, blank, blank) for task in self.heads}
+        logits = self(Batch(text, torch.arange(4, device=self.device), types, (4,), parts))
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        total = torch.stack([values.float().sum() for values in logits.values()]).sum()
+        gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+        names = [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+        for name in names:
+            trained[name].requires_grad_(False)
+        return names
 
     @property
     def device(self) -> torch.device:
