@@ -65,7 +65,7 @@ class Work:
 
 def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cache: str) -> Work:
     """Return ``steps`` minibatches of ``batch`` rows of the tasks, sampled as a multi-task Run samples them."""
-    words = ["scale=small", f"suite.only=[{','.join(tasks)}]", "logger=none"]
+    words = ["scale=small", f"suite.include=[{','.join(tasks)}]", "logger=none"]
     if data and encoder:
         config = compose([*words, f"data.root={data}", f"encoder.path={encoder}"])
         examples = _real(config, data, encoder, Path(cache))

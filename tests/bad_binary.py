@@ -87,7 +87,7 @@ CASES = {
         "train.jsonl",
         '{"a": 1, "b": "x", "label": 0}\n',
         {},
-        "task 'mine', {tmp}/train.jsonl: column 'a' holds int64, not text; check text_columns",
+        "task 'mine', {tmp}/train.jsonl: column 'a' holds int64, not text; check text",
     ),
     "texts and numbers": (
         "train.jsonl",
@@ -102,7 +102,7 @@ CASES = {
         "train.jsonl",
         '{"a": {"q": 1}, "b": "x", "label": 0}\n',
         {},
-        "task 'mine', {tmp}/train.jsonl: column 'a' holds struct<q: int64>, not text; check text_columns",
+        "task 'mine', {tmp}/train.jsonl: column 'a' holds struct<q: int64>, not text; check text",
     ),
     "lists in lists in lists": (
         "train.jsonl",
@@ -168,13 +168,13 @@ CASES = {
         "train.parquet",
         {"a": [b"x"], "b": ["y"], "label": [0]},
         {},
-        "task 'mine', {tmp}/train.parquet: column 'a' holds binary, not text; check text_columns",
+        "task 'mine', {tmp}/train.parquet: column 'a' holds binary, not text; check text",
     ),
     "texts that are lists": (
         "train.parquet",
         {"a": [["x"]], "b": ["y"], "label": [0]},
         {},
-        "task 'mine', {tmp}/train.parquet: column 'a' holds list<element: string>, not text; check text_columns",
+        "task 'mine', {tmp}/train.parquet: column 'a' holds list<element: string>, not text; check text",
     ),
     "a column of Parquet twice": (
         "train.parquet",

@@ -25,7 +25,7 @@ CASES = {
         {},
         (
             "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a;b;label; the columns seem to be "
-            "separated by ';', a csv has ','; set text_columns, label_column or id_column (null: none) under "
+            "separated by ';', a csv has ','; set text, label or id_column (null: none) under "
             "suite.tasks.mine"
         ),
     ),
@@ -35,7 +35,7 @@ CASES = {
         {},
         (
             "task 'mine', {tmp}/train.csv: no column 'a'; columns there: a\\tb\\tlabel; the columns seem to be "
-            "separated by '\\t', a csv has ','; set text_columns, label_column or id_column (null: none) under "
+            "separated by '\\t', a csv has ','; set text, label or id_column (null: none) under "
             "suite.tasks.mine"
         ),
     ),
@@ -45,7 +45,7 @@ CASES = {
         {},
         (
             "task 'mine', {tmp}/train.tsv: no column 'a'; columns there: a,b,label; the columns seem to be "
-            "separated by ',', a tsv has '\\t'; set text_columns, label_column or id_column (null: none) under "
+            "separated by ',', a tsv has '\\t'; set text, label or id_column (null: none) under "
             "suite.tasks.mine"
         ),
     ),
@@ -126,7 +126,7 @@ CASES = {
         "a,label\none,1\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a, label; set text_columns, label_column "
+            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a, label; set text, label "
             "or id_column (null: none) under suite.tasks.mine"
         ),
     ),
@@ -135,7 +135,7 @@ CASES = {
         "a,b\none,x\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv: no column 'label'; columns there: a, b; set text_columns, label_column "
+            "task 'mine', {tmp}/train.csv: no column 'label'; columns there: a, b; set text, label "
             "or id_column (null: none) under suite.tasks.mine"
         ),
     ),
@@ -144,8 +144,8 @@ CASES = {
         "a, b, label\none,x,1\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a,  b,  label; set text_columns, "
-            "label_column or id_column (null: none) under suite.tasks.mine"
+            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a,  b,  label; set text, "
+            "label or id_column (null: none) under suite.tasks.mine"
         ),
     ),
     "an empty text": (
@@ -171,8 +171,8 @@ CASES = {
         GOOD,
         {"id_column": "idx"},
         (
-            "task 'mine', {tmp}/train.csv: no column 'idx'; columns there: a, b, label; set text_columns, "
-            "label_column or id_column (null: none) under suite.tasks.mine"
+            "task 'mine', {tmp}/train.csv: no column 'idx'; columns there: a, b, label; set text, "
+            "label or id_column (null: none) under suite.tasks.mine"
         ),
     ),
     "another ending": (

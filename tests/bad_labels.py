@@ -120,7 +120,7 @@ CASES = {
         SETS,
         (
             "task 'mine', {tmp}/train.csv: no row has a label, so it can be neither trained on nor scored; choose "
-            "another split or label_column under suite.tasks.mine"
+            "another split or label under suite.tasks.mine"
         ),
     ),
     "a label twice in a set": (

@@ -10,7 +10,7 @@ WORDS = {
         "characters, as in 'name=\"a, b\"'"
     ),
     "=3": "'=3' is not of the form name=value: it has no name",
-    "suite.only={a:b}": "suite.only={{a:b}}: must be a list, as in [a, b], got a mapping",
+    "suite.include={a:b}": "suite.include={{a:b}}: must be a list, as in [a, b], got a mapping",
     "seed='": (
         "\"seed='\" is not of the form name=value (LexerNoViableAltException: seed=' ^); put quotes around a value "
         "with special characters, as in 'name=\"a, b\"'"
@@ -49,18 +49,14 @@ WORDS = {
         "did you mean 'rte'?"
     ),
     "task=rte": "no task is set that could be replaced; add one with +task@suite.tasks.NAME=FILE",
-    "suite.only=sentiment": "suite.only=sentiment: must be a list; put it into brackets, as in [sentiment]",
-    "suite.only=[sentimet]": (
-        "suite.only names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
+    "suite.include=sentiment": "suite.include=sentiment: must be a list; put it into brackets, as in [sentiment]",
+    "suite.include=[sentimet]": (
+        "suite.include names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
         "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?"
     ),
-    "suite.only=null": "suite.only=null: must have a value, got null; leave it out for its default",
-    "suite.tasks.sentiment.text_columns=x": (
-        "suite.tasks.sentiment.text_columns=x: must be a list; put it into brackets, as in [x]"
-    ),
-    "suite.tasks.sentiment.text_columns=[a,b,c]": (
-        "suite.tasks.sentiment.text_columns must name 1 or 2 columns, got ['a', 'b', 'c']"
-    ),
+    "suite.include=null": "suite.include=null: must have a value, got null; leave it out for its default",
+    "suite.tasks.sentiment.text=x": ("suite.tasks.sentiment.text=x: must be a list; put it into brackets, as in [x]"),
+    "suite.tasks.sentiment.text=[a,b,c]": ("suite.tasks.sentiment.text must name 1 or 2 columns, got ['a', 'b', 'c']"),
     "suite.tasks.sentiment.metrc=f1": (
         "no option 'suite.tasks.sentiment.metrc'; did you mean 'suite.tasks.sentiment.metric'?"
     ),
@@ -77,8 +73,8 @@ WORDS = {
         "suite.tasks.sentiment=null: must have a value, got null; leave it out for its default"
     ),
     "+suite.tasks.mine.path=x": (
-        "+suite.tasks.mine.path=x: must be a mapping of path, subset, text_columns, label_column, label_separator, "
-        "id_column, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, scored_by, in_average, "
+        "+suite.tasks.mine.path=x: must be a mapping of path, subset, text, label, label_separator, "
+        "id_column, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, head_of, in_average, "
         "teacher, symmetric, allow_empty_text, layerwise_decay, in a YAML file of its group; got dict"
     ),
     "data=nope": "no data 'nope'; choices: default",
@@ -94,13 +90,13 @@ WORDS = {
         "Error merging override recipe.stages.single.per_task=maybe: Value 'maybe' is not a valid bool (type str)"
     ),
     "+recipe.stages.more={teacher:student}": (
-        "+recipe.stages.more={{teacher:student}}: must be a mapping of kind, per_task, teacher, start, seeds, "
+        "+recipe.stages.more={{teacher:student}}: must be a mapping of kind, per_task, teacher, init_from, seeds, "
         "tasks, optimization, in a YAML file of its group; got dict"
     ),
     "optimization.epochs=1e300": "optimization.epochs must be at most 1e+06, got 1e+300",
     "optimization.learning_rate=nan": "optimization.learning_rate must be above 0, got nan",
-    "optimization.shape=cubic": (
-        "Error merging override optimization.shape=cubic: Invalid value 'cubic', expected one of [linear, bert, "
+    "optimization.lr_schedule=cubic": (
+        "Error merging override optimization.lr_schedule=cubic: Invalid value 'cubic', expected one of [linear, bert, "
         "constant]"
     ),
     "optimization.single.batch_siz=3": (
@@ -116,9 +112,7 @@ WORDS = {
         "commonest answer's score, or null for none"
     ),
     "trainer=tpu": "no trainer 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?",
-    "trainer.max_steps=1e3": (
-        "Error merging override trainer.max_steps=1e3: Value '1000.0' of type 'float' could not be converted to Integer"
-    ),
+    "trainer.max_steps=1e3": "trainer.max_steps must be a whole number, got 1000.0",
     "run.checkpoint_minutes=nan": "run.checkpoint_minutes must be above 0, got nan",
     "logger=tensorboard": "no logger 'tensorboard'; choices: csv, none, wandb",
     "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
@@ -130,13 +124,13 @@ WORDS = {
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "seed=${seed}": "seed: Recursive interpolation detected",
     "suite.name=???": "no value for suite.name; give each one, as in suite.name=VALUE",
-    "encoder.pretraining.vocabulary=0": "encoder.pretraining.vocabulary must be at least 1, got 0",
+    "encoder.pretraining.vocab_size=0": "encoder.pretraining.vocab_size must be at least 1, got 0",
     "encoder.pretraining.seed=-1": "encoder.pretraining.seed must be at least 0, got -1",
     "encoder.pretraining.sentences=1000000000000": (
         "encoder.pretraining.sentences must be at most 100000000, got 1000000000000"
     ),
     "scale=small encoder.path=''": (
-        "encoder 'minilm' needs either path=HUB_ID_OR_DIR or sizes, got path= and sizes=None"
+        "encoder 'minilm' needs either path=HUB_ID_OR_DIR or model_config, got path= and model_config=None"
     ),
     "hydra.searchpath=/nowhere": "hydra.searchpath must be a list of strings. Got: /nowhere",
     "data=[1]": "data takes the name of a file, as --help lists them, got a list of others; give data=NAME",

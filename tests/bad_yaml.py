@@ -3,12 +3,12 @@
 ``{tmp}`` stands for the folder of the ``task`` folder."""
 
 DEFAULTS = "defaults: [schema, /head: classification, _self_]\n"
-GOOD = DEFAULTS + "path: DATA\ntext_columns: [a, b]\nhead: {label_names: [n, y]}\nmetric: accuracy\n"
+GOOD = DEFAULTS + "path: DATA\ntext: [a, b]\nhead: {label_names: [n, y]}\nmetric: accuracy\n"
 
 FILES = {
     "text columns without brackets": (
         lambda good: good.replace("[a, b]", "a"),
-        "suite.tasks.mine.text_columns (in task/mine.yaml): must be a list; put it into brackets, as in [VALUE]",
+        "suite.tasks.mine.text (in task/mine.yaml): must be a list; put it into brackets, as in [VALUE]",
     ),
     "label names without brackets": (
         lambda good: good.replace("[n, y]", "n"),
@@ -45,8 +45,8 @@ FILES = {
         ),
     ),
     "a key mistyped": (
-        lambda good: good.replace("text_columns", "text_colums"),
-        ("no option 'suite.tasks.mine.text_colums' (in task/mine.yaml); did you mean 'suite.tasks.mine.text_columns'?"),
+        lambda good: good.replace("text", "txet"),
+        ("no option 'suite.tasks.mine.txet' (in task/mine.yaml); did you mean 'suite.tasks.mine.text'?"),
     ),
     "a key of the head mistyped": (
         lambda good: good.replace("label_names", "label_name"),

@@ -25,7 +25,7 @@ from pathlib import Path
 from forked_python import PRELOADED
 
 SHORT = [
-    "suite.only=[sentiment,similarity]",
+    "suite.include=[sentiment,similarity]",
     "trainer.max_steps=12",
     "trainer.log_every_n_steps=5",
     "run.checkpoint_steps=3",

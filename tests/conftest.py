@@ -120,7 +120,7 @@ def job_words(encoder: Path, data: Path, store: Path) -> list[str]:
     """Return the command line of a whole Single->Multi that takes a second: tiny tasks, the tiny BERT."""
     return [
         "scale=small",
-        "suite.only=[rte,stsb]",
+        "suite.include=[rte,stsb]",
         f"data.root={data}",
         f"encoder.path={encoder}",
         "logger=none",
@@ -162,8 +162,8 @@ def trained(tiny_bert, tmp_path_factory) -> Trained:
 
     folder = tmp_path_factory.mktemp("trained")
     words = job_words(tiny_bert, write_data(folder / "data"), folder / "store")
-    words = [word for word in words if not word.startswith(("data.root", "paths.store", "suite.only"))]
-    words += ["suite.only=[rte,stsb,sst2]", f"paths.cache={folder}/cache"]
+    words = [word for word in words if not word.startswith(("data.root", "paths.store", "suite.include"))]
+    words += ["suite.include=[rte,stsb,sst2]", f"paths.cache={folder}/cache"]
     places = [f"data.root={folder}/data", f"paths.store={folder}/store"]
     config = compose(["+experiment=single_multi", *words, *places])
     results = run_recipe(config, folder / "out")

@@ -91,7 +91,10 @@ _SOURCES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _SOURCES:
-        raise AttributeError(f"module 'bam_lightning' has no attribute {name!r}")
+        from bam_lightning.config.renamed import renamed
+
+        former = renamed(f"bam_lightning.{name}")
+        raise AttributeError(f"module 'bam_lightning' has no attribute {name!r}{f'; {former}' if former else ''}")
     module, attribute = _SOURCES[name]
     return getattr(import_module(f"bam_lightning.{module}"), attribute)
 

@@ -1,9 +1,11 @@
-"""The ``bam`` command: ``bam COMMAND ...``, also ``bam COMMAND ...``."""
+"""The ``bam`` command: ``bam COMMAND ...``, also ``python -m bam_lightning.cli COMMAND ...``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+
+from bam_lightning.config.renamed import renamed
 
 COMMANDS = {
     "train": "train",
@@ -22,6 +24,10 @@ def main() -> None:
     """Run the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
+        former = renamed(f"bam {name}")
+        if former:
+            print(f"error: {former}", file=sys.stderr)
+            sys.exit(2)
         print(f"usage: bam COMMAND ...\ncommands: {', '.join(COMMANDS)}; bam COMMAND --help explains one")
         sys.exit(0 if name in ("-h", "--help") else 2)
     sys.argv = [f"{sys.argv[0]} {name}", *sys.argv[2:]]

@@ -26,7 +26,7 @@ def refusal(key: str, section: dict) -> str:
         ({"_target_": "bam_lightning.LinearAnnealing"}, LinearAnnealing()),
         ({"_target_": CONSTANT, "lam": 0.5}, ConstantAnnealing(0.5)),
         (
-            {"_target_": "bam_lightning.ReplicationSampler", "exponent": 0.75, "anchor": None},
+            {"_target_": "bam_lightning.ReplicationSampler", "exponent": 0.75, "reference_size": None},
             ReplicationSampler(0.75, None),
         ),
         ({"_target_": "fractions.Fraction", "numerator": 3, "denominator": 6}, 0.5),

@@ -50,8 +50,8 @@ BAD = [
         "expected one of [auto, float64, float32, bfloat16]",
     ),
     (
-        "suite.only=[sentimet]",
-        "suite.only names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "suite.include=[sentimet]",
+        "suite.include names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
         "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?",
     ),
     (
@@ -87,18 +87,21 @@ BAD = [
         "suite.tasks.similarity.head.label_range must be [lowest, highest], got [5.0, 0.0]",
     ),
     ("suite.tasks.sentiment.head.dropout=1", "suite.tasks.sentiment.head.dropout must be in [0, 1), got 1.0"),
-    ("suite.tasks.sentiment.text_columns=[]", "suite.tasks.sentiment.text_columns must name 1 or 2 columns, got []"),
+    ("suite.tasks.sentiment.text=[]", "suite.tasks.sentiment.text must name 1 or 2 columns, got []"),
     ("suite.tasks.sentiment.symmetric=true", "suite.tasks.sentiment.symmetric needs two text columns, got ['text_a']"),
     (
         "suite.tasks.sentiment.dev_split=null",
-        "suite.tasks.sentiment.dev_split is null; a task needs one, unless scored_by names another task",
+        "suite.tasks.sentiment.dev_split is null; a task needs one, unless head_of names another task",
     ),
     ("suite.tasks.sentiment.train_rows=0", "suite.tasks.sentiment.train_rows must be at least 1, got 0"),
     (
         "recipe.stages.student.teacher=multi",
         "recipe.stages.student.teacher names stage 'multi'; stages before it: single",
     ),
-    ("recipe.stages.single.start=student", "recipe.stages.single.start names stage 'student'; stages before it: none"),
+    (
+        "recipe.stages.single.init_from=student",
+        "recipe.stages.single.init_from names stage 'student'; stages before it: none",
+    ),
     (
         "recipe.stages.single.tasks=[rte]",
         "recipe.stages.single.tasks names 'rte'; choices: acceptability, sentiment, paraphrase, similarity, "
@@ -106,8 +109,8 @@ BAD = [
     ),
     (
         "encoder.path=x",
-        "encoder 'demo' needs either path=HUB_ID_OR_DIR or sizes, got path=x and sizes={'model_type': 'bert', "
-        "'hidden_size': 96, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 192, "
+        "encoder 'demo' needs either path=HUB_ID_OR_DIR or model_config, got path=x and model_config={'model_type': "
+        "'bert', 'hidden_size': 96, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 192, "
         "'max_position_embeddings': 64, 'initializer_range': 0.05, 'hidden_dropout_prob': 0.0, "
         "'attention_probs_dropout_prob': 0.0}",
     ),
@@ -118,10 +121,10 @@ BAD = [
     ),
     (
         "encoder.pretraining.sentences=0",
-        "encoder 'demo' is given by sizes, so it must be pretrained first; "
+        "encoder 'demo' is built from model_config, so it must be pretrained first; "
         "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N",
     ),
-    ("encoder.pretraining.masked=0", "encoder.pretraining.masked must be in (0, 1), got 0.0"),
+    ("encoder.pretraining.mlm_probability=0", "encoder.pretraining.mlm_probability must be in (0, 1), got 0.0"),
     (
         "+distillation.teachers.sentimnt=abc",
         "distillation.teachers names 'sentimnt'; choices: acceptability, sentiment, paraphrase, similarity, "
@@ -150,16 +153,16 @@ def test_a_pretraining_recipe_needs_something_to_read():
 
 
 def test_a_task_scored_by_an_absent_task_is_refused():
-    with pytest.raises(ValueError, match=r"^suite\.tasks\.ax\.scored_by names 'mnli'; choices: rte, ax$"):
-        compose(["scale=small", "suite.only=[rte,ax]"])
+    with pytest.raises(ValueError, match=r"^suite\.tasks\.ax\.head_of names 'mnli'; choices: rte, ax$"):
+        compose(["scale=small", "suite.include=[rte,ax]"])
 
 
 def test_a_user_file_with_an_unknown_key_is_refused(tmp_path):
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text(
-        "defaults: [schema, /head: classification, _self_]\npath: x\ntext_colums: [a]\n"
+        "defaults: [schema, /head: classification, _self_]\npath: x\ntxet: [a]\n"
     )
-    with pytest.raises(Exception, match="text_colums"):
+    with pytest.raises(Exception, match="txet"):
         compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine"])
 
 

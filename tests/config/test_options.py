@@ -20,7 +20,7 @@ SOURCE = Path(bam_lightning.__file__).parent
 SCHEMA = ("job_config.py", "data_config.py")
 TEXT = "\n".join(path.read_text() for path in SOURCE.rglob("*.py") if path.name not in SCHEMA)
 YAML = "\n".join(path.read_text() for group in ("recipe", "experiment") for path in (conf_dir() / group).glob("*.yaml"))
-TEXT += inspect.getsource(SuiteConfig.chosen)  # what everything else asks for the tasks
+TEXT += inspect.getsource(SuiteConfig.selected)  # what everything else asks for the tasks
 
 
 def leaves(kind: type, prefix: str = "") -> list[tuple[str, str]]:

@@ -36,13 +36,13 @@ def test_suggest_takes_any_iterable():
 @pytest.mark.parametrize(
     ("name", "known", "expected"),
     [
-        ("mnil", ["rte", "mnli"], "suite.only names 'mnil'; choices: rte, mnli; did you mean 'mnli'?"),
-        ("cola", ["rte", "mnli"], "suite.only names 'cola'; choices: rte, mnli"),
-        ("rte", [], "suite.only names 'rte'; choices: none"),
+        ("mnil", ["rte", "mnli"], "suite.include names 'mnil'; choices: rte, mnli; did you mean 'mnli'?"),
+        ("cola", ["rte", "mnli"], "suite.include names 'cola'; choices: rte, mnli"),
+        ("rte", [], "suite.include names 'rte'; choices: none"),
     ],
 )
 def test_unknown_name_is_refused_with_all_choices(name, known, expected):
-    assert message(check_choice, "suite.only", name, known) == expected
+    assert message(check_choice, "suite.include", name, known) == expected
 
 
 def test_known_name_lists_choices_of_an_iterator_it_has_searched():
@@ -50,7 +50,7 @@ def test_known_name_lists_choices_of_an_iterator_it_has_searched():
 
 
 def test_known_name_accepts_a_known_name():
-    assert check_choice("suite.only", "rte", ["rte", "mnli"]) is None
+    assert check_choice("suite.include", "rte", ["rte", "mnli"]) is None
 
 
 @pytest.mark.parametrize("value", [8, 9])

@@ -124,5 +124,5 @@ def test_train_sizes_are_those_of_glue_divided_by_sixty(kind):
 def test_task_file_agrees_with_the_columns_and_labels_generated(kind):
     task, columns = settings(kind), generate_splits(kind, 1, 1)["train"]
     assert (task["path"], task["subset"]) == ("generated", kind)
-    assert [*task["text_columns"], task["id_column"]] == [name for name in columns if name.startswith("text")] + ["idx"]
+    assert [*task["text"], task["id_column"]] == [name for name in columns if name.startswith("text")] + ["idx"]
     assert task["head"] in ({"label_names": LABELS[kind]}, {"label_range": list(LABELS[kind])})

@@ -22,7 +22,7 @@ GOOD = {"a": ["one", "two", "three"], "b": ["x", "y", "z"], "label": [0, 1, 1], 
 
 
 def task(path, **fields) -> TaskConfig:
-    fields = {"text_columns": ["a", "b"], "id_column": "idx", "head": NAMES, **fields}
+    fields = {"text": ["a", "b"], "id_column": "idx", "head": NAMES, **fields}
     return TaskConfig(path=str(path), **fields)
 
 
@@ -52,7 +52,7 @@ UNLABELLED = (
     ": all labels are -1, so this is an unlabelled test split, which can be neither trained on nor scored; "
     "choose another split under suite.tasks.mine"
 )
-NO_COLUMN = "columns there: {there}; set text_columns, label_column or id_column (null: none) under suite.tasks.mine"
+NO_COLUMN = "columns there: {there}; set text, label or id_column (null: none) under suite.tasks.mine"
 BAD_ID = "label {label} is neither one of no, yes nor a class id from 0 to 1; check suite.tasks.mine.head.label_names"
 BAD = {
     "empty split": (
@@ -80,7 +80,7 @@ BAD = {
         {},
         ": id 7 stands in rows 0 and 2; ids must be unique; mend the file, or set suite.tasks.mine.id_column=null",
     ),
-    "numbers for text": ({**GOOD, "b": [1, 2, 3]}, {}, ": column 'b' holds int64, not text; check text_columns"),
+    "numbers for text": ({**GOOD, "b": [1, 2, 3]}, {}, ": column 'b' holds int64, not text; check text"),
     "null text": ({**GOOD, "b": ["x", "y", None]}, {}, ", row 2: column 'b' has no value; fill it or remove the row"),
     "empty text": (
         {**GOOD, "a": ["one", " \t", "three"]},
@@ -153,7 +153,7 @@ def test_labels_may_be_ids_or_names(tmp_path, labels):
 
 def test_class_names_true_and_false_may_stand_in_a_csv(tmp_path):
     (tmp_path / "train.csv").write_text("a,label\none,false\ntwo,true\n")
-    fields = task(tmp_path, text_columns=["a"], id_column=None, head=HeadConfig(label_names=["false", "true"]))
+    fields = task(tmp_path, text=["a"], id_column=None, head=HeadConfig(label_names=["false", "true"]))
     assert load_split(fields).labels.tolist() == [0, 1]
 
 
@@ -274,7 +274,7 @@ def test_symmetric_pairs_are_doubled_in_train_only_with_keys_of_their_own(tmp_pa
 
 
 def test_generated_task_names_the_splits_it_has():
-    fields = task("generated", subset="small_entailment", text_columns=["text_a", "text_b"], train_rows=3, dev_rows=2)
+    fields = task("generated", subset="small_entailment", text=["text_a", "text_b"], train_rows=3, dev_rows=2)
     assert len(load_split(fields, "dev").keys) == 2
     with pytest.raises(ValueError, match=r"'test'.*train.*validation"):
         load_unlabelled("mine", described(fields), "test")

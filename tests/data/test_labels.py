@@ -23,7 +23,7 @@ AS_TEXT = ["law|art", "", "sport"]
 
 
 def task(path, **fields) -> TaskConfig:
-    fields = {"text_columns": ["a"], "label_column": "topics", "head": TOPICS, "metric": Metric.micro_f1, **fields}
+    fields = {"text": ["a"], "label": "topics", "head": TOPICS, "metric": Metric.micro_f1, **fields}
     return TaskConfig(path=str(path), **fields)
 
 
@@ -84,7 +84,7 @@ NAMES = "suite.tasks.mine.head.label_names"
 SEPARATOR = ", and suite.tasks.mine.label_separator, now '|'"
 TWICE = "a row holds the names or ids of its labels, each once (not a 0 or 1 for every label); mend the file"
 NONE = (
-    ": no row has a label, so it can be neither trained on nor scored; choose another split or label_column under "
+    ": no row has a label, so it can be neither trained on nor scored; choose another split or label under "
     "suite.tasks.mine"
 )
 BAD = {
@@ -170,7 +170,7 @@ def test_rows_keep_their_sets_when_they_are_put_in_order_or_doubled(tmp_path):
         zip(["one", "two", "three"], ROWS, strict=True)
     )
     assert rows.dev.labels.tolist() == ROWS
-    pairs = task(tmp_path, text_columns=["a", "topics"], symmetric=True, allow_empty_text=True)
+    pairs = task(tmp_path, text=["a", "topics"], symmetric=True, allow_empty_text=True)
     both = load_examples(pairs, DataConfig(double_symmetric=True)).train
     assert both.labels.shape == (6, 3)
     of_pair = dict(zip(zip(*both.texts, strict=True), both.labels.tolist(), strict=True))

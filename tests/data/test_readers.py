@@ -20,7 +20,7 @@ ROWS = {"text": ["one", "two"], "label": [0, 1]}
 
 
 def task(path="nyu-mll/glue", **fields) -> TaskConfig:
-    fields = {"subset": "rte", "text_columns": ["text"], "head": HeadConfig(label_names=["no", "yes"]), **fields}
+    fields = {"subset": "rte", "text": ["text"], "head": HeadConfig(label_names=["no", "yes"]), **fields}
     return TaskConfig(path=str(path), **fields)
 
 
@@ -178,7 +178,7 @@ import time
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
 from bam_lightning.data.task import task_from_config
 head = HeadConfig(label_names=["a", "b"])
-task = TaskConfig(path="nyu-mll/glue", subset="rte", text_columns=["sentence1"], head=head)
+task = TaskConfig(path="nyu-mll/glue", subset="rte", text=["sentence1"], head=head)
 start = time.monotonic()
 try:
     described = task_from_config("rte", task, DataConfig())

@@ -20,7 +20,7 @@ from conftest import umask
 PAIR = {"a": ["one", "two", "three"], "b": ["x", "y", "z"], "label": [0, 1, 1]}
 KINDS = {
     "classes": (PAIR, {"head": HeadConfig(label_names=["no", "yes"])}),
-    "one text": (PAIR, {"text_columns": ["a"], "head": HeadConfig(label_names=["no", "yes"])}),
+    "one text": (PAIR, {"text": ["a"], "head": HeadConfig(label_names=["no", "yes"])}),
     "scores": ({**PAIR, "label": [0.5, 4.0, 2.5]}, {"head": HeadConfig(label_range=[0.0, 5.0]), "metric": "spearman"}),
     "sets": (
         {**PAIR, "label": ["no", "yes|no", ""]},
@@ -37,7 +37,7 @@ def _small_files_too(monkeypatch):
 def task(folder, columns=PAIR, **fields) -> TaskConfig:
     for split in ("train", "validation"):
         parquet.write_table(pa.table(columns), folder / f"{split}.parquet")
-    fields = {"text_columns": ["a", "b"], **KINDS["classes"][1], **fields}
+    fields = {"text": ["a", "b"], **KINDS["classes"][1], **fields}
     if "metric" in fields:
         fields["metric"] = Metric(fields["metric"])
     return TaskConfig(path=str(folder), **fields)
@@ -127,7 +127,7 @@ def test_a_file_of_other_bytes_is_looked_at_anew(split, tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"text_columns": ["b", "a"]}, {"train_rows": 2}, {"dev_rows": 2}, {"head": HeadConfig(label_names=["yes", "no"])}],
+    [{"text": ["b", "a"]}, {"train_rows": 2}, {"dev_rows": 2}, {"head": HeadConfig(label_names=["yes", "no"])}],
 )
 def test_a_task_that_asks_otherwise_is_looked_at_anew(fields, tmp_path):
     before = look(tmp_path, task(tmp_path))

@@ -159,7 +159,7 @@ def test_weights_of_glue_are_those_of_the_reference_code():
         assert {task: round(weight, 5) for task, weight in weights.items()} == WEIGHTS
 
 
-@pytest.mark.parametrize("anchor", [None, 392702])
+@pytest.mark.parametrize("reference_size", [None, 392702])
 def test_steps_of_glue_are_those_of_the_reference_code(anchor):
     assert ReplicationSampler(0.75, anchor).steps(CODE, epochs=6, batch_size=128) == 50646
 
@@ -168,7 +168,7 @@ def test_steps_of_glue_are_those_of_the_reference_code(anchor):
     ("tasks", "steps"), [(("rte", "mrpc"), 1500), (("rte", "mnli"), 18876), (("rte", "qqp", "cola", "sst"), 25044)]
 )
 def test_fewer_tasks_keep_the_copies_of_glue_by_the_anchor(tasks, steps):
-    sampler, sizes = ReplicationSampler(0.75, anchor=392702), {task: CODE[task] for task in tasks}
+    sampler, sizes = ReplicationSampler(0.75, reference_size=392702), {task: CODE[task] for task in tasks}
     assert sampler.copies(sizes) == {task: COPIES[task] for task in tasks}
     assert sampler.steps(sizes, epochs=6, batch_size=128) == steps
 
@@ -206,18 +206,18 @@ def test_a_run_may_end_within_an_epoch_of_copies():
 
 def test_copies_take_the_length_of_another_exponent():
     """45,108 steps without task sampling become the 50,646 of exponent 0.75 (reference code); nothing else changes."""
-    plain = ReplicationSampler(1.0, anchor=392702)
+    plain = ReplicationSampler(1.0, reference_size=392702)
     assert plain.steps(CODE, 6, 128) == 45_108
-    longer = ReplicationSampler(1.0, anchor=392702, steps_of=0.75)
+    longer = ReplicationSampler(1.0, reference_size=392702, match_length_of=0.75)
     assert longer.steps(CODE, 6, 128) == 50_646
     assert longer.copies(CODE) == plain.copies(CODE) == dict.fromkeys(CODE, 1)
-    assert SizeProportionalSampler(1.0, steps_of=0.75).steps(CODE, 6, 128) == SizeProportionalSampler(1.0).steps(
+    assert SizeProportionalSampler(1.0, match_length_of=0.75).steps(CODE, 6, 128) == SizeProportionalSampler(1.0).steps(
         CODE, 6, 128
     )
     with pytest.raises(
         ValueError, match=r"^exponent must be a number from 0 \(uniform\) to 1 \(proportional\), got 2$"
     ):
-        ReplicationSampler(1.0, steps_of=2)
+        ReplicationSampler(1.0, match_length_of=2)
 
 
 BOTH = [SizeProportionalSampler(0.75), SizeProportionalSampler(0.0), ReplicationSampler(0.75), ReplicationSampler(0.0)]
@@ -255,7 +255,7 @@ def test_no_two_epochs_are_alike(sampler):
         (SizeProportionalSampler(0.0), {"a": 64, "b": 1}, 32, 3),
         (SizeProportionalSampler(1.0), {"a": 1}, 128, 1),
         (ReplicationSampler(0.75), {"big": 16, "small": 1}, 4, 5),  # 16 + 2 copies of one row
-        (ReplicationSampler(0.75, anchor=392702), CODE, 128, 8441),  # 50,646 steps are six of them
+        (ReplicationSampler(0.75, reference_size=392702), CODE, 128, 8441),  # 50,646 steps are six of them
     ],
 )
 def test_an_epoch_has_as_many_batches_as_hold_its_rows(sampler, sizes, batch_size, length):

@@ -48,7 +48,7 @@ def made(tmp_path) -> dict[str, bam.Task]:
 
 def test_every_source_gives_the_same_rows_as_a_configured_task(tmp_path):
     config = TaskConfig(
-        str(tmp_path / "folder"), text_columns=["a", "b"], head=HeadConfig(label_names=["no", "yes"]), test_split=None
+        str(tmp_path / "folder"), text=["a", "b"], head=HeadConfig(label_names=["no", "yes"]), test_split=None
     )
     tasks = made(tmp_path)
     expected = load_examples("mine", task_from_config("mine", config, DataConfig()))

@@ -29,7 +29,7 @@ def dev_rows(config, task):
     settings = config.suite.tasks[task]
     described = task_from_config(task, settings, config.data)
     table = described.source.read(task, described, settings.dev_split)[0].to_pydict()
-    return list(zip(*(table[column] for column in settings.text_columns), strict=True)), table["label"]
+    return list(zip(*(table[column] for column in settings.text), strict=True)), table["label"]
 
 
 def test_predictions_by_name_give_the_scores_of_results_json(load, trained):

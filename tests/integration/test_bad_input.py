@@ -98,7 +98,7 @@ def test_a_data_file_that_cannot_be_learned_from_is_refused(name, tmp_path, caps
     file, content, fields, expected = DATA[name]
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
     bad_files.write(tmp_path / file, content)
-    settings = {"text_columns": ["a", "b"], "head": HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])}
+    settings = {"text": ["a", "b"], "head": HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])}
     task = task_from_config("mine", TaskConfig(path=str(tmp_path), **{**settings, **fields}), DataConfig())
     assert said(lambda: load_examples("mine", task) and None, capsys) == expected.format(tmp=tmp_path).replace(
         "LONG", "a" * 300

@@ -26,8 +26,8 @@ SHORT = """#!/bin/bash
 own=$(printf '%s\\n' "$@" | sed -n 's/^+task@suite\\.tasks\\.\\([a-z_]*\\)=.*/\\1,/p' | tr -d '\\n')
 case "$*" in
   *bam_lightning.train*--help*) ;;
-  *bam_lightning.train*suite.only*) set -- "$@" +debug=short ;;
-  *bam_lightning.train*) set -- "$@" +debug=short "suite.only=[${own:-similarity,entailment,}sentiment]" ;;
+  *bam_lightning.train*suite.include*) set -- "$@" +debug=short ;;
+  *bam_lightning.train*) set -- "$@" +debug=short "suite.include=[${own:-similarity,entailment,}sentiment]" ;;
 esac
 exec PYTHON "$@"
 """

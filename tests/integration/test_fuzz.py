@@ -210,7 +210,7 @@ def scramble(rng, text):
 
 
 GOOD = (
-    "defaults: [schema, /head: classification, _self_]\npath: DATA\ntext_columns: [sentence1, sentence2]\n"
+    "defaults: [schema, /head: classification, _self_]\npath: DATA\ntext: [sentence1, sentence2]\n"
     "head: {label_names: [n, y]}\nmetric: accuracy\ndev_split: validation\nid_column: idx\n"
 )
 
@@ -226,7 +226,7 @@ def test_edited_words_and_yaml_files_run_or_are_refused(good, tmp_path):
             text = scramble(np.random.default_rng([seed, 2]), GOOD.replace("DATA", f"{tmp_path}/data/rte"))
             (tmp_path / "task" / "mine.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
             search = f"hydra.searchpath=[file://{tmp_path}]"
-            words = [*good[0], search, "+task@suite.tasks.mine=mine", "suite.only=[mine]"]
+            words = [*good[0], search, "+task@suite.tasks.mine=mine", "suite.include=[mine]"]
 
         def call(words=words):
             config = compose(words)

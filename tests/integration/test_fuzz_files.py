@@ -119,7 +119,7 @@ def test_an_edited_data_file_is_read_or_refused(tmp_path):
         path = tmp_path / f"train.{ending}"
         path.write_bytes(content)
         ids = {} if seed % 3 else {"id_column": "idx"}
-        task = TaskConfig(str(tmp_path), text_columns=["a", "b"], dev_split="train", **TASKS[kind], **ids)
+        task = TaskConfig(str(tmp_path), text=["a", "b"], dev_split="train", **TASKS[kind], **ids)
         ran += outcome(lambda task=task: load_examples("mine", task_from_config("mine", task, DataConfig())), seed)
         path.unlink()
     assert 0.1 * TRIES < ran < 0.9 * TRIES

@@ -23,7 +23,7 @@ def test_the_real_job_for_a_few_steps(tmp_path):
             "scale=small",
             f"data.root={GLUE}",
             f"encoder.path={ENCODER}",
-            "suite.only=[rte,mrpc,cola,stsb]",
+            "suite.include=[rte,mrpc,cola,stsb]",
             "trainer.max_steps=3",
             "distillation.teacher_margin=null",  # nobody learns in three steps
             "logger=none",

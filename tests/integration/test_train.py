@@ -90,7 +90,7 @@ def test_a_users_own_task_is_one_file_outside_the_repo(tiny_job, tmp_path):
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "my_task.yaml").write_text(
         "defaults: [schema, /head: classification, _self_]\n"
-        f"path: {tmp_path}/mine\ntext_columns: [words]\nlabel_column: answer\ndev_split: dev.csv\n"
+        f"path: {tmp_path}/mine\ntext: [words]\nlabel: answer\ndev_split: dev.csv\n"
         "head: {label_names: ['no', 'yes']}\nmetric: f1\n"
     )
     done = call(
@@ -99,7 +99,7 @@ def test_a_users_own_task_is_one_file_outside_the_repo(tiny_job, tmp_path):
         f"hydra.searchpath=[file://{tmp_path}/conf]",
         "+task@suite.tasks.mine=my_task",
         "suite.tasks.mine.train_split=train_subset",
-        "suite.only=[mine,rte]",
+        "suite.include=[mine,rte]",
         f"hydra.run.dir={tmp_path}/out",
     )
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_a_users_own_task_is_one_file_outside_the_repo(tiny_job, tmp_path):
 
 def test_a_task_file_that_is_no_yaml_is_one_message(tiny_job, tmp_path):
     (tmp_path / "conf" / "task").mkdir(parents=True)
-    (tmp_path / "conf" / "task" / "mine.yaml").write_text("path: data\nmetric:accuracy\ntext_columns: [a]\n")
+    (tmp_path / "conf" / "task" / "mine.yaml").write_text("path: data\nmetric:accuracy\ntext: [a]\n")
     done = call(*tiny_job, f"hydra.searchpath=[file://{tmp_path}/conf]", "+task@suite.tasks.mine=mine")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

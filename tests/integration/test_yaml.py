@@ -58,10 +58,10 @@ def test_every_file_composes_and_its_targets_build(paths):
     config = compose(overrides(paths))
     instantiate("sampler", config.sampler)
     instantiate("distillation.schedule", config.distillation.schedule)
-    chosen = config.suite.chosen()
+    chosen = config.suite.selected()
     assert {f"my_{path.stem}" for path in paths if path.parent.name == "task"} <= set(chosen)
     for task_name, task in chosen.items():
-        if task.scored_by is None:
+        if task.head_of is None:
             instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
 
 
@@ -81,7 +81,7 @@ def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path
     ]
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "my_task.yaml").write_text(
-        f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext_columns: [a]\nhead: {{{labels}}}\nmetric: {metric}\n"
+        f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext: [a]\nhead: {{{labels}}}\nmetric: {metric}\n"
     )
     config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
     built = instantiate("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
@@ -103,7 +103,7 @@ def test_reference_code_is_a_choice_of_its_own():
     assert config.sampler["_target_"].endswith(".ReplicationSampler")
     assert config.data.double_symmetric
     assert not config.optimization.bias_correction
-    assert config.optimization.shape.value == "bert"
+    assert config.optimization.lr_schedule.value == "bert"
     assert not config.suite.tasks["stsb"].head.sigmoid
 
 

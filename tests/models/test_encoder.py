@@ -248,5 +248,5 @@ def test_a_hub_id_out_of_reach_says_how_to_use_a_local_copy():
     ],
 )
 def test_sizes_that_cannot_be_built_give_the_reason(sizes, reason):
-    with pytest.raises(ValueError, match=f"^{re.escape(f'encoder.sizes cannot be built: {reason}')}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'encoder.model_config cannot be built: {reason}')}"):
         from_sizes(sizes, 50, "pooler")  # the rest of the message is transformers' own

@@ -210,7 +210,7 @@ def test_a_fine_tuned_run_takes_encoder_and_head_of_the_run_it_starts_from(tiny_
     config = compose([*tiny_job, "trainer.max_steps=1"])
     config.recipe.stages = {
         "multi": StageConfig(),
-        "tuned": StageConfig(per_task=True, start="multi", optimization=Hyperparameters(learning_rate=1e-12)),
+        "tuned": StageConfig(per_task=True, init_from="multi", optimization=Hyperparameters(learning_rate=1e-12)),
     }
     found = run_recipe(config, tmp_path / "out")
     multi, tuned = found["runs"][0], found["runs"][-1]

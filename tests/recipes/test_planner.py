@@ -84,16 +84,16 @@ def test_ids_are_those_of_the_stores_that_are_there():
     names = list(config.suite.trained())
     facts = DataSummary(dict.fromkeys(names, 100), {name: f"rows of {name}" for name in names}, "encoder", 1000, "text")
     assert {run.label: run.id for run in plan_runs(config, facts)} == {
-        "pretrain": "22a4d1f46072",
-        "single/acceptability": "353d95c49aaa",
-        "single/sentiment": "599c8abdd126",
-        "single/paraphrase": "68cef77005f3",
-        "single/similarity": "b385f50e25ec",
-        "single/question_paraphrase": "8d11574a659c",
-        "single/entailment": "0df46938bb21",
-        "single/answer_entailment": "a3ee9d98dc46",
-        "single/small_entailment": "6391925e6e17",
-        "student": "92b8bdbd458b",
+        "pretrain": "13a6bef0cb9f",
+        "single/acceptability": "54264b1804e6",
+        "single/sentiment": "7084a3d11244",
+        "single/paraphrase": "e021fd803ed9",
+        "single/similarity": "b4bca2d634fa",
+        "single/question_paraphrase": "9ba950485d78",
+        "single/entailment": "7150cb3bd81b",
+        "single/answer_entailment": "d236feb90d08",
+        "single/small_entailment": "7600512d20aa",
+        "student": "64e01eef39fe",
     }
 
 
@@ -104,7 +104,7 @@ CHANGES = [
     "optimization.clip_norm=2",
     "optimization.epsilon=1e-8",
     "optimization.bias_correction=false",
-    "optimization.shape=bert",
+    "optimization.lr_schedule=bert",
     "optimization.batch_size=64",
     "optimization.epochs=1",
     "optimization.layerwise_decay=0.5",
@@ -151,7 +151,7 @@ def test_what_cannot_change_weights_leaves_the_student_of_given_teachers_alone(o
 @pytest.mark.parametrize("fact", ["fingerprints", "encoder"])
 def test_other_data_or_another_encoder_is_another_run(fact):
     value = {**FACTS.fingerprints, "rte": "g"} if fact == "fingerprints" else "g"
-    config = compose(["scale=paper", "suite.only=[rte]"])
+    config = compose(["scale=paper", "suite.include=[rte]"])
     assert plan_runs(config, replace(FACTS, **{fact: value}))[0].id != plan_runs(config, FACTS)[0].id
 
 
@@ -177,11 +177,11 @@ def test_a_task_without_teacher_learns_from_gold():
 
 
 def test_a_stage_starts_from_another_and_trains_some_tasks():
-    target = StageConfig(per_task=True, start="intermediate", tasks=["rte", "cola"])
+    target = StageConfig(per_task=True, init_from="intermediate", tasks=["rte", "cola"])
     runs = with_stages({"intermediate": StageConfig(tasks=["mnli"]), "target": target}, "seed=5")
     first = runs[0]
     assert [run.label for run in runs[-2:]] == ["target/rte", "target/cola"]
-    assert {run.start for run in runs[-2:]} == {first.id}
+    assert {run.init_from for run in runs[-2:]} == {first.id}
     assert first.tasks == ("mnli",)
     assert (first.seed, runs[-1].seed) == (5, 5)
 
@@ -201,7 +201,7 @@ def test_pretraining_comes_first_and_everything_starts_from_it():
     runs = plan_runs(config, facts)
     assert runs[0].stage == "pretrain"
     assert runs[0].steps == 1500
-    assert {run.start for run in runs[1:]} == {runs[0].id}
+    assert {run.init_from for run in runs[1:]} == {runs[0].id}
     again = plan_runs(config, replace(facts, text_fingerprint="u"))
     assert not {run.id for run in again} & {run.id for run in runs}
 
@@ -249,7 +249,7 @@ def test_every_student_of_the_chain_teaches_the_next():
 def test_fine_tuning_starts_from_each_seeds_own_multi_task_model(name, base):
     found = stages(f"+experiment={name}", "seed=7")
     assert found[base][0].seed == 7
-    assert {run.start for run in found["finetuned"]} == {found[base][0].id}
+    assert {run.init_from for run in found["finetuned"]} == {found[base][0].id}
     assert {run.hyper.learning_rate for run in found["finetuned"]} == {1e-5}
     assert {run.hyper.batch_size for run in found["finetuned"]} == {32}
     assert all(run.teachers == {} for run in found["finetuned"])
@@ -260,7 +260,7 @@ def test_fine_tuning_starts_from_each_seeds_own_multi_task_model(name, base):
 def test_stilts_goes_by_way_of_mnli():
     found = stages("+experiment=stilts")
     assert found["intermediate"][0].tasks == ("mnli",)
-    assert {run.start for run in found["single"]} == {found["intermediate"][0].id}
+    assert {run.init_from for run in found["single"]} == {found["intermediate"][0].id}
 
 
 def test_an_ensemble_teaches_with_all_its_seeds():
@@ -331,9 +331,9 @@ def test_every_experiment_composes_with_the_reference_code():
 
 
 def test_weights_do_not_start_from_an_ensemble():
-    recipe = RecipeConfig("mine", {"a": StageConfig(seeds=2), "b": StageConfig(start="a")})
+    recipe = RecipeConfig("mine", {"a": StageConfig(seeds=2), "b": StageConfig(init_from="a")})
     with pytest.raises(
-        ValueError, match=r"^recipe\.stages\.b\.start names stage 'a' of 2 seeds, but weights start from"
+        ValueError, match=r"^recipe\.stages\.b\.init_from names stage 'a' of 2 seeds, but weights start from"
     ):
         recipe.check(compose([]).suite)
 

@@ -59,7 +59,7 @@ def own_tasks(tmp_path: Path) -> list[str]:
                 lines.append(f"{text},{'|'.join(found) if task == 'tags' else grades[min(len(found), 2)]}")
             (tmp_path / "data" / task / f"{split}.csv").write_text("\n".join(lines))
         (tmp_path / "conf" / "task" / f"{task}.yaml").write_text(
-            f"defaults: [schema, /head: {head}, _self_]\npath: mine\ntext_columns: [text]\n"
+            f"defaults: [schema, /head: {head}, _self_]\npath: mine\ntext: [text]\n"
             f"head: {{label_names: {names}}}\nmetric: {OWN[task]}\n"
         )
     return [f"hydra.searchpath=[file://{tmp_path}/conf]", *(f"+task@suite.tasks.{task}={task}" for task in OWN)]
@@ -77,7 +77,7 @@ def dev_rows(tmp_path: Path) -> dict[str, tuple[list[str], list]]:
 
 def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(tiny_job, tmp_path, capsys):
     epochs = ["optimization.single.epochs=12", "optimization.multi.epochs=12"]
-    words = [*tiny_job, *own_tasks(tmp_path), *epochs, "suite.only=[tags,count]"]
+    words = [*tiny_job, *own_tasks(tmp_path), *epochs, "suite.include=[tags,count]"]
     found = run_recipe(compose(words), tmp_path / "out")
     assert [run["stage"] for run in found["runs"]] == ["single", "single", "student"]
     for run in found["runs"]:
@@ -109,7 +109,7 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
 
 @pytest.mark.parametrize(("recipe", "seeds"), [("single_multi", 1), ("ensemble_multi", 3)])
 def test_teachers_of_label_sets_and_grades_have_a_column_per_output(recipe, seeds, tiny_job, tmp_path):
-    more = [*own_tasks(tmp_path), f"recipe={recipe}", "suite.only=[tags,count]", "trainer.max_steps=2"]
+    more = [*own_tasks(tmp_path), f"recipe={recipe}", "suite.include=[tags,count]", "trainer.max_steps=2"]
     config = compose([*tiny_job, *more])
     store, last = Store(config.paths.store), run_recipe(config, tmp_path / "out")["runs"][-1]["id"]
     for task, outputs in {"tags": 3, "count": 2}.items():
@@ -225,7 +225,7 @@ def _student_begun(store: Path) -> bool:
 
 
 def test_a_teacher_of_another_label_order_is_refused(tiny_job, tmp_path):
-    taught = run_recipe(compose([*tiny_job, "recipe=single", "suite.only=[rte]"]), tmp_path / "teacher")
+    taught = run_recipe(compose([*tiny_job, "recipe=single", "suite.include=[rte]"]), tmp_path / "teacher")
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
     config = compose([*tiny_job, "recipe=multi", f"+distillation.teachers.rte={taught['runs'][0]['id']}", swapped])
     with pytest.raises(ValueError, match=r"was trained with head\.label_names \['entailment', 'not_entailment'\]"):

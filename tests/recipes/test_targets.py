@@ -68,7 +68,7 @@ def test_a_part_that_cannot_be_used_is_refused_before_training(tiny_job, tmp_pat
 
 
 def ids(*words):
-    config = compose(["suite.only=[sentiment,similarity]", "recipe=multi", *words])
+    config = compose(["suite.include=[sentiment,similarity]", "recipe=multi", *words])
     names = list(config.suite.trained())
     facts = DataSummary(dict.fromkeys(names, 100), dict.fromkeys(names, "rows"), "encoder", 1000, "text")
     return plan_runs(config, facts)[-1].id

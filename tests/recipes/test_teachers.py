@@ -17,7 +17,7 @@ from bam_lightning.store.run_store import Store
 
 
 def train(tiny_job: list[str], *more: str, task: str = "rte") -> dict:
-    return run_recipe(compose([*tiny_job, f"suite.only=[{task}]", *more]), Path("out"))
+    return run_recipe(compose([*tiny_job, f"suite.include=[{task}]", *more]), Path("out"))
 
 
 def single(tiny_job: list[str], seed: int, task: str = "rte") -> dict:

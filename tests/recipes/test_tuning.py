@@ -50,7 +50,7 @@ def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
     name = tuned_decays.key("rte", config, facts.fingerprints["rte"], facts.encoder)
     tuned_decays.write(config, {name: {"layerwise_decay": 0.9}})
     assert decays(tiny_job) == {"rte": 0.9, "stsb": 1.0}
-    assert decays([*tiny_job, "optimization.chosen=false"]) == {"rte": 1.0, "stsb": 1.0}
+    assert decays([*tiny_job, "optimization.use_tuned_decay=false"]) == {"rte": 1.0, "stsb": 1.0}
     assert decays([*tiny_job, "trainer.max_steps=4"]) == {"rte": 1.0, "stsb": 1.0}  # of another length of training
     assert decays([*tiny_job, "fidelity=reference_code"]) == {"rte": 1.0, "stsb": 1.0}
     assert decays([*tiny_job, "+suite.tasks.rte.train_rows=30"]) == {"rte": 1.0, "stsb": 1.0}
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(tiny_job, tmp_path):
         ("values=[1.5,0.9]", r"^values must be in \(0, 1\], got 1\.5$"),
         ("values=[0.9]", r"^values must be at least two different numbers to choose from, got \[0\.9\]$"),
         ("seeds=0", r"^seeds must be at least 1, got 0$"),
-        ("recipe=multi", r"^choose trains every task alone with each of `values`, so it takes no 'recipe=multi'$"),
+        ("recipe=multi", r"^tune trains every task alone with each of `values`, so it takes no 'recipe=multi'$"),
     ],
 )
 def test_bad_words_are_refused_before_any_training(tiny_job, word, expected):

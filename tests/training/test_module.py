@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector as flat
 
-from bam_lightning.config.job_config import OptimizationConfig, RateShape
+from bam_lightning.config.job_config import LRSchedule, OptimizationConfig
 from bam_lightning.data.collate import ONE_CALL, Examples, collate
 from bam_lightning.data.sampling import SizeProportionalSampler
 from bam_lightning.data.tokenization import Tokens
@@ -251,7 +251,7 @@ def test_a_task_of_weight_zero_is_recorded_but_not_learned_from(tiny_bert):
 
 
 def test_a_loss_that_is_no_number_stops_training_naming_task_step_and_rate(tiny_bert):
-    module = build(tiny_bert, log_every=10, optimization={"shape": RateShape.constant})
+    module = build(tiny_bert, log_every=10, optimization={"lr_schedule": LRSchedule.constant})
     message = (
         "the loss is no longer a number: task mnli, optimizer step 3, learning rate 0.01; "
         "try a lower optimization.learning_rate, or trainer.precision=32-true"
@@ -263,10 +263,10 @@ def test_a_loss_that_is_no_number_stops_training_naming_task_step_and_rate(tiny_
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("shape", "rate"), [(RateShape.linear, linear_rate), (RateShape.bert, bert_rate)])
+@pytest.mark.parametrize(("shape", "rate"), [(LRSchedule.linear, linear_rate), (LRSchedule.bert, bert_rate)])
 def test_history_has_lam_and_rate_of_the_clock(tiny_bert, shape, rate):
     """The row written after step s + 1 tells what that step used: progress s / 6."""
-    module = build(tiny_bert, log_every=1, optimization={"shape": shape, "warmup": 0.5})
+    module = build(tiny_bert, log_every=1, optimization={"lr_schedule": shape, "warmup": 0.5})
     stream = fit(module, pool(0))
     found = [(row["step"], row["lam"], row["learning_rate"]) for row in module.record.history]
     expected = [(s + 1, s / 6, 1e-2 * rate(s / 6, 0.5)) for s in range(6)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bam_lightning.config.job_config import RateShape
+from bam_lightning.config.job_config import LRSchedule
 from bam_lightning.training.schedules import (
     LR_SCHEDULES,
     ConstantAnnealing,
@@ -70,7 +70,7 @@ def test_constant_rate_rises_and_stays():
     assert [constant_rate(p, 0.5) for p in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 0.5, 1, 1, 1]
 
 
-@pytest.mark.parametrize("shape", list(RateShape))
+@pytest.mark.parametrize("shape", list(LRSchedule))
 def test_every_shape_of_the_config_starts_at_zero_and_stays_in_the_unit_range(shape):
     rate = LR_SCHEDULES[shape.value]
     values = [rate(step / 1000, 0.1) for step in range(1001)]

@@ -14,6 +14,7 @@ from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
+from bam_lightning.config.renamed import renamed
 from bam_lightning.config.signals import Stopped
 from bam_lightning.config.validation import suggest
 
@@ -47,7 +48,7 @@ def to_config(tree: Any) -> Config:
 
     try:
         for unknown in _unknown(tree):
-            raise ConfigError(f"no option {unknown!r}{suggest(unknown, option_names())}")
+            raise ConfigError(renamed(unknown) or f"no option {unknown!r}{suggest(unknown, option_names())}")
         missing = sorted(OmegaConf.missing_keys(tree))
         if missing:
             raise ConfigError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.names import check_name
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
@@ -56,15 +57,17 @@ class HeadConfig:
 
 @dataclass
 class TaskConfig:
-    """One task: where its rows come from, which columns are text, how it is scored.
+    """One task: where its rows come from, how it is trained and how it is scored.
 
-    ``label_separator`` stands between the labels of a multi-label row where their column is text, not lists.
+    ``text`` names one or two columns of texts, ``label`` the column of labels. ``label_separator`` separates the labels
+    of a multi-label row where the column holds text and not lists. ``head_of`` names the task whose head scores this
+    one; such a task is not trained.
     """
 
     path: str = MISSING
     subset: str | None = None
-    text_columns: list[str] = field(default_factory=list)
-    label_column: str = "label"
+    text: list[str] = field(default_factory=list)
+    label: str = "label"
     label_separator: str = "|"
     id_column: str | None = None
     train_split: str | None = "train"
@@ -74,7 +77,7 @@ class TaskConfig:
     dev_rows: int | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     metric: Metric = Metric.accuracy
-    scored_by: str | None = None
+    head_of: str | None = None
     in_average: bool = True
     teacher: bool = True
     symmetric: bool = False
@@ -93,21 +96,21 @@ class TaskConfig:
 
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` unless the task is complete and its parts fit together."""
-        if len(self.text_columns) not in (1, 2):
-            raise ConfigError(f"{key}.text_columns must name 1 or 2 columns, got {self.text_columns}")
-        if self.scored_by is None:
+        if len(self.text) not in (1, 2):
+            raise ConfigError(f"{key}.text must name 1 or 2 columns, got {self.text}")
+        if self.head_of is None:
             self._check_head(f"{key}.head")
             for name in ("train_split", "dev_split"):
                 if getattr(self, name) is None:
-                    raise ConfigError(f"{key}.{name} is null; a task needs one, unless scored_by names another task")
+                    raise ConfigError(f"{key}.{name} is null; a task needs one, unless head_of names another task")
         for name in ("train_rows", "dev_rows"):
             rows = getattr(self, name)
             if rows is not None:
                 check_at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
             raise ConfigError(f"{key}.label_separator must be at least one character, got ''")
-        if self.symmetric and len(self.text_columns) != 2:
-            raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text_columns}")
+        if self.symmetric and len(self.text) != 2:
+            raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text}")
         if self.layerwise_decay is not None:
             check_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
 
@@ -137,37 +140,39 @@ class TaskConfig:
 
 @dataclass
 class SuiteConfig:
-    """The tasks trained together; ``only`` keeps some of them (empty: all); ``sigmoid`` is what regression heads do.
+    """The tasks trained together. ``include`` selects some of them (empty: all); ``sigmoid`` is for regression heads.
 
-    ``sets`` names groups of tasks that experiments speak of, as in ``suite.only=${suite.sets.related}``.
+    ``task_groups`` names groups of tasks, for experiments: ``suite.include=${suite.task_groups.related}``.
     """
 
     name: str = MISSING
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    only: list[str] = field(default_factory=list)
-    sets: dict[str, list[str]] = field(default_factory=dict)
+    include: list[str] = field(default_factory=list)
+    task_groups: dict[str, list[str]] = field(default_factory=dict)
     sigmoid: bool = True
 
     def check(self) -> None:
-        """Raise ``ConfigError`` for an unknown name in ``only``, no task left, or a bad task."""
-        for name in self.only:
-            check_choice("suite.only", name, self.tasks)
-        chosen = self.chosen()
-        if not any(task.scored_by is None for task in chosen.values()):
+        """Raise ``ConfigError`` for an unknown name in ``include``, no task left, or a bad task."""
+        for name in self.include:
+            check_choice("suite.include", name, self.tasks)
+        selected = self.selected()
+        if not any(task.head_of is None for task in selected.values()):
             raise ConfigError(f"suite {self.name!r} has no task to train; add one with +task@suite.tasks.NAME=FILE")
-        for name, task in chosen.items():
+        for name in self.tasks:
+            check_name("suite.tasks", name)
+        for name, task in selected.items():
             task.check(f"suite.tasks.{name}")
-            if task.scored_by is not None:
-                check_choice(f"suite.tasks.{name}.scored_by", task.scored_by, chosen)
+            if task.head_of is not None:
+                check_choice(f"suite.tasks.{name}.head_of", task.head_of, selected)
 
     def trained(self) -> dict[str, TaskConfig]:
-        """Return the chosen tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
-        return {name: task for name, task in self.chosen().items() if task.scored_by is None}
+        """Return the selected tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
+        return {name: task for name, task in self.selected().items() if task.head_of is None}
 
-    def chosen(self) -> dict[str, TaskConfig]:
-        """Return the tasks that ``only`` leaves, in the order of the suite."""
-        if self.only:
-            return {name: task for name, task in self.tasks.items() if name in self.only}
+    def selected(self) -> dict[str, TaskConfig]:
+        """Return the tasks that ``include`` leaves, in the order of the suite."""
+        if self.include:
+            return {name: task for name, task in self.tasks.items() if name in self.include}
         return dict(self.tasks)
 
 
@@ -198,8 +203,8 @@ class PretrainingConfig:
 
     text: list[str] = field(default_factory=list)
     sentences: int = 0
-    vocabulary: int = 30000
-    masked: float = 0.15
+    vocab_size: int = 30000
+    mlm_probability: float = 0.15
     batch_size: int = 64
     epochs: float = 1.0
     learning_rate: float = 1e-4
@@ -218,9 +223,9 @@ class PretrainingConfig:
                 f"got text={self.text} and sentences={self.sentences}"
             )
         check_at_least("encoder.pretraining.sentences", self.sentences, 0, LARGEST)
-        check_at_least("encoder.pretraining.vocabulary", self.vocabulary, 1)
+        check_at_least("encoder.pretraining.vocab_size", self.vocab_size, 1)
         check_at_least("encoder.pretraining.seed", self.seed, 0)
-        check_range("encoder.pretraining.masked", self.masked, 0, 1, open_low=True, open_high=True)
+        check_range("encoder.pretraining.mlm_probability", self.mlm_probability, 0, 1, open_low=True, open_high=True)
         check_at_least("encoder.pretraining.batch_size", self.batch_size, 1)
         check_positive("encoder.pretraining.epochs", self.epochs, MOST_EPOCHS)
         check_positive("encoder.pretraining.learning_rate", self.learning_rate)
@@ -228,26 +233,26 @@ class PretrainingConfig:
 
 @dataclass
 class EncoderConfig:
-    """A pretrained encoder (``path``: hub id or local folder) or the sizes of one to train from scratch."""
+    """A pretrained encoder (``path``: hub id or local folder) or the ``model_config`` of one to train from scratch."""
 
     name: str = MISSING
     path: str | None = None
     revision: str | None = None
-    sizes: dict[str, Any] = field(default_factory=dict)
+    model_config: dict[str, Any] = field(default_factory=dict)
     pooling: str = "pooler"
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def check(self) -> None:
         """Raise ``ConfigError`` unless the encoder comes from exactly one place."""
-        if bool(self.path) == bool(self.sizes):
+        if bool(self.path) == bool(self.model_config):
             raise ConfigError(
-                f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or sizes, "
-                f"got path={self.path} and sizes={self.sizes or None}"
+                f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or model_config, "
+                f"got path={self.path} and model_config={self.model_config or None}"
             )
         check_choice("encoder.pooling", self.pooling, POOLINGS)
         self.pretraining.check()
-        if self.sizes and not self.pretraining.wanted:
+        if self.model_config and not self.pretraining.wanted:
             raise ConfigError(
-                f"encoder {self.name!r} is given by sizes, so it must be pretrained first; "
+                f"encoder {self.name!r} is built from model_config, so it must be pretrained first; "
                 "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N"
             )

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from bam_lightning.config.exceptions import BamError, ConfigError
 from bam_lightning.config.job_config import Config
+from bam_lightning.config.renamed import renamed
 from bam_lightning.config.validation import suggest
 
 NOISE = ("full_key:", "reference_type=", "object_type=", "See https://")  # lines that Hydra ends its messages with
@@ -156,6 +157,9 @@ def _no_choice(error: Any) -> str:
     """Say which group has no such file, and the files it has, those of one's own folders among them."""
     found = re.search(r"Could not find '([^']+)'", str(error))
     group, _, name = (found.group(1) if found else str(error.missing_cfg_file or "")).rpartition("/")
+    former = renamed(f"{group}={name}")
+    if former:
+        return former
     known = sorted({str(one) for one in error.options or () if one != "schema"})
     if not known:
         return f"no {group or 'file'} {name!r}, and no folder {group!r} of such files; give GROUP=NAME, as in task=rte"
@@ -173,6 +177,9 @@ def _no_option(error: BaseException, unknown: re.Match[str]) -> str:
     near = difflib.get_close_matches(name, _fields(unknown.group(2)), n=1)
     hint = f"; did you mean {key.replace(name, near[0])!r}?" if near else ""
     file = re.search(r"In '([^']+)'", text)
+    former = renamed(key)
+    if former:
+        return f"{former}{f' (in {file.group(1)}.yaml)' if file else ''}"
     if file and file.group(1) == "task/schema":
         return f"no option {key!r}{hint}; a task is added with +task@suite.tasks.NAME=FILE"
     return f"no option {key!r}{f' (in {file.group(1)}.yaml)' if file else ''}{hint}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.renamed import renamed
 from bam_lightning.config.validation import suggest
 
 
@@ -32,7 +33,8 @@ def instantiate(key: str, section: Mapping[str, Any]) -> Any:
     for name in arguments:
         if name not in parameters and not open_ended:
             raise ConfigError(
-                f"{key}.{name} is not an option of {section['_target_']}; "
+                renamed(f"{key}.{name}")
+                or f"{key}.{name} is not an option of {section['_target_']}; "
                 f"options: {', '.join(parameters) or 'none'}{suggest(name, parameters)}"
             )
     for name, parameter in parameters.items():
@@ -48,6 +50,9 @@ def instantiate(key: str, section: Mapping[str, Any]) -> Any:
 def _locate(key: str, path: Any) -> Any:
     if not isinstance(path, str) or "." not in path or not all(path.split(".")):
         raise ConfigError(f"{key}._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}")
+    former = renamed(path)
+    if former:
+        raise ConfigError(f"{key}._target_: {former}")
     module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)

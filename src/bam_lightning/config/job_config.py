@@ -12,6 +12,7 @@ from typing import Any
 
 from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.names import check_name
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, RunConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
@@ -23,7 +24,7 @@ class StageKind(Enum):
     pretrain = "pretrain"
 
 
-class RateShape(Enum):
+class LRSchedule(Enum):
     """Learning rate over progress; see ``bam_lightning.training.schedules``."""
 
     linear = "linear"
@@ -61,7 +62,7 @@ class OptimizationConfig(Hyperparameters):
 
     ``optimizer`` is any torch optimizer by ``_target_``; by default AdamW, or BERT's Adam without ``bias_correction``.
     ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
-    ``chosen`` has single tasks take the layer-wise decay that ``bam_lightning.recipes.tuning`` found on their dev set.
+    ``use_tuned_decay`` has single tasks take the layer-wise decay that ``bam tune`` found on their dev set.
     """
 
     warmup: float = 0.1
@@ -70,9 +71,9 @@ class OptimizationConfig(Hyperparameters):
     clip_norm: float = 1.0
     epsilon: float = 1e-6
     bias_correction: bool = True
-    shape: RateShape = RateShape.linear
+    lr_schedule: LRSchedule = LRSchedule.linear
     finetuning_rate: float = 1e-5
-    chosen: bool = True
+    use_tuned_decay: bool = True
     single: Hyperparameters = field(default_factory=Hyperparameters)
     multi: Hyperparameters = field(default_factory=Hyperparameters)
 
@@ -101,7 +102,7 @@ class StageConfig:
     kind: StageKind = StageKind.finetune
     per_task: bool = False
     teacher: str | None = None
-    start: str | None = None
+    init_from: str | None = None
     seeds: int = 1
     tasks: list[str] = field(default_factory=list)
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
@@ -120,21 +121,22 @@ class RecipeConfig:
             raise ConfigError(f"recipe {self.name!r} has no stages; give at least one under recipe.stages")
         done: list[str] = []
         for name, stage in self.stages.items():
+            check_name("recipe.stages", name)
             key = f"recipe.stages.{name}"
-            for field_name in ("teacher", "start"):
+            for field_name in ("teacher", "init_from"):
                 other = getattr(stage, field_name)
                 if other is not None and other not in done:
                     raise ConfigError(
                         f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
                     )
-            if stage.kind is StageKind.pretrain and (stage.teacher or stage.start or stage.per_task):
-                raise ConfigError(f"{key} is of kind pretrain, so it takes no teacher, start or per_task")
+            if stage.kind is StageKind.pretrain and (stage.teacher or stage.init_from or stage.per_task):
+                raise ConfigError(f"{key} is of kind pretrain, so it takes no teacher, init_from or per_task")
             for task in stage.tasks:
                 check_choice(f"{key}.tasks", task, suite.trained())
             check_at_least(f"{key}.seeds", stage.seeds, 1, 1000)
-            if stage.start is not None and self.stages[stage.start].seeds > 1:
+            if stage.init_from is not None and self.stages[stage.init_from].seeds > 1:
                 raise ConfigError(
-                    f"{key}.start names stage {stage.start!r} of {self.stages[stage.start].seeds} seeds, "
+                    f"{key}.init_from names stage {stage.init_from!r} of {self.stages[stage.init_from].seeds} seeds, "
                     "but weights start from one Run; set its seeds to 1"
                 )
             stage.optimization.check(f"{key}.optimization")
@@ -150,7 +152,7 @@ def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
     found: set[str] = set()
     for name, stage in reversed(list(stages.items())):
         found |= {stage.teacher} if stage.teacher else set()
-        found |= {stage.start} if stage.start and name in found else set()
+        found |= {stage.init_from} if stage.init_from and name in found else set()
     return found
 
 
@@ -203,6 +205,8 @@ class Config:
         """Check everything once; see the parts' ``check``."""
         if not isinstance(self.trainer, TrainerConfig):
             self.trainer = TrainerConfig.from_mapping(self.trainer)
+        if self.experiment is not None:
+            check_name("experiment", self.experiment)
         for name in ("seed", "teacher_seed"):
             check_at_least(name, getattr(self, name), 0)
         for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer, self.run):

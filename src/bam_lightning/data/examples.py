@@ -257,7 +257,7 @@ def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.T
     for column in [*task.text, *more, *([task.id_column] if task.id_column else [])]:
         if column not in there:
             options = (
-                f"text_columns, label_column or id_column (null: none) under {task.config_key}"
+                f"text, label or id_column (null: none) under {task.config_key}"
                 if task.config_key
                 else "text=, label= or id_column="
             )

@@ -236,7 +236,7 @@ def _sets(where: str, name: str, task: Task, column: pa.ChunkedArray) -> NDArray
             )
         found[row, number] = 1
     if not found.any():
-        other = f"or label_column under {task.config_key}" if task.config_key else "with split=, or column with label="
+        other = f"or label under {task.config_key}" if task.config_key else "with split=, or column with label="
         raise DataError(
             f"{where}: no row has a label, so it can be neither trained on nor scored; choose another split {other}"
         )

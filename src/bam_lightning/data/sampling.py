@@ -95,15 +95,15 @@ class SizeProportionalSampler(Sampler):
 
     Exponent 1 is proportional, 0 uniform. Within a task, rows come without replacement, in passes of
     their own: a small task starts its next pass when it is through. The length of training does not depend on
-    the exponent, so ``steps_of`` (see ``ReplicationSampler``) changes nothing here.
+    the exponent, so ``match_length_of`` (see ``ReplicationSampler``) changes nothing here.
     """
 
     exponent: float
-    steps_of: float | None = None
+    match_length_of: float | None = None
 
     def __post_init__(self) -> None:
         _check_exponent(self.exponent)
-        _check_exponent(self.exponent if self.steps_of is None else self.steps_of)
+        _check_exponent(self.exponent if self.match_length_of is None else self.match_length_of)
 
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps."""
@@ -136,29 +136,29 @@ def _passes(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64
 class ReplicationSampler(Sampler):
     """The reference code's balance: whole copies of small tasks, and loss weights for the remainder.
 
-    Copies bring each task near ``size ** exponent``, weights the rest of the way. ``anchor`` is the size that
+    Copies bring each task near ``size ** exponent``, weights the rest of the way. ``reference_size`` is the size that
     gets one copy (default: the largest task here; the reference code always takes MNLI's 392,702). The code
     shuffles once and repeats that order; here every epoch is shuffled anew. With fewer copies training is
-    shorter; ``steps_of`` is the exponent whose length it is to have, for comparisons at equal steps.
+    shorter; ``match_length_of`` is the exponent whose length it is to have, for comparisons at equal steps.
     """
 
     exponent: float
-    anchor: int | None = None
-    steps_of: float | None = None
+    reference_size: int | None = None
+    match_length_of: float | None = None
 
     def __post_init__(self) -> None:
         _check_exponent(self.exponent)
-        _check_exponent(self.exponent if self.steps_of is None else self.steps_of)
-        if self.anchor is not None and not (isinstance(self.anchor, int) and self.anchor > 0):
-            raise ValueError(f"anchor must be a number of rows above 0, or null, got {self.anchor!r}")
+        _check_exponent(self.exponent if self.match_length_of is None else self.match_length_of)
+        if self.reference_size is not None and not (isinstance(self.reference_size, int) and self.reference_size > 0):
+            raise ValueError(f"reference_size must be a number of rows above 0, or null, got {self.reference_size!r}")
 
     def copies(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return how often each task stands in an epoch; a task of the anchor's size stands in it once.
+        """Return how often each task stands in an epoch; a task of the reference size stands in it once.
 
         >>> ReplicationSampler(0.75).copies({"mnli": 392702, "rte": 2490, "cola": 8551})
         {'mnli': 1, 'rte': 4, 'cola': 3}
         """
-        largest = self.anchor or max(sizes.values())
+        largest = self.reference_size or max(sizes.values())
         target = {task: size**self.exponent * largest ** (1 - self.exponent) for task, size in sizes.items()}
         return {task: max(1, round((target[task] + 0.01) / size)) for task, size in sizes.items()}
 
@@ -177,10 +177,11 @@ class ReplicationSampler(Sampler):
     def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
         """Return the number of optimizer steps: an epoch is filled up to whole batches.
 
-        >>> ReplicationSampler(0.75, anchor=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
+        >>> ReplicationSampler(0.75, reference_size=392702).steps({"rte": 2490, "mrpc": 7336}, epochs=6, batch_size=128)
         1500
         """
-        copies = replace(self, exponent=self.exponent if self.steps_of is None else self.steps_of).copies(sizes)
+        exponent = self.exponent if self.match_length_of is None else self.match_length_of
+        copies = replace(self, exponent=exponent).copies(sizes)
         epoch = -(-sum(copies[task] * size for task, size in sizes.items()) // batch_size)
         return max(1, int(epoch * epochs))
 

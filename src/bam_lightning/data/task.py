@@ -42,13 +42,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ordinal": ("quadratic_kappa", "accuracy", "spearman"),
     "multi_label": tuple(metric.value for metric in SETS),
 }
-_YAML_NAMES = {
-    "text": "text_columns",
-    "label": "label_column",
-    "labels": "head.label_names",
-    "range": "head.label_range",
-    "dropout": "head.dropout",
-}
+_YAML_NAMES = {"labels": "head.label_names", "range": "head.label_range", "dropout": "head.dropout"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,8 +346,8 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         kind = "ordinal"
     return Task(
         source,
-        tuple(task.text_columns),
-        task.label_column,
+        tuple(task.text),
+        task.label,
         labels=names or None,
         kind=kind,
         range=(float(task.head.label_range[0]), float(task.head.label_range[1])) if task.head.label_range else None,

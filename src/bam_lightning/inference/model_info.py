@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
+from bam_lightning.config.names import name_error
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.data.readers import hub_or_offline
 from bam_lightning.store.run_dir import MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
 
 ANEW = "download or copy the model again"
-NAME = re.compile(r"[\w-]+")
 PARTS = ("*.safetensors", "run.json", "encoder/*", "README.md", "history.json")
 
 
@@ -161,8 +160,8 @@ def read_model_info(run: RunFolder) -> ModelInfo:
     try:
         tasks = {name: _task(name, manifest) for name in map(str, manifest["tasks"])}
         for name in tasks:
-            if not NAME.fullmatch(name):  # exports make folders of them
-                raise StoreError(f"{name!r} is no name of a task")
+            if reason := name_error(name):  # exports make folders of them
+                raise StoreError(f"task {name!r} {reason}")
         if int(manifest["spec"]["max_length"]) < 1:
             raise ValueError(f"max_length is {manifest['spec']['max_length']}")
         str(manifest["spec"]["precision"]), str(manifest["spec"]["pooling"]), str(manifest["id"])
@@ -179,11 +178,11 @@ def read_model_info(run: RunFolder) -> ModelInfo:
 def _task(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
-    if len(reads["text_columns"]) not in (1, 2) or isinstance(reads["text_columns"], str):
-        raise StoreError(f"{name!r} reads {reads['text_columns']!r}, not one or two columns")
+    if len(reads["text"]) not in (1, 2) or isinstance(reads["text"], str):
+        raise StoreError(f"{name!r} reads {reads['text']!r}, not one or two columns")
     return TaskInfo(
         name,
-        tuple(map(str, reads["text_columns"])),
+        tuple(map(str, reads["text"])),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
         str(spec["metric"]),

@@ -223,10 +223,10 @@ def from_sizes(sizes: Mapping[str, Any], vocabulary: int, pooling: str = "pooler
         family = fields.pop("model_type")
         known = AutoConfig.for_model(family).to_dict()
         for name in fields:
-            check_choice("encoder.sizes", name, known)
+            check_choice("encoder.model_config", name, known)
         return Encoder(AutoModel.from_config(AutoConfig.for_model(family, **fields)), pooling)
     except (KeyError, ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"encoder.sizes cannot be built: {error}") from error
+        raise ConfigError(f"encoder.model_config cannot be built: {error}") from error
 
 
 def from_folder(folder: Path, pooling: str, there: Shapes) -> Encoder:

@@ -138,7 +138,7 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
 def _check_unchanged(run: Run, config: Config) -> None:
     """Raise ``TrainingError`` if the encoder's files are no longer those that the Run's id names."""
     path = config.encoder.path
-    if run.start or not path or not Path(path).expanduser().is_dir():
+    if run.init_from or not path or not Path(path).expanduser().is_dir():
         return
     if encoder_fingerprint(path, config.encoder.revision) != run.spec["encoder"]:
         raise TrainingError(
@@ -184,7 +184,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         layerwise_decay=run.hyper.layerwise_decay,
         annealing=instantiate("distillation.schedule", config.distillation.schedule),
         optimizer=_optimizer(config),
-        lr_schedule=optimization.shape.value,
+        lr_schedule=optimization.lr_schedule.value,
         warmup=optimization.warmup,
         weight_decay=optimization.weight_decay,
         gradient_clip_val=optimization.clip_norm,
@@ -238,15 +238,15 @@ def _column(run: Run, context: Context, task: str, split: TaskSplit) -> Any:
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
     settings = context.config.encoder
-    if run.start:
-        return load_encoder(context.store.run(run.start), settings.pooling)
+    if run.init_from:
+        return load_encoder(context.store.run(run.init_from), settings.pooling)
     if settings.path:
         tokenizer = load_tokenizer(settings.path, settings.revision)
         encoder = from_path(settings.path, settings.revision, settings.pooling)
         check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
         return encoder, tokenizer, {}
-    tokenizer = make_tokenizer(context.texts, settings.pretraining.vocabulary)
-    return from_sizes(settings.sizes, len(tokenizer), settings.pooling), tokenizer, {}
+    tokenizer = make_tokenizer(context.texts, settings.pretraining.vocab_size)
+    return from_sizes(settings.model_config, len(tokenizer), settings.pooling), tokenizer, {}
 
 
 def _pretraining(run: Run, context: Context) -> Prepared:
@@ -263,7 +263,7 @@ def _pretraining(run: Run, context: Context) -> Prepared:
         batch_size=run.batch_size,
         seed=run.seed,
         num_workers=config.data.workers,
-        transform=TokenMasker(tokenizer, settings.masked, run.seed),
+        transform=TokenMasker(tokenizer, settings.mlm_probability, run.seed),
     )
     module = MaskedModule(encoder, settings.learning_rate, run.seed)
     rows = sampler.stream({TASK: len(split.keys)}, run.steps, run.batch_size, run.seed).rows

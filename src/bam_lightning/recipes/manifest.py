@@ -38,7 +38,7 @@ def make_manifest(
         "metrics": scores,
         "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
         "teachers": run.teacher_ids,
-        "start": run.start,
+        "init_from": run.init_from,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
@@ -53,4 +53,4 @@ def make_manifest(
 
 def _reads(task: TaskConfig) -> dict[str, Any]:
     """Return what prediction on new rows needs and the Run's id does not cover."""
-    return {"text_columns": task.text_columns, "allow_empty_text": task.allow_empty_text}
+    return {"text": task.text, "allow_empty_text": task.allow_empty_text}

@@ -73,8 +73,8 @@ def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
     if run.teaches:
         found += [PredictionRequest(task, task, TRAIN) for task in run.tasks]
     if run.tests:
-        for name, task in config.suite.chosen().items():
-            head = task.scored_by or name
+        for name, task in config.suite.selected().items():
+            head = task.head_of or name
             if head in run.tasks and task.test_split is not None and task.path != "generated":
                 found.append(PredictionRequest(name, head, TEST))
     return found
@@ -128,8 +128,8 @@ def _finetuning(
     if name == list(config.recipe.stages)[-1]:
         teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
     start = pretrained
-    if stage.start:
-        base = done[stage.start]  # one Run serves all (STILTs, Table 3); of several, the task's own
+    if stage.init_from:
+        base = done[stage.init_from]  # one Run serves all (STILTs, Table 3); of several, the task's own
         start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
     run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
     return replace(run, spec=run_spec(run, config, facts))

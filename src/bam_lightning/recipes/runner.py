@@ -143,7 +143,7 @@ def test_rows(config: Config) -> dict[str, TaskSplit]:
         return {}
     return {
         name: load_unlabelled(name, task_from_config(name, task, config.data), task.test_split)
-        for name, task in config.suite.chosen().items()
+        for name, task in config.suite.selected().items()
         if task.test_split is not None and task.path != "generated"
     }
 
@@ -181,7 +181,7 @@ def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataS
     encoder = (
         encoder_fingerprint(config.encoder.path, config.encoder.revision)
         if config.encoder.path
-        else _hash(json.dumps(config.encoder.sizes, sort_keys=True))
+        else _hash(json.dumps(config.encoder.model_config, sort_keys=True))
     )
     fingerprints = {name: task.fingerprint for name, task in rows.items()}
     facts = DataSummary(

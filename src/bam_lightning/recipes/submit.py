@@ -86,7 +86,7 @@ def _source(name: str, runs: Sequence[str], config: Config, store: Store) -> tup
     task = config.suite.tasks.get(name)
     if task is None or task.test_split is None:
         raise MissingTestSet(f"the suite has no test set {name!r}; a submission needs scale=small, base or paper")
-    head = task.scored_by or name
+    head = task.head_of or name
     candidates = [run_id for run_id in runs if head in store.manifest(run_id)["tasks"]]
     if not candidates:
         raise MissingTestSet(f"test set {name!r}: none of the Runs {', '.join(runs)} has a head of {head!r}")

@@ -18,10 +18,11 @@ from bam_lightning.store import tuned_decays
 USAGE = """
 Choose alpha, the layer-wise decay of the learning rate, for each single task: train it with each value, keep the one
 with the highest median dev score (section 4: 1.0 or 0.9). The choice is kept in the store, and every later plan of
-`train` with that store reads it, unless optimization.chosen=false or optimization.layerwise_decay=VALUE says otherwise.
+`train` with that store reads it, unless optimization.use_tuned_decay=false or optimization.layerwise_decay=VALUE says
+otherwise.
 
   bam tune scale=paper seeds=3
-  bam tune scale=small data.root=DIR 'suite.only=[rte,cola]' 'values=[1.0,0.95,0.9]'
+  bam tune scale=small data.root=DIR 'suite.include=[rte,cola]' 'values=[1.0,0.95,0.9]'
 
 All other words are those of `train`.
 """
@@ -40,7 +41,7 @@ def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions)
     """Return the config that trains each task alone with one value."""
     more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
     config = compose([*words, *more])
-    config.experiment = f"choose {value:g}"
+    config.experiment = f"tune_{value:g}".replace(".", "_")
     return config
 
 
@@ -53,7 +54,7 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
         raise ConfigError(f"values must be at least two different numbers to choose from, got {options.values}")
     for word in words:
         if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
-            raise ConfigError(f"choose trains every task alone with each of `values`, so it takes no {word!r}")
+            raise ConfigError(f"tune trains every task alone with each of `values`, so it takes no {word!r}")
     for value in options.values:
         check_range("values", value, 0, 1, open_low=True)
     base = compose(words)

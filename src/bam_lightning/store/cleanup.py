@@ -151,7 +151,7 @@ def unused(runs: Iterable[RunEntry], store: Store) -> list[RunEntry]:
 
 def _dependencies(manifest: Mapping[str, Any]) -> set[str]:
     """Return the ids of a Run's teachers, ensembles included, and of the Run that it starts from."""
-    named = [manifest.get("start"), *manifest["teachers"].values()]
+    named = [manifest.get("init_from"), *manifest["teachers"].values()]
     return {run_id for ids in named if ids for run_id in ([ids] if isinstance(ids, str) else ids)}
 
 

@@ -126,7 +126,7 @@ def _settings(last: Sequence[Run], runs: Mapping[str, Run]) -> str:
             for task, settings in run.spec.get("tasks", {}).items()
         }
         spec["teachers"] = {task: [describe(run_id) for run_id in ids] for task, ids in run.teachers.items()}
-        spec["start"] = describe(run.start) if run.start else None
+        spec["init_from"] = describe(run.init_from) if run.init_from else None
         return spec
 
     text = json.dumps(to_json([without_seeds(run) for run in last]), sort_keys=True)

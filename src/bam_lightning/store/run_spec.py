@@ -26,8 +26,8 @@ PLACES = (
     "test_split",
     "train_rows",
     "dev_rows",
-    "text_columns",
-    "label_column",
+    "text",
+    "label",
     "label_separator",
     "id_column",
     "in_average",
@@ -83,7 +83,7 @@ class Run:
     steps: int
     hyper: Hyperparameters
     teachers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    start: str | None = None
+    init_from: str | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
     teaches: bool = False
     tests: bool = False
@@ -109,7 +109,7 @@ class Run:
     def dependencies(self) -> tuple[str, ...]:
         """Ids of the Runs that must be finished first."""
         teachers = {run_id for ids in self.teachers.values() for run_id in ids}
-        return tuple(sorted(teachers | ({self.start} if self.start else set())))
+        return tuple(sorted(teachers | ({self.init_from} if self.init_from else set())))
 
     @property
     def teacher_ids(self) -> dict[str, str | list[str]]:
@@ -124,7 +124,7 @@ class Run:
 
 def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     optimization = asdict(config.optimization)
-    for name in ("single", "multi", "finetuning_rate", "chosen", *asdict(run.hyper)):
+    for name in ("single", "multi", "finetuning_rate", "use_tuned_decay", *asdict(run.hyper)):
         optimization.pop(name)
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
@@ -148,11 +148,11 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         "precision": facts.precision or config.trainer.precision,
         "call_tokens": config.run.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
         **training_flags(config),
-        "encoder": None if run.start else facts.encoder,
-        "start": run.start,
+        "encoder": None if run.init_from else facts.encoder,
+        "init_from": run.init_from,
     }
     if len(run.tasks) > 1:
-        spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "steps_of"}
+        spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "match_length_of"}
     if run.teachers:
         spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
     return dict(to_json(spec))

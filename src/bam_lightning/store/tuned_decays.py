@@ -28,7 +28,7 @@ FILE = "choices.json"
 def key(task: str, config: Config, data: str, encoder: str) -> str:
     """Return the key of a tuned value: the task, its data, the encoder and a hash of the training settings."""
     training = to_json(asdict(config.optimization)) | {"max_steps": config.trainer.max_steps}
-    for name in ("layerwise_decay", "chosen", "multi", "finetuning_rate"):
+    for name in ("layerwise_decay", "use_tuned_decay", "multi", "finetuning_rate"):
         training.pop(name)
     training["single"].pop("layerwise_decay")
     digest = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
@@ -41,7 +41,7 @@ def read(config: Config, fingerprints: Mapping[str, str], encoder: str) -> dict[
     Raises:
         StoreError: If the file of tuned values is damaged.
     """
-    if not config.optimization.chosen:
+    if not config.optimization.use_tuned_decay:
         return {}
     tuned = _load(Path(config.paths.store).expanduser() / FILE)
     keys = {task: key(task, config, data, encoder) for task, data in fingerprints.items()}
