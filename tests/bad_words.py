@@ -102,7 +102,7 @@ WORDS = {
     "optimization.single.batch_siz=3": (
         "no option 'optimization.single.batch_siz'; did you mean 'optimization.single.batch_size'?"
     ),
-    "sampler=foo": "no sampler 'foo'; choices: proportional, replication, size_proportional, uniform",
+    "sampler=foo": "no sampler 'foo'; choices: proportional, reference_code, replication, size_proportional, uniform",
     "distillation=none": "no distillation 'none'; choices: annealed, gold_only, half, teacher_only",
     "distillation.teachers=[a]": (
         "distillation.teachers=[a]: must be a mapping of names to values (name: value), got a list"

@@ -110,7 +110,7 @@ FILES = {
     "not UTF-8": (
         lambda good: good.encode() + b"id_column: caf\xe9\n",
         (
-            "{tmp}/task/mine.yaml is not UTF-8 text ('utf-8' codec can't decode byte 0xe9 in position 141: invalid "
+            "{tmp}/task/mine.yaml is not UTF-8 text ('utf-8' codec can't decode byte 0xe9 in position 133: invalid "
             "continuation byte); save it as UTF-8"
         ),
     ),
@@ -118,7 +118,7 @@ FILES = {
         lambda good: good + "id_column: a\0b\n",
         (
             "not YAML: unacceptable character #x0000: special characters are not allowed in "
-            '"{tmp}/task/mine.yaml", position 139'
+            '"{tmp}/task/mine.yaml", position 131'
         ),
     ),
     "two documents": (

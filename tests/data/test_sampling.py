@@ -160,8 +160,8 @@ def test_weights_of_glue_are_those_of_the_reference_code():
 
 
 @pytest.mark.parametrize("reference_size", [None, 392702])
-def test_steps_of_glue_are_those_of_the_reference_code(anchor):
-    assert ReplicationSampler(0.75, anchor).steps(CODE, epochs=6, batch_size=128) == 50646
+def test_steps_of_glue_are_those_of_the_reference_code(reference_size):
+    assert ReplicationSampler(0.75, reference_size).steps(CODE, epochs=6, batch_size=128) == 50646
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,9 @@ def test_scale_paper_holds_the_papers_numbers():
 def test_reference_code_is_a_choice_of_its_own():
     config = compose(["scale=paper", "fidelity=reference_code"])
     assert config.sampler["_target_"].endswith(".ReplicationSampler")
+    assert config.sampler["reference_size"] == 392702
+    assert config.optimization.single.layerwise_decay == 0.9
+    assert not config.optimization.use_tuned_decay
     assert config.data.double_symmetric
     assert not config.optimization.bias_correction
     assert config.optimization.lr_schedule.value == "bert"

@@ -64,6 +64,27 @@ def test_reference_code_counts_steps_by_copies():
     assert student.steps == 50466  # the reference code: 1,076,606 rows of the hub's sizes
 
 
+CODE_SIZES = {**SIZES, "mrpc": 7336, "stsb": 11498, "qnli": 108436, "qqp": 363869}  # pairs in both orders, QNLI v1
+CODE = replace(FACTS, sizes=CODE_SIZES)
+
+
+def test_reference_code_counts_single_tasks_in_whole_minibatches():
+    runs = plan_runs(compose(["scale=paper", "recipe=single", "fidelity=reference_code"]), CODE)
+    assert {run.tasks[0]: run.steps for run in runs} == {
+        "cola": 804, "mnli": 36816, "mrpc": 690, "qnli": 10167, "qqp": 34113, "sst2": 6315, "stsb": 1080, "rte": 234,
+    }  # fmt: skip
+    assert {run.hyper.layerwise_decay for run in runs} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "steps"), [("rte,mrpc", 1500), ("rte,mnli", 18876), ("rte,qqp,cola,sst2", 25044), ("", 50646)]
+)
+def test_reference_code_copies_small_tasks_up_to_mnlis_size(tasks, steps):
+    """Whatever the tasks are: numbers of the released code's own constants."""
+    words = ["scale=paper", "recipe=multi", "fidelity=reference_code", f"suite.include=[{tasks}]"]
+    assert plan_runs(compose(words), CODE)[-1].steps == steps
+
+
 def test_students_of_all_seeds_share_their_teachers():
     first, second = planned("seed=0"), planned("seed=1")
     assert [run.id for run in first[:-1]] == [run.id for run in second[:-1]]

@@ -69,6 +69,10 @@ class Sampler(ABC):
     def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
         """Return the first ``steps`` minibatches."""
 
+    def single_task_steps(self, size: int, epochs: float, batch_size: int) -> int:
+        """Return the number of minibatches of a single task of ``size`` rows, which is trained without a sampler."""
+        return count_steps({"task": size}, epochs, batch_size)
+
     def weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """Return the factor on each task's example losses."""
         return dict.fromkeys(sizes, 1.0)
@@ -184,6 +188,14 @@ class ReplicationSampler(Sampler):
         copies = replace(self, exponent=exponent).copies(sizes)
         epoch = -(-sum(copies[task] * size for task, size in sizes.items()) // batch_size)
         return max(1, int(epoch * epochs))
+
+    def single_task_steps(self, size: int, epochs: float, batch_size: int) -> int:
+        """Return the number of optimizer steps of a single task: one copy, and whole minibatches in every epoch.
+
+        >>> ReplicationSampler(0.75).single_task_steps(8551, epochs=3, batch_size=32)  # reference code, CoLA
+        804
+        """
+        return max(1, int(-(-size // batch_size) * epochs))
 
     def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
         """Return the whole order of a training run."""

@@ -119,8 +119,11 @@ def _finetuning(
     assert hyper.batch_size is not None
     assert hyper.min_steps is not None
     sizes = {task: facts.sizes[task] for task in tasks}
-    count = sampler.steps if len(tasks) > 1 else count_steps
-    steps = max(count(sizes, hyper.epochs, hyper.batch_size), hyper.min_steps)
+    if len(tasks) > 1:
+        steps = sampler.steps(sizes, hyper.epochs, hyper.batch_size)
+    else:
+        steps = sampler.single_task_steps(sizes[tasks[0]], hyper.epochs, hyper.batch_size)
+    steps = max(steps, hyper.min_steps)
     steps = min(steps, config.trainer.max_steps or steps)
     teachers: dict[str, tuple[str, ...]] = {}
     if stage.teacher:

@@ -19,6 +19,7 @@ from bam_lightning.analysis.terminal import View, show
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config
+from bam_lightning.config.recheck import recheck
 from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
@@ -34,7 +35,7 @@ from bam_lightning.store.run_store import Store
 WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
 
 
-def run_recipe(config: Config, output: Path) -> dict[str, Any]:
+def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
     """Train the recipe of ``config`` and return its results, which also lie in ``output``.
 
     Finished Runs are taken from ``config.paths.store``. Everything that can be known to be wrong is found out
@@ -47,6 +48,7 @@ def run_recipe(config: Config, output: Path) -> dict[str, Any]:
     """
     from bam_lightning.training.distributed import launcher
 
+    recheck(config)
     output = Path(output)
     if launcher():
         return lead_or_follow(config, output, _lead)
