@@ -70,10 +70,6 @@ BENCHES = {
         ],
         rounds=5,
     ),
-    "update": Bench(
-        mix("cola", 32, 108, "update"),
-        [Claim("CoLA: words' gradient, clipping and AdamW: torch's time over ours", "update", "", 2, 1, field="ratio")],
-    ),
     "rte": Bench(
         mix("rte", 32, 40, "ours group_by_length"),
         [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],

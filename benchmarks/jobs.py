@@ -97,14 +97,11 @@ def _main() -> None:
     from bam_lightning import train
     from bam_lightning.training.module import BamModule
 
-    step = BamModule.training_step
-
-    def only(self: BamModule, *words: Any) -> None:
-        step(self, *words)
+    def end(self: BamModule, *_: Any) -> None:
         print("\n" + json.dumps(_found(time.time() - float(os.environ.get("BENCH_BEGUN", "nan")))), flush=True)
         os._exit(0)
 
-    BamModule.training_step = only  # type: ignore[method-assign]
+    BamModule.on_train_batch_end = end  # type: ignore[method-assign]
     train.main()
 
 

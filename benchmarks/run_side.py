@@ -34,10 +34,6 @@ def _training(side: str, tasks: str, batch: str, steps: str) -> dict[str, float]
         import peer
 
         return peer.train(work, side)
-    if side == "update":
-        import update
-
-        return update.run(work)
     import sides
 
     found: dict[str, float] = getattr(sides, side)(work)

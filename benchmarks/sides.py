@@ -10,6 +10,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,16 +18,18 @@ from unittest import mock
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from workload import Work, build_encoder, with_teachers
 
 from bam_lightning.config.instantiate import instantiate
-from bam_lightning.config.job_config import OptimizationConfig
 from bam_lightning.config.trainer_config import TrainerConfig
-from bam_lightning.data.collate import ONE_CALL
+from bam_lightning.data.sampling import Sampler, Stream
+from bam_lightning.models.encoder import CALL_TOKENS
+from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training import hardware
-from bam_lightning.training.datamodule import MultiTaskData, Steps
+from bam_lightning.training.datamodule import ExamplesDataModule
+from bam_lightning.training.loaders import MinibatchMaker, Placement
 from bam_lightning.training.module import BamModule
-from bam_lightning.training.schedules import LinearAnnealing
 
 WARM = 8
 
@@ -35,6 +38,25 @@ def found(seconds: float, steps: int, tokens: int) -> dict[str, float]:
     """Return what a side says of ``steps`` with so many real tokens; ``peak_mib`` is the process's, from its start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "steps": steps, "tokens": tokens, "rate": tokens / seconds, "peak_mib": round(peak)}
+
+
+class FixedSampler(Sampler):
+    """A stream whose rows ``[S, B]`` are given; they are one epoch."""
+
+    def __init__(self, rows: NDArray[np.int32]) -> None:
+        self.rows = rows
+
+    def epoch_length(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """Return S."""
+        return len(self.rows)
+
+    def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+        """Return S."""
+        return len(self.rows)
+
+    def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
+        """Return the first ``steps`` minibatches."""
+        return Stream(self.rows[:steps], self.weights(sizes))
 
 
 class Clock(pl.Callback):
@@ -49,8 +71,7 @@ class Clock(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int) -> None:
         """Note the time."""
         if self.alternate and number % 4 in (1, 2):
-            for part in batch:
-                part.teacher.clear()
+            batch.tasks = {task: part._replace(teacher=None) for task, part in batch.tasks.items()}
         self.begun.append(time.perf_counter())
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -59,22 +80,31 @@ class Clock(pl.Callback):
 
 
 def train(
-    work: Work, clock: pl.Callback, teachers: bool, sizes: dict[str, Any] | None = None, compiled: bool = False
+    work: Work,
+    clock: pl.Callback,
+    teachers: bool,
+    sizes: dict[str, Any] | None = None,
+    compiled: bool = False,
+    call_tokens: int = CALL_TOKENS,
 ) -> None:
-    """Train with this library's stream, module and Lightning's trainer, as a Run does."""
+    """Train with this library's loader, module and Lightning's Trainer, as a Run does."""
     hardware.prepare()
     encoder = build_encoder(work, sizes)
+    encoder.call_tokens = call_tokens
     if compiled:
         encoder.compile_layers()
     heads = {
         name: instantiate(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
         for name in work.examples
     }
-    examples = with_teachers(work) if teachers else work.examples
-    data = MultiTaskData(examples, {}, work.stream, work.pad_id, ONE_CALL)
-    module = BamModule(encoder, heads, LinearAnnealing(), OptimizationConfig(), 5e-5, 0.9)
+    rows = work.stream.rows
+    data = ExamplesDataModule(
+        with_teachers(work) if teachers else work.examples, sampler=FixedSampler(rows), batch_size=rows.shape[1]
+    )
+    module = BamModule(model=MultiTaskModel(encoder, heads), learning_rate=5e-5, layerwise_decay=0.9)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = hardware.trainer(TrainerConfig(), Path(folder), len(work.stream.rows), callbacks=[clock])
+        settings = TrainerConfig(extra={"limit_val_batches": 0})
+        trainer = hardware.trainer(settings, Path(folder), len(rows), callbacks=[clock])
         trainer.fit(module, datamodule=data)
 
 
@@ -116,10 +146,10 @@ def distilled(work: Work) -> dict[str, float]:
 def collation(work: Work, teachers: bool) -> float:
     """Return the median seconds of putting a minibatch together."""
     examples = with_teachers(work) if teachers else work.examples
-    steps, spans = Steps(examples, work.stream, work.pad_id, ONE_CALL, 0, 1), []
-    for number in itertools.islice(itertools.cycle(range(len(steps))), 200):
+    maker, spans = MinibatchMaker(examples, work.stream.rows, 0, Placement()), []
+    for number in itertools.islice(itertools.cycle(range(len(work.stream.rows))), 200):
         begun = time.perf_counter()
-        steps[number]
+        maker(number)
         spans.append(time.perf_counter() - begun)
     return statistics.median(spans)
 

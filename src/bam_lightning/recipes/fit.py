@@ -115,7 +115,8 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
     settings = config.trainer
     checkpoints = RunCheckpoint(folder, config.run.checkpoint_minutes, config.run.checkpoint_steps, listener)
     history = History()
-    callbacks = [checkpoints, history, Progress(context.listener)]
+    # history first, so that a checkpoint holds the row of its own step
+    callbacks = [history, checkpoints, Progress(context.listener)]
     for name, section in config.callbacks.items():
         target = localize(str(section.get("_target_")))
         callbacks.append(instantiate(f"callbacks.{name}", {**section, "_target_": target}))

@@ -66,7 +66,7 @@ def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
 
 
 def decode_logits(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
-    """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.predict``."""
+    """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.decode``."""
     head: Head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
     predicted: NDArray[np.generic] = head.decode(torch.from_numpy(logits)).numpy()
     return predicted

@@ -91,7 +91,8 @@ class TrainLoader:
         trainer: Callable[[], Any],
         transform: Transform | None = None,
     ) -> None:
-        self.examples, self.sampler, self.batch_size = examples, sampler, batch_size
+        # not "sampler": Lightning would replace one of that name under overfit_batches
+        self.examples, self.task_sampler, self.batch_size = examples, sampler, batch_size
         self.seed, self.workers, self.trainer, self.transform = seed, workers, trainer, transform
         self.sizes = {task: len(part.labels) for task, part in examples.items()}
         self._epochs_without_trainer = 0
@@ -99,7 +100,7 @@ class TrainLoader:
     def __len__(self) -> int:
         """Number of batches of an epoch, filled up to whole steps."""
         accumulate = placement(self.trainer()).accumulate
-        return self.sampler.epoch_length(self.sizes, self.batch_size * accumulate) * accumulate
+        return self.task_sampler.epoch_length(self.sizes, self.batch_size * accumulate) * accumulate
 
     def __iter__(self) -> Iterator[Batch]:
         return self._epoch()
@@ -109,7 +110,7 @@ class TrainLoader:
         place = placement(trainer)
         number, position = self._place(trainer, place)
         steps = len(self) // place.accumulate
-        rows = self.sampler.epoch(self.sizes, self.batch_size * place.accumulate, self.seed, number, steps)
+        rows = self.task_sampler.epoch(self.sizes, self.batch_size * place.accumulate, self.seed, number, steps)
         maker = MinibatchMaker(
             self.examples, rows.reshape(-1, self.batch_size), number * len(self), place, self.transform
         )

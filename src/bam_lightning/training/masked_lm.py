@@ -174,6 +174,17 @@ class MaskedModule(pl.LightningModule):
 
                 raise TrainingError(f"Non-finite loss of pretraining at step {step}; try a lower learning_rate")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what has been summed for the next log."""
+        loss = None if self._loss is None else self._loss.cpu()
+        checkpoint["bam"] = {"loss": loss, "count": self._count}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
+        saved = checkpoint["bam"]
+        self._loss = None if saved["loss"] is None else saved["loss"].to(self.device)
+        self._count = saved["count"]
+
     def configure_optimizers(self) -> Any:
         """Return AdamW with a learning rate that rises over the first tenth and falls to 0."""
         steps = self._lightning.estimated_stepping_batches

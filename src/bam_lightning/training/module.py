@@ -181,7 +181,6 @@ class BamModule(pl.LightningModule):
             self._sums = found if self._sums is None else self._sums + found
         for task, part in batch.tasks.items():
             self._counts[task] = self._counts.get(task, 0) + len(part.positions)
-            self.examples_seen[task] += len(part.positions)
         total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
         return total * (self._lightning.world_size * self._lightning.accumulate_grad_batches)
 
@@ -194,7 +193,8 @@ class BamModule(pl.LightningModule):
         """Clip the summed gradient: at the Trainer's ``gradient_clip_val``, else at this module's."""
         value = self.default_clip_val if gradient_clip_val is None else gradient_clip_val
         raw = getattr(optimizer, "optimizer", optimizer)
-        self._norm = clip_gradients(self.parameters(), value, str(gradient_clip_algorithm or "norm"), raw)
+        algorithm = getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm) or "norm"  # Lightning's enum
+        self._norm = clip_gradients(self.parameters(), value, algorithm, raw)
         self._check_norm(self._norm)
         if self._log_due():
             self._log_training()
@@ -216,15 +216,16 @@ class BamModule(pl.LightningModule):
         for task, loss, count in zip(self.tasks, sums.tolist(), counts.tolist(), strict=True):
             if count:
                 values[f"train/loss/{task}"] = loss / count
+            self.examples_seen[task] += int(count)
+            values[f"train/examples/{task}"] = float(self.examples_seen[task])
         values["train/lam"] = float(self.annealing(self.progress))
+        values["train/learning_rate"] = self._current_rate()
         values["train/gradient_norm"] = float(self._norm) if self._norm is not None else 0.0
         self.log_dict(values, on_step=True, on_epoch=False)
         self.logged = {
             "step": float(self._lightning.global_step + 1),
             "progress": self.progress,
-            "learning_rate": self._current_rate(),
             **{name.removeprefix("train/"): value for name, value in values.items()},
-            **{f"examples/{task}": float(seen) for task, seen in self.examples_seen.items()},
         }
         self._sums, self._counts = None, {}
 
@@ -348,7 +349,7 @@ class BamModule(pl.LightningModule):
         if self._trainer is None:
             return
         self.check_finite()
-        sums = None if self._sums is None else [float(value) for value in self._sums]
+        sums = None if self._sums is None else self._sums.cpu()
         checkpoint["bam"] = {
             **self._fit_state(),
             "losses": sums,
@@ -362,7 +363,7 @@ class BamModule(pl.LightningModule):
         if saved is None:
             return
         self._resumed = saved
-        self._sums = None if saved["losses"] is None else torch.tensor(saved["losses"], device=self.device)
+        self._sums = None if saved["losses"] is None else saved["losses"].to(self.device)
         self._counts, self.examples_seen = dict(saved["counts"]), dict(saved["examples_seen"])
 
     # Validation, test, prediction
