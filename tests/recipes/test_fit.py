@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
@@ -21,7 +22,6 @@ from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.store.run_store import Store
-from bam_lightning.training.callbacks import Checkpoints
 from conftest import sentences
 
 PRETRAINING = ["recipe=pretrain", "encoder.pretraining.text=[text.txt]", "encoder.pretraining.epochs=3"]
@@ -107,7 +107,7 @@ def test_a_stopped_run_ends_bit_equal(more, stop, workers, tiny_job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "signalled", "saved"), [(signal.SIGINT, 2, 3), (signal.SIGTERM, 6, 7), (signal.SIGUSR2, 9, 10)]
+    ("number", "signalled", "saved"), [(signal.SIGINT, 2, 3), (signal.SIGTERM, 5, 6), (signal.SIGUSR2, 9, 10)]
 )
 def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
     """The step in which it comes is finished, the last one too; after that only the scores are left to do."""
@@ -133,12 +133,16 @@ def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, sig
 
 
 def test_a_checkpoint_is_not_written_at_the_last_step(tiny_job, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        Checkpoints, "on_train_batch_end", lambda self, trainer, *_: seen.append((trainer.global_step, self.path))
-    )
-    manifest = train([*tiny_job, "recipe=multi"], tmp_path / "store")
-    assert len(seen) == manifest["steps"]
+    saved, save = [], pl.Trainer.save_checkpoint
+
+    def record(trainer, path, *more):
+        saved.append(trainer.global_step)
+        save(trainer, path, *more)
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", record)
+    manifest = train([*tiny_job, "recipe=multi", "run.checkpoint_steps=5"], tmp_path / "store")
+    assert manifest["steps"] == 10
+    assert saved == [5]
     assert not list((tmp_path / "store" / "runs").rglob("*.ckpt"))
 
 

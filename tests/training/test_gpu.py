@@ -7,16 +7,14 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_module import ROWS, build, pool
+from test_module import build, pool
 from torch._dynamo.utils import counters
 
 from bam_lightning.config.trainer_config import TrainerConfig
-from bam_lightning.data.collate import ONE_CALL
-from bam_lightning.data.sampling import SizeProportionalSampler
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.training import hardware
-from bam_lightning.training.datamodule import MultiTaskData
-from families import PACKED, body, inputs
+from bam_lightning.training.datamodule import ExamplesDataModule
+from families import PACKED, batch_of, body, pooled_by_hand
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,12 +36,12 @@ def encoder_of(family):
 def results(encoder, lengths, packed):
     """Return the vectors of texts of these lengths and all gradients, in bfloat16."""
     torch.manual_seed(sum(lengths))
-    batch = {name: value.cuda() for name, value in inputs(lengths).items()}
+    batch = batch_of(lengths).to("cuda")
     encoder.zero_grad()
     with torch.autocast("cuda", torch.bfloat16):
-        vectors = encoder(batch, lengths if packed else ())
+        vectors = encoder(batch) if packed else pooled_by_hand(encoder, batch)
     (vectors.float() ** 2).sum().backward()
-    gradients = [one.grad.flatten() for one in encoder.parameters() if one.grad is not None]
+    gradients = [parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]
     return torch.cat([vectors.detach().float().flatten(), *gradients])
 
 
@@ -89,15 +87,13 @@ class Unwaiting(pl.Callback):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_host_waits_for_nothing_within_a_step(compiled, tiny_bert, tmp_path):
-    tasks, watch = pool(0), Unwaiting()
-    module = build(tiny_bert, log_every=100)
+    watch, module = Unwaiting(), build(tiny_bert)
     if compiled:
-        module.encoder.compile_layers()
-    data = MultiTaskData(
-        tasks, {}, SizeProportionalSampler(0.75).stream(dict.fromkeys(tasks, ROWS), 12, 8, seed=0), 0, ONE_CALL
-    )
+        module.model.encoder.compile_layers()
+    data = ExamplesDataModule(pool(0), batch_size=8)  # 9 steps an epoch
     try:
-        hardware.trainer(TrainerConfig(), tmp_path, 13, callbacks=[watch]).fit(module, data)
+        settings = TrainerConfig(log_every_n_steps=100, extra={"limit_val_batches": 0})
+        hardware.trainer(settings, tmp_path, 9, callbacks=[watch]).fit(module, data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert watch.steps == 12
+    assert watch.steps == 9

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+import transformers
+from torch.nn.utils.rnn import pad_sequence
 
+from bam_lightning.data.collate import Examples, collate
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.tokenization import encode
-from bam_lightning.models.encoder import Encoder, load_tokenizer
-from bam_lightning.training.masked_lm import IGNORED, MaskedModule, MaskedSteps, MaskedText, make_tokenizer, mask_tokens
+from bam_lightning.models.batch import Batch, TaskBatch
+from bam_lightning.models.encoder import Encoder, from_path, load_tokenizer
+from bam_lightning.training.callbacks import History
+from bam_lightning.training.datamodule import ExamplesDataModule
+from bam_lightning.training.masked_lm import IGNORED, TASK, MaskedModule, TokenMasker, make_tokenizer
 from conftest import WORDS, sentences
+from families import FAMILIES, batch_of, padded
 
-MASK, VOCABULARY = 4, 1000
+CLS, MASK = 2, 4
+ALL = torch.ones(8, dtype=torch.bool)  # the texts of a minibatch that a rank trains on
 
 
 def test_the_commonest_words_are_kept_whole_and_others_spelt_in_characters():
-    tokenizer = make_tokenizer(["the cat sat", "the cat ran", "the tact"], vocabulary=2)
+    tokenizer = make_tokenizer(["the cat sat", "the cat ran", "the tact"], vocab_size=2)
     assert tokenizer.tokenize("The cat") == ["the", "cat"]
     assert tokenizer.tokenize("tact ran") == ["t", "##a", "##c", "##t", "r", "##a", "##n"]
     assert tokenizer.tokenize("xyz") == ["[UNK]"]  # letters that no text had
 
 
 def test_words_equally_common_are_taken_in_alphabetical_order():
-    tokenizer = make_tokenizer(["dog cat bird ant"], vocabulary=2)
+    tokenizer = make_tokenizer(["dog cat bird ant"], vocab_size=2)
     assert [tokenizer.tokenize(word)[0] for word in ("ant", "bird", "cat", "dog")] == ["ant", "bird", "c", "d"]
 
 
@@ -33,7 +42,7 @@ def test_punctuation_is_a_word_of_its_own():
 
 @pytest.mark.parametrize("word", ["caf\u00e9", "na\u00efve", "\u00fcber"])
 def test_a_common_word_with_an_accent_is_kept_whole(word):
-    tokens = make_tokenizer([f"{word} {word}"], vocabulary=1).tokenize(word)
+    tokens = make_tokenizer([f"{word} {word}"], vocab_size=1).tokenize(word)
     assert len(tokens) == 1
     assert tokens != ["[UNK]"]
 
@@ -55,164 +64,203 @@ def test_special_tokens_come_first_and_the_same_texts_give_the_same_words():
 
 @pytest.fixture(scope="module")
 def draw():
-    """Return ids, maskable, inputs and labels of 400,000 tokens, a quarter of them not maskable."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(10, VOCABULARY, (800, 500))
-    maskable = np.ones_like(ids, dtype=bool)
-    maskable[:, ::4] = False
-    return ids, maskable, *mask_tokens(ids, maskable, 0.15, MASK, VOCABULARY, np.random.default_rng(1))
+    """Return true ids, masked ids, which are to be predicted, and the vocabulary; every fourth token is [CLS]."""
+    tokenizer = make_tokenizer([" ".join(f"w{number}" for number in range(1000))], 1000)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(10, len(tokenizer), 400_000))
+    ids[::4] = CLS
+    masked = TokenMasker(tokenizer, 0.15, seed=1)(
+        Batch(ids, torch.zeros_like(ids), None, (len(ids),), {}), torch.ones(1, dtype=bool)
+    )
+    chosen = torch.zeros(len(ids), dtype=torch.bool)
+    chosen[masked.tasks[TASK].positions] = True
+    assert masked.tasks[TASK].labels.equal(ids[chosen])
+    return ids, masked.input_ids, chosen, len(tokenizer)
 
 
 def within_four_sigma(count: int, draws: int, share: float) -> bool:
     return abs(count - draws * share) < 4 * (draws * share * (1 - share)) ** 0.5
 
 
-def test_fifteen_in_a_hundred_maskable_tokens_are_chosen_and_no_other(draw):
-    _, maskable, _, labels = draw
-    chosen = labels != IGNORED
-    assert not (chosen & ~maskable).any()
-    assert within_four_sigma(int(chosen.sum()), int(maskable.sum()), 0.15)
+def test_fifteen_in_a_hundred_tokens_are_chosen_and_no_special_one(draw):
+    _, _, chosen, _ = draw
+    assert not chosen[::4].any()
+    assert within_four_sigma(int(chosen.sum()), 300_000, 0.15)
 
 
 def test_of_the_chosen_80_percent_are_masked_10_random_10_left(draw):
-    ids, _, inputs, labels = draw
-    chosen = labels != IGNORED
+    ids, inputs, chosen, words = draw
     draws = int(chosen.sum())
     masked = int((inputs[chosen] == MASK).sum())
     left = int((inputs[chosen] == ids[chosen]).sum())
-    by_chance = 0.1 / VOCABULARY  # a random word may be the mask, or the word that stood there
+    by_chance = 0.1 / words  # a random word may be the mask, or the word that stood there
     assert within_four_sigma(masked, draws, 0.8 + by_chance)
     assert within_four_sigma(left, draws, 0.1 + by_chance)
     assert within_four_sigma(draws - masked - left, draws, 0.1 - 2 * by_chance)
 
 
 def test_random_words_come_from_the_whole_vocabulary(draw):
-    ids, _, inputs, labels = draw
-    wild = inputs[(labels != IGNORED) & (inputs != MASK) & (inputs != ids)]
+    ids, inputs, chosen, words = draw
+    wild = inputs[chosen & (inputs != MASK) & (inputs != ids)].double()
     assert 0 <= wild.min() < 10
-    assert VOCABULARY - 10 <= wild.max() < VOCABULARY
-    assert abs(wild.mean() - 499.5) < 4 * VOCABULARY / 12**0.5 / len(wild) ** 0.5
+    assert words - 10 <= wild.max() < words
+    assert abs(wild.mean() - (words - 1) / 2) < 4 * words / 12**0.5 / len(wild) ** 0.5
 
 
-def test_labels_are_the_true_words_and_all_other_inputs_stay(draw):
-    ids, _, inputs, labels = draw
-    chosen = labels != IGNORED
-    np.testing.assert_array_equal(labels[chosen], ids[chosen])
-    np.testing.assert_array_equal(inputs[~chosen], ids[~chosen])
+def test_all_other_tokens_stay(draw):
+    ids, inputs, chosen, _ = draw
+    assert inputs[~chosen].equal(ids[~chosen])
 
 
 @pytest.fixture
-def steps(tiny_bert, tmp_path):
-    """Return a function from a seed to 6 steps of 8 texts, half of all tokens masked."""
-    tokenizer = load_tokenizer(tiny_bert)
-    texts = sentences(20, 0)
-    keys = [text.encode().ljust(64)[:64] for text in texts]
-    tokens = encode(TaskSplit((texts,), np.zeros(20), keys), tokenizer, 64, tmp_path / "cache")
-    rows = np.random.default_rng(0).integers(0, 20, (6, 8)).astype(np.int32)
-    rows[1] = rows[0]
-    return lambda seed=0: MaskedSteps(tokens, rows, tokenizer, 0.5, seed)
+def texts(tiny_bert, tmp_path):
+    """Return the tokenizer, and 20 texts as examples."""
+    tokenizer, lines = load_tokenizer(tiny_bert), sentences(20, 0)
+    keys = [text.encode().ljust(64)[:64] for text in lines]
+    tokens = encode(TaskSplit((lines,), np.zeros(20), keys), tokenizer, 64, tmp_path / "cache")
+    return tokenizer, Examples(tokens, np.zeros(20))
 
 
-def equal(one: dict, two: dict) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def test_masks_are_a_function_of_the_seed_and_the_number_of_the_batch(texts):
+    tokenizer, examples = texts
+
+    def masked(seed, index):
+        batch = collate({TASK: examples}, [TASK] * 8, np.arange(8), index)
+        before = batch.input_ids.clone(), torch.get_rng_state()
+        found = TokenMasker(tokenizer, 0.5, seed)(batch, ALL)
+        assert batch.input_ids.equal(before[0])
+        assert torch.get_rng_state().equal(before[1])  # dropout's draws stay what they are
+        return found.input_ids.tolist(), found.tasks[TASK].positions.tolist()
+
+    first = masked(0, 0)
+    torch.rand(3)
+    assert masked(0, 0) == first
+    assert first not in (masked(0, 1), masked(1, 0))
 
 
-def test_masks_are_a_function_of_seed_and_step(steps):
-    forwards = [steps()[step] for step in range(6)]
-    np.random.seed(1)
-    torch.manual_seed(1)
-    again = steps()
-    assert all(equal(again[step], forwards[step]) for step in reversed(range(6)))
-    assert not torch.equal(forwards[0]["labels"], forwards[1]["labels"])  # the same texts in another step
-    assert not torch.equal(steps(seed=1)[0]["labels"], forwards[0]["labels"])
+def test_special_tokens_are_never_chosen_and_the_text_is_whole(texts):
+    tokenizer, examples = texts
+    for number in range(6):
+        plain = collate({TASK: examples}, [TASK] * 8, np.random.default_rng(number).integers(0, 20, 8), number)
+        masked = TokenMasker(tokenizer, 0.5, 0)(plain, ALL)
+        part = masked.tasks[TASK]
+        assert 0.3 < len(part.positions) / (len(plain.input_ids) - 16) < 0.7
+        assert part.labels.equal(plain.input_ids[part.positions])
+        assert (part.labels > 4).all()
+        restored = masked.input_ids.clone()
+        restored[part.positions] = part.labels
+        assert restored.equal(plain.input_ids)
+        assert (masked.lengths, masked.index) == (plain.lengths, number)
 
 
-def test_special_tokens_and_padding_are_never_chosen_and_text_is_whole(steps):
-    for block in steps():
-        ids = torch.where(block["labels"] == IGNORED, block["input_ids"], block["labels"])
-        chosen = block["labels"] != IGNORED
-        assert 0.3 < chosen.sum() / (block["attention_mask"].sum() - 16) < 0.7
-        assert not (chosen & (block["attention_mask"] == 0)).any()
-        assert (ids[block["attention_mask"] == 0] == 0).all()
-        assert (ids[:, 0] == 2).all()  # [CLS]
-        assert ((ids == 3).sum(1) == 1).all()  # [SEP]
-        assert (block["labels"][chosen] > 4).all()
+def test_ranks_share_the_masks_of_one(texts):
+    tokenizer, examples = texts
+    masker, plain = TokenMasker(tokenizer, 0.5, 0), collate({TASK: examples}, [TASK] * 8, np.arange(8))
+    whole, owner = masker(plain, ALL), torch.tensor([0, 1, 1, 0, 2, 0, 1, 2])
+    predicted = torch.zeros(len(whole.input_ids), dtype=torch.bool)
+    predicted[whole.tasks[TASK].positions] = True
+    for rank in range(4):  # the last has no text
+        mine = masker(plain, owner == rank)
+        expected = [text for text, owned in enumerate(owner.tolist()) if owned == rank]
+        for field in ("input_ids", "position_ids"):
+            texts_of_all = getattr(whole, field).split(whole.lengths)
+            found = getattr(mine, field).split(mine.lengths) if expected else ()
+            assert [row.tolist() for row in found] == [texts_of_all[text].tolist() for text in expected]
+        flags = torch.zeros(len(mine.input_ids), dtype=torch.bool)
+        flags[mine.tasks[TASK].positions] = True
+        flags_of_all = predicted.split(whole.lengths)
+        assert flags.tolist() == [flag for text in expected for flag in flags_of_all[text].tolist()] or not expected
+        assert mine.tasks[TASK].labels.equal(whole.tasks[TASK].labels[_texts_of(whole, owner)[predicted] == rank])
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_the_block_of_one(steps, processes):
-    whole, own = steps()[2], steps()
-    for rank in range(processes):
-        own.rank, own.processes = rank, processes
-        assert equal(own[2], {name: value[rank::processes] for name, value in whole.items()})
+def _texts_of(batch, values):
+    """Return the value of each token's text."""
+    return torch.repeat_interleave(values, torch.tensor(batch.lengths))
 
 
-def test_loader_gives_the_steps_in_their_order(steps):
-    blocks = list(MaskedText(steps()).train_dataloader())
-    assert len(blocks) == 6
-    assert all(equal(block, steps()[step]) for step, block in enumerate(blocks))
+MODELS = ("bert", "roberta", "electra", "distilbert", "deberta-v2")
 
 
-def masked_model():
+def masked_model(family):
     """Return a module and transformers' own model with the same weights."""
-    from transformers import BertConfig, BertForMaskedLM, BertModel
-
-    config = BertConfig(
-        vocab_size=60,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        layer_norm_eps=1e-5,  # torch's own, which the head has
-    )
-    module = MaskedModule(Encoder(BertModel(config), pooling="cls"), learning_rate=1e-3, seed=0, log_every=1).eval()
-    other = BertForMaskedLM(config).eval()
-    torch.nn.init.normal_(module.bias)
-    other.bert.load_state_dict(module.encoder.body.state_dict())
-    head = other.cls.predictions
-    head.transform.dense.load_state_dict(module.transform[0].state_dict())
-    head.transform.LayerNorm.load_state_dict(module.transform[2].state_dict())
-    head.bias.data.copy_(module.bias.data)
-    head.decoder.bias.data.copy_(module.bias.data)
-    head.decoder.weight = other.bert.embeddings.word_embeddings.weight
-    return module, other
+    kind, fields = FAMILIES[family]
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    torch.manual_seed(0)
+    module = MaskedModule(Encoder(transformers.AutoModel.from_config(config), "cls"), learning_rate=1e-3, seed=0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    other = transformers.AutoModelForMaskedLM.from_config(config)
+    body = {f"{other.base_model_prefix}.{name}": value for name, value in module.encoder.body.state_dict().items()}
+    found = other.load_state_dict({**module.word_head.state_dict(), **body}, strict=False)
+    assert not found.missing_keys
+    assert not [name for name in found.unexpected_keys if "pooler" not in name]
+    other.tie_weights()
+    return module.eval(), other.eval()
 
 
-def block_of_words(chosen: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-    ids = torch.randint(5, 60, (4, 9))
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0
-    labels = torch.full_like(ids, IGNORED)
-    for place in chosen:
-        labels[place] = ids[place]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+def to_predict(batch, positions):
+    """Return the batch with tokens to predict, and transformers' labels of the padded one."""
+    positions = torch.tensor(positions, dtype=torch.long)
+    labels = torch.full_like(batch.input_ids, IGNORED)
+    labels[positions] = batch.input_ids[positions]
+    batch.tasks = {TASK: TaskBatch(positions, positions, batch.input_ids[positions])}
+    return pad_sequence(list(labels.split(batch.lengths)), batch_first=True, padding_value=IGNORED)
 
 
-def test_masked_loss_equals_that_of_transformers_and_torch_over_all_logits():
-    module, other = masked_model()
-    block = block_of_words([(0, 1), (0, 5), (1, 2), (3, 8)])
-    loss, count = module.masked_loss(block)
-    expected = other(**block)
-    flat = torch.nn.functional.cross_entropy(expected.logits.reshape(-1, 60), block["labels"].reshape(-1))
-    assert count == 4
-    torch.testing.assert_close(loss / count, expected.loss, rtol=0, atol=1e-6)
-    torch.testing.assert_close(loss / count, flat, rtol=0, atol=1e-6)
-
-
-def test_gradient_of_masked_loss_equals_that_of_transformers():
-    module, other = masked_model()
-    block = block_of_words([(0, 1), (2, 3)])
-    (module.masked_loss(block)[0] / 2).backward()
-    other(**block).loss.backward()
+@pytest.mark.parametrize("family", MODELS)
+def test_masked_loss_and_gradients_are_those_of_transformers_over_padded_texts(family):
+    module, other = masked_model(family)
+    batch = batch_of((6, 9, 9, 12))
+    labels = to_predict(batch, [1, 5, 8, 20, 35])
+    loss, count = module.masked_loss(batch)
+    expected = other(**padded(batch), labels=labels)
+    assert count == 5
+    torch.testing.assert_close(loss / count, expected.loss, rtol=0, atol=2e-6)
+    flat = torch.nn.functional.cross_entropy(expected.logits.reshape(-1, 50), labels.reshape(-1))
+    torch.testing.assert_close(loss / count, flat, rtol=0, atol=2e-6)
+    (loss / count).backward()
+    expected.loss.backward()
     words = module.encoder.body.get_input_embeddings().weight.grad
-    torch.testing.assert_close(words, other.bert.embeddings.word_embeddings.weight.grad, rtol=1e-5, atol=1e-6)
-    assert module.bias.grad.abs().sum() > 0
+    assert words.abs().max() > 0.01
+    torch.testing.assert_close(words, other.get_input_embeddings().weight.grad, rtol=1e-4, atol=1e-6)
+    theirs = dict(other.named_parameters(remove_duplicate=False))  # tied weights under both names
+    for name, parameter in module.word_head.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_block_without_a_masked_token_has_no_loss():
-    loss, count = masked_model()[0].masked_loss(block_of_words([]))
+def test_the_word_embeddings_are_those_that_predict_words():
+    module, _ = masked_model("bert")
+    assert module.word_head.get_output_embeddings().weight is module.encoder.body.get_input_embeddings().weight
+
+
+def test_a_batch_without_a_token_to_predict_has_no_loss():
+    module, _ = masked_model("bert")
+    batch = batch_of((3, 4))
+    to_predict(batch, [])
+    loss, count = module.masked_loss(batch)
     assert (loss.item(), count) == (0.0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no `validation_step`.*")
+def test_pretraining_lowers_the_loss_and_logs_its_mean_per_token(texts, tiny_bert):
+    tokenizer, examples = texts
+    module = MaskedModule(from_path(str(tiny_bert), None, "cls"), 1e-2, seed=0)
+    masker, history = TokenMasker(tokenizer, 0.3, 0), History()
+    data = ExamplesDataModule({TASK: examples}, batch_size=10, transform=masker)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=60,
+        max_epochs=-1,
+        log_every_n_steps=20,
+        callbacks=[history],
+        limit_val_batches=0,
+        **quiet,
+    )
+    trainer.fit(module, data)
+    assert [row["step"] for row in history.rows] == [20, 40, 60]
+    losses = [row["loss"] for row in history.rows]
+    assert losses[0] < np.log(len(tokenizer)) + 0.5  # that of a guess
+    assert losses[2] < losses[0] - 0.3
 
 
 def test_words_of_the_tiny_encoder_are_whole(tiny_bert):
