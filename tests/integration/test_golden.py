@@ -21,6 +21,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 def losses(words, tmp_path, fidelity, dropout=True):
     """Return the student's loss at each step."""
     epochs = ["optimization.single.epochs=3", "optimization.multi.epochs=6"]
+    if fidelity == "reference_code":  # as few copies as the tiny tasks need, and teachers as the paper's
+        epochs += ["sampler.reference_size=null", "optimization.single.layerwise_decay=1.0"]
     config = compose([*words, *epochs, f"fidelity={fidelity}", "trainer.max_steps=20", "trainer.log_every_n_steps=1"])
     if not dropout:
         folder = Path(shutil.copytree(config.encoder.path, tmp_path / "encoder"))
