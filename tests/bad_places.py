@@ -3,8 +3,8 @@
 import json
 import shutil
 
-RUN = ("run={run}", "store={store}")
-INTO = ("input={tmp}/in.csv", "output={tmp}/out.csv")
+RUN = ("--run={run}", "--store={store}")
+INTO = ("--input={tmp}/in.csv", "--output={tmp}/out.csv")
 
 
 def pairs(tmp, store, run):

@@ -3,67 +3,88 @@
 from bad_places import INTO, RUN, copied, file, folder, pairs
 
 CASES = {
-    "predict: no run": ("predict", [], None, "no value for run; give each one, as in run=VALUE"),
+    "predict: no run": ("predict", [], None, "Missing option '--run'; see `bam predict --help`"),
     "predict: an unknown option": (
         "predict",
-        ["rn=x"],
+        ["--rn=x"],
         None,
-        (
-            "no option 'rn'; did you mean 'run'?; known: store, run, task, input, output, input_format, "
-            "output_format, columns, escape_formulas, device, precision, heads, overwrite"
-        ),
+        "No such option: --rn (Possible options: --run); see `bam predict --help`",
     ),
     "predict: a word": (
         "predict",
-        ["rte"],
+        ["rte", "--run=x"],
         None,
-        (
-            "options have the form name=value, got 'rte'; known: store, run, task, input, output, input_format, "
-            "output_format, columns, escape_formulas, device, precision, heads, overwrite"
-        ),
+        "Got unexpected extra argument(s) (rte); see `bam predict --help`",
+    ),
+    "predict: an option of the former style": (
+        "predict",
+        ["run=x"],
+        None,
+        "`run=x` is now `--run x`; see `bam predict --help`",
+    ),
+    "predict: several of the former style": (
+        "predict",
+        ["--run=x", "task=[rte, stsb]"],
+        None,
+        "`task=[rte, stsb]` is now `--task rte --task stsb`; see `bam predict --help`",
+    ),
+    "predict: columns of the former style": (
+        "predict",
+        ["--run=x", "columns=[a b,c]"],
+        None,
+        "`columns=[a b,c]` is now `--column 'a b' --column c`; see `bam predict --help`",
+    ),
+    "predict: a switch of the former style": (
+        "predict",
+        ["--run=x", "overwrite=true"],
+        None,
+        "`overwrite=true` is now `--overwrite`; see `bam predict --help`",
     ),
     "predict: no such run": (
         "predict",
-        ["run=abc", "store={store}", *INTO],
+        ["--run=abc", "--store={store}", *INTO],
         pairs,
-        ("no Run 'abc' in {store}; `bam runs` lists them; else give a folder, or a hub id such as me/my-model"),
+        ("no Run 'abc' in {store}; `bam runs` lists them; or give a folder, or a hub id such as me/my-model"),
     ),
     "predict: no store": (
         "predict",
-        ["run=abc", "store={tmp}/nothing", *INTO],
+        ["--run=abc", "--store={tmp}/nothing", *INTO],
         pairs,
         (
-            "no Run 'abc': there is no store at {tmp}/nothing; give the paths.store of the job that trained it as "
-            "store=DIR, or a folder, or a hub id such as me/my-model"
+            "no Run 'abc': there is no store at {tmp}/nothing; give the paths.store of the job that trained it "
+            "(--store DIR), or a folder, or a hub id such as me/my-model"
         ),
     ),
     "predict: no input": ("predict", [*RUN, *INTO], None, "input: no file {tmp}/in.csv"),
     "predict: a folder for input": ("predict", [*RUN, *INTO], folder("in.csv"), "input: no file {tmp}/in.csv"),
     "predict: another ending": (
         "predict",
-        [*RUN, "input=in.xlsx"],
+        [*RUN, "--input=in.xlsx"],
         None,
         "input: 'in.xlsx' has none of the endings csv, tsv, jsonl, parquet; give input_format, one of them",
     ),
     "predict: no such format": (
         "predict",
-        [*RUN, *INTO, "input_format=xml"],
+        [*RUN, *INTO, "--input-format=xml"],
         pairs,
-        "input_format names 'xml'; choices: csv, tsv, jsonl, parquet",
+        (
+            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'jsonl', 'parquet'; "
+            "see `bam predict --help`"
+        ),
     ),
     "predict: no such task": (
         "predict",
-        [*RUN, *INTO, "task=rtee"],
+        [*RUN, *INTO, "--task=rtee"],
         pairs,
         "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?",
     ),
     "predict: columns of another task": (
         "predict",
-        [*RUN, *INTO, "task=sst2"],
+        [*RUN, *INTO, "--task=sst2"],
         pairs,
         (
-            "input: task 'sst2' reads sentence; columns there: sentence1, sentence2; say which to read, as in "
-            "task=sst2 columns=[sentence]"
+            "input: task 'sst2' reads sentence; its columns: sentence1, sentence2; name the columns to read, as in "
+            "--task sst2 --column sentence"
         ),
     ),
     "predict: semicolons": (
@@ -71,8 +92,8 @@ CASES = {
         [*RUN, *INTO],
         file("in.csv", "sentence1;sentence2\na;b\n"),
         (
-            "input: no task has its columns there; columns there: sentence1;sentence2; the columns seem to be "
-            "separated by ';', a csv has ','; say which to read, as in task=sst2 columns=[sentence]"
+            "input: no task's columns are in it; its columns: sentence1;sentence2; the columns seem to be "
+            "separated by ';', a csv has ','; name the columns to read, as in --task sst2 --column sentence"
         ),
     ),
     "predict: UTF-16": (
@@ -95,7 +116,7 @@ CASES = {
     ),
     "predict: half of a Parquet": (
         "predict",
-        [*RUN, "input={tmp}/in.parquet", "output={tmp}/out.csv"],
+        [*RUN, "--input={tmp}/in.parquet", "--output={tmp}/out.csv"],
         file("in.parquet", b"PAR1"),
         (
             "{tmp}/in.parquet cannot be read as parquet: Parquet file size is 4 bytes, smaller than the minimum "
@@ -104,52 +125,55 @@ CASES = {
     ),
     "predict: onto itself": (
         "predict",
-        [*RUN, "input={tmp}/in.csv", "output={tmp}/in.csv"],
+        [*RUN, "--input={tmp}/in.csv", "--output={tmp}/in.csv"],
         pairs,
         "output: {tmp}/in.csv is the input; give another file",
     ),
     "predict: into no folder": (
         "predict",
-        [*RUN, "input={tmp}/in.csv", "output={tmp}/no/out.csv"],
+        [*RUN, "--input={tmp}/in.csv", "--output={tmp}/no/out.csv"],
         pairs,
         "output: no folder {tmp}/no",
     ),
     "predict: no such device": (
         "predict",
-        [*RUN, *INTO, "device=gpu"],
+        [*RUN, *INTO, "--device=gpu"],
         pairs,
         "device names 'gpu'; choices: cpu; did you mean 'cpu'?",
     ),
     "predict: no such precision": (
         "predict",
-        [*RUN, *INTO, "precision=half"],
+        [*RUN, *INTO, "--precision=half"],
         pairs,
-        "precision names 'half'; choices: auto, float32, bfloat16",
+        (
+            "Invalid value for '--precision': Value error, 'half' is not one of 'auto', 'bf16-mixed', '32-true'; "
+            "see `bam predict --help`"
+        ),
     ),
     "predict: neither yes nor no": (
         "predict",
-        [*RUN, *INTO, "overwrite=maybe"],
+        [*RUN, *INTO, "--overwrite=maybe"],
         pairs,
-        "overwrite names 'maybe'; choices: true, false",
+        "Option '--overwrite' does not take a value; see `bam predict --help`",
     ),
     "predict: a folder without a model": (
         "predict",
-        ["run={tmp}/m", *INTO],
+        ["--run={tmp}/m", *INTO],
         lambda *places: (pairs(*places), folder("m")(*places)),
-        "no saved model in {tmp}/m: no run.json; there: nothing",
+        "no saved model in {tmp}/m: expected run.json, found nothing",
     ),
     "predict: a path that is no folder": (
         "predict",
-        ["run={tmp}/nothing", *INTO],
+        ["--run={tmp}/nothing", *INTO],
         pairs,
         "no folder {tmp}/nothing; give a Run, a folder, or a hub id such as me/my-model",
     ),
     "predict: a hub id out of reach": (
         "predict",
-        ["run=nobody/nothing", *INTO],
+        ["--run=nobody/nothing", *INTO],
         pairs,
         (
-            "model 'nobody/nothing' is no folder, and could not be read from the hub (Cannot find an appropriate "
+            "model 'nobody/nothing' is not a folder, and could not be read from the hub (Cannot find an appropriate "
             "cached snapshot folder for the specified revision on the local disk and outgoing traffic has been "
             "disabled. To enable repo look-ups and downloads online, set 'HF_HUB_OFFLINE=0' as environment "
             "variable.)"
@@ -157,35 +181,35 @@ CASES = {
     ),
     "predict: a manifest of another kind": (
         "predict",
-        ["run={tmp}/model", *INTO],
+        ["--run={tmp}/model", *INTO],
         lambda *places: (pairs(*places), copied("run.json", lambda kept: kept.pop("reads"))(*places)),
         (
-            "{tmp}/model/run.json is not that of a model this version reads (KeyError: 'reads'); download or copy "
-            "the model again"
+            "{tmp}/model/run.json does not describe a model that this version can read (KeyError: 'reads'); download "
+            "or copy the model again"
         ),
     ),
     "predict: a precision that is none": (
         "predict",
-        ["run={tmp}/model", *INTO],
+        ["--run={tmp}/model", *INTO],
         lambda *places: (
             pairs(*places),
             copied("run.json", lambda kept: kept["spec"].update(precision="half"))(*places),
         ),
         (
-            "{tmp}/model/run.json is not that of a model this version reads (ValueError: 'half' is not a valid "
-            "Precision); download or copy the model again"
+            "{tmp}/model/run.json does not describe a model that this version can read (ValueError: 'half' is not a "
+            "valid Precision); download or copy the model again"
         ),
     ),
     "predict: a head of a stranger": (
         "predict",
-        ["run={tmp}/model", *INTO],
+        ["--run={tmp}/model", *INTO],
         lambda *places: (
             pairs(*places),
             copied("run.json", lambda kept: kept["spec"]["tasks"]["rte"]["head"].update(_target_="os.system"))(*places),
         ),
         (
             "task 'rte' of {tmp}/model needs the head 'os.system', which is not part of bam_lightning; if you "
-            "trust that code, allow it with heads=[os.system]"
+            "trust this code, allow it with --head os.system (in Python: heads=['os.system'])"
         ),
     ),
 }

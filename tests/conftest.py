@@ -189,19 +189,21 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @contextmanager
-def serving(model, answers=None, limits=None, batch=64, queue=1024) -> Iterator[Served]:
+def serving(model, answers=None, limits=None, batch=64, queue=1024, **options) -> Iterator[Served]:
     """Serve a model in a thread; ``answers`` takes the place of its own."""
-    from bam_lightning.inference.serving import server as serve
-    from bam_lightning.inference.serving.batcher import Batcher, answer
-    from bam_lightning.inference.serving.requests import Limits
+    from bam_lightning.inference.serving.app import App, listen, make_server, url_of
+    from bam_lightning.inference.serving.batcher import Batcher, predict_batch
+    from bam_lightning.inference.serving.schemas import Limits
 
-    with serve.listen("127.0.0.1", 0) as listener, Batcher(answers or partial(answer, model), batch, queue) as batcher:
-        server = serve.server(model, batcher, limits or Limits())
+    predict = answers or partial(predict_batch, model)
+    with listen("127.0.0.1", 0) as listener, Batcher(predict, batch, queue) as batcher:
+        app = App(model, batcher, limits or Limits())
+        server = make_server(app, **options)
         thread = threading.Thread(target=server.run, args=([listener],))
         listener.listen(100)
         thread.start()
         try:
-            yield Served(serve.address(listener), model, server.config.app)
+            yield Served(url_of(listener), model, app)
         finally:
             server.should_exit = True
             thread.join()

@@ -1,37 +1,437 @@
-"""The ``bam`` command: ``bam COMMAND ...``, also ``python -m bam_lightning.cli COMMAND ...``."""
+"""The ``bam`` command. The module behind a command is imported when that command runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
-import importlib
+import os
+import re
+import shlex
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal
 
+import typer
+from typer.core import TyperArgument, TyperCommand
+
+from bam_lightning.config.compose import console
 from bam_lightning.config.renamed import renamed
+from bam_lightning.config.validation import require_extra
 
-COMMANDS = {
-    "train": "train",
-    "tables": "analysis.tables",
-    "runs": "analysis.list_runs",
-    "tune": "recipes.tuning",
-    "dashboard": "analysis.dashboard",
-    "export": "inference.export",
-    "predict": "inference.predict_file",
-    "submit": "recipes.submit",
-    "serve": "inference.serving.server",
-}
+HYDRA_WORDS = {"allow_extra_args": True}
+OLD_WORD = re.compile(r"(?:paths\.)?([a-z_]+)=(.*)", re.DOTALL)
+Precision = Literal["auto", "bf16-mixed", "32-true"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+
+Run = Annotated[str, typer.Option(metavar="RUN", help="A Run of the store, a folder, or a hub id.")]
+Store = Annotated[str, typer.Option(metavar="DIR", help="The store: `paths.store` of the jobs that trained the Runs.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precisions = Annotated[Precision, typer.Option(help="auto: the precision of training.")]
+Columns = Annotated[
+    list[str],
+    typer.Option("--column", metavar="NAME", help="Column of the first text, then of the second; default: the task's."),
+]
+HeadClasses = Annotated[
+    list[str], typer.Option("--head", metavar="CLASS", help="Dotted name of a custom head class to trust; repeatable.")
+]
+
+app = typer.Typer(
+    name="bam",
+    help="Train, compare and use multi-task text encoders taught by single-task teachers.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Command(TyperCommand):
+    """A command that explains options of the former style ``name=value``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, after a check for words ``name=value`` whose name is an option."""
+        values, rest, _ = self.make_parser(ctx).parse_args(args=list(args))
+        parameters = self.get_params(ctx)
+        arguments = [values.get(parameter.name) for parameter in parameters if isinstance(parameter, TyperArgument)]
+        flags = {name: parameter for parameter in parameters for name in _old_names(parameter)}
+        for word in [*(value for value in arguments if isinstance(value, str)), *rest]:
+            match = OLD_WORD.fullmatch(word)
+            if match and match[1] in flags and not (ctx.allow_extra_args and word.startswith("paths.")):
+                ctx.fail(f"`{word}` is now `{_new_words(flags[match[1]], match[2])}`")
+        return super().parse_args(ctx, args)
+
+
+def _old_names(parameter: Any) -> set[str]:
+    """Return the names under which an option was set as ``name=value``: its name in Python, or its flag."""
+    return {str(parameter.name), *(flag.lstrip("-").replace("-", "_") for flag in parameter.opts)}
+
+
+def _new_words(parameter: Any, value: str) -> str:
+    """Return the flags that replace ``name=value``."""
+    flag = parameter.opts[0]
+    if isinstance(parameter, TyperArgument):
+        return shlex.quote(value)
+    if parameter.is_flag:
+        return str(flag if value.lower() == "true" else parameter.secondary_opts[0] if parameter.secondary_opts else "")
+    if parameter.multiple:
+        items = [item.strip() for item in value.removeprefix("[").removesuffix("]").split(",")]
+        return " ".join(f"{flag} {shlex.quote(item)}" for item in items if item)
+    return f"{flag} {shlex.quote(value)}"
+
+
+def command(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Register a function as a command. Its return value is the exit status; expected errors end as one line."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        @wraps(function)
+        def run_in_console(*args: Any, **kwargs: Any) -> None:
+            if status := console(lambda: function(*args, **kwargs) or 0):
+                raise typer.Exit(status)
+
+        epilog = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
+        app.command(cls=Command, epilog=epilog, **settings)(run_in_console)
+        return run_in_console
+
+    return register
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def train(context: typer.Context) -> None:
+    """Train a recipe. Every word is passed to Hydra: see `bam train --help`."""
+    from bam_lightning import train
+
+    sys.argv = ["bam train", *context.args]
+    train.main()
+
+
+@command("bam tables table1", "bam tables my_table.yaml --scale small --seeds 20")
+def tables(
+    table: Annotated[
+        str, typer.Argument(help="table1, table3, table4, table5, or a YAML file like those of conf/table.")
+    ],
+    store: Store = "store",
+    scale: Annotated[str, typer.Option(help="Scale of the jobs.")] = "demo",
+    fidelity: Annotated[str, typer.Option(help="Fidelity of the jobs.")] = "paper",
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Report which of the seeds 0 to N-1 are missing.")
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Use the variant of a row with this hash; the notes list them.")
+    ] = None,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Combine jobs with different data, settings, code or teachers in one row.")
+    ] = False,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Also log the table and its page to this W&B project.")
+    ] = None,
+    output: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for NAME.html, .md, .tex and .csv files.")
+    ] = "tables",
+) -> None:
+    """Make a table from the finished jobs of a store: medians over seeds, significance tests, plots."""
+    from bam_lightning.analysis.tables import TableOptions, job
+
+    job(
+        TableOptions(
+            table=table, store=store, scale=scale, fidelity=fidelity, seeds=seeds, settings=settings, mix=mix,
+            wandb=wandb, output=output,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam runs --experiment single_multi --task rte",
+    "bam runs --delete unused          delete the Runs that no job refers to, after a confirmation",
+    "bam runs --forget EXPERIMENT      remove the records of its jobs; their Runs are then unused",
+    "bam runs --check                  read every byte and list the damaged Runs",
+    "bam runs --delete damaged         delete them; the next job trains them again",
+)
+def runs(
+    store: Store = "store",
+    experiment: Annotated[str | None, typer.Option(help="Only Runs that the jobs of this experiment use.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only Runs of this task.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only Runs that are finished, 'in training', stopped or damaged.")
+    ] = None,
+    delete: Annotated[str | None, typer.Option(metavar="unused|damaged", help="Delete unused or damaged Runs.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare all files with their hashes.")] = False,
+    forget: Annotated[str | None, typer.Option(metavar="EXPERIMENT", help="Remove the records of its jobs.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False,
+) -> int:
+    """List the Runs of a store, newest first, and its unfinished jobs; delete what is not needed."""
+    from bam_lightning.analysis.list_runs import RunsOptions, job
+
+    return job(
+        RunsOptions(
+            store=store, experiment=experiment, task=task, state=state, delete=delete, check=check, forget=forget,
+            yes=yes,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam predict --run RUN_ID --task rte --input pairs.csv --output scored.csv",
+    "bam predict --run RUN_ID --input texts.jsonl --output scored.parquet",
+    "cat texts.jsonl | bam predict --run RUN_ID --task sst2 --input-format jsonl",
+)
+def predict(
+    run: Run,
+    store: Store = "store",
+    task: Annotated[
+        list[str], typer.Option(metavar="TASK", help="A task; repeatable. Default: all whose columns are in the input.")
+    ] = [],  # noqa: B006
+    input: Annotated[
+        str, typer.Option(metavar="FILE", help="CSV, TSV, JSON lines or Parquet; -: standard input.")
+    ] = "-",
+    output: Annotated[str, typer.Option(metavar="FILE", help="As --input; -: standard output.")] = "-",
+    input_format: Annotated[
+        FileFormat | None, typer.Option(help="Format of the input, if its name does not end with it.")
+    ] = None,
+    output_format: Annotated[
+        FileFormat | None, typer.Option(help="Format of the output, if its name does not end with it.")
+    ] = None,
+    columns: Columns = [],  # noqa: B006
+    escape_formulas: Annotated[
+        bool, typer.Option("--escape-formulas", help="CSV, TSV: put ' before cells that a spreadsheet would execute.")
+    ] = False,
+    device: Device = "auto",
+    precision: Precisions = "auto",
+    heads: HeadClasses = [],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+) -> int:
+    """Predict the rows of a file, in order.
+
+    All input columns are kept. New columns are TASK.label and TASK.NAME, the probability of each label name
+    (TASK.score for regression). A row that cannot be scored has the reason in the column prediction_error. The input
+    may be larger than memory.
+    """
+    from bam_lightning.inference.predict_file import PredictOptions, predict_file
+
+    return predict_file(
+        PredictOptions(
+            run=run, store=store, task=task, input=input, output=output, input_format=input_format,
+            output_format=output_format, columns=columns, escape_formulas=escape_formulas, device=device,
+            precision=precision, heads=heads, overwrite=overwrite,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam evaluate --run RUN_ID --task rte --input pairs.csv --by channel --output report",
+    "bam evaluate --run RUN_ID --task rte --input nyu-mll/glue --subset rte --split validation",
+)
+def evaluate(
+    run: Run,
+    task: Annotated[str, typer.Option(help="The task to score.")],
+    input: Annotated[str, typer.Option(metavar="PATH", help="A labelled file, a folder of splits, or a hub dataset.")],
+    store: Store = "store",
+    split: Annotated[str | None, typer.Option(help="Split of a folder or hub dataset.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the gold labels.")] = "label",
+    separator: Annotated[str, typer.Option(help="Separates the labels of a multi-label row in a text column.")] = "|",
+    columns: Columns = [],  # noqa: B006
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Also score the rows of each value of this column.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write report.json and report.md to this folder.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precisions = "auto",
+    heads: HeadClasses = [],  # noqa: B006
+) -> None:
+    """Score a model on labelled rows.
+
+    Reports every metric of the task with a 95% bootstrap interval, the confusion matrix, precision, recall and F1 of
+    each class, and the expected calibration error.
+    """
+    from bam_lightning.inference.evaluate import EvaluateOptions, evaluate_file
+
+    evaluate_file(
+        EvaluateOptions(
+            run=run, task=task, input=input, store=store, split=split, subset=subset, label=label,
+            separator=separator, columns=columns, by=by, output=output, device=device, precision=precision,
+            heads=heads,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam export --run RUN_ID --output DIR                 a folder for bam.load, with its model card",
+    "bam export --run RUN_ID --format hf --output DIR     DIR/TASK: a transformers classifier per task",
+    "bam export --run RUN_ID --format onnx --output DIR   one graph with the encoder and all heads",
+)
+def export(
+    run: Run,
+    output: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
+    store: Store = "store",
+    format: Annotated[Literal["bam", "hf", "onnx"], typer.Option(help="Format of the export.")] = "bam",
+    task: Annotated[
+        list[str], typer.Option(metavar="TASK", help="hf, onnx: export only this task; repeatable. Default: all tasks.")
+    ] = [],  # noqa: B006
+    heads: HeadClasses = [],  # noqa: B006
+) -> None:
+    """Export a model for other tools, and check that the export computes the same logits."""
+    from bam_lightning.inference.export import ExportOptions, export
+
+    export(ExportOptions(run=run, output=output, store=store, format=format, task=task, heads=heads))
+
+
+@command(
+    "bam serve --run RUN_ID --port 8000",
+    "curl localhost:8000/predict -H 'Content-Type: application/json' "
+    '-d \'{"rows": [["A man sleeps."]], "task": "all"}\'',
+)
+def serve(
+    run: Run,
+    store: Store = "store",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free port.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default accepts this machine only, 0.0.0.0 every machine.")
+    ] = "127.0.0.1",
+    device: Device = "auto",
+    precision: Precisions = "auto",
+    heads: HeadClasses = [],  # noqa: B006
+    revision: Annotated[str | None, typer.Option(help="Git revision of a hub id.")] = None,
+    cors_origins: Annotated[
+        list[str], typer.Option("--cors-origin", metavar="URL", help="Allow web pages of this origin; repeatable.")
+    ] = [],  # noqa: B006
+    allowed_hosts: Annotated[
+        list[str],
+        typer.Option("--allowed-host", metavar="NAME", help="Accept only this Host header; repeatable; *.NAME works."),
+    ] = [],  # noqa: B006
+    rows: Annotated[int, typer.Option(help="Maximum number of rows of a request.")] = 128,
+    characters: Annotated[int, typer.Option(help="Maximum number of characters of a text.")] = 10_000,
+    bytes: Annotated[int, typer.Option(help="Maximum size of a request body, in bytes.")] = 1 << 20,
+    batch: Annotated[int, typer.Option(help="Maximum number of rows per batch; 1 disables batching.")] = 64,
+    queue: Annotated[
+        int, typer.Option(help="Maximum number of queued rows; further requests are answered with 503.")
+    ] = 1024,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the model; default: all cores but one, which serves HTTP.")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP: a JSON API and a page to try it.
+
+    GET / is the page; /tasks, /health, /metrics (Prometheus) and /openapi.json describe the model, the server and the
+    API. There is no password: let others in through a proxy that asks for one. Ctrl+C or SIGTERM stops the server
+    within 10 seconds, after the answers to requests in progress.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches are small: its threads would only compete
+    require_extra("bam serve", ("fastapi", "uvicorn", "httptools", "prometheus_client"), "serve")
+    from bam_lightning.inference.serving.app import ServeOptions, serve
+
+    serve(
+        ServeOptions(
+            run=run, store=store, port=port, host=host, device=device, precision=precision, heads=heads,
+            revision=revision, cors_origins=cors_origins, allowed_hosts=allowed_hosts, rows=rows,
+            characters=characters, bytes=bytes, batch=batch, queue=queue, threads=threads,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam submit --run RUN_ID                          one multi-task Run predicts every task",
+    "bam submit --run ID --run ID                     the first Run that has a task's head predicts it",
+    "bam submit --run RUN_ID --partial data.root=DIR",
+    context_settings=HYDRA_WORDS,
+)
+def submit(
+    context: typer.Context,
+    run: Annotated[list[str], typer.Option(metavar="RUN", help="A Run that predicts; repeatable.")],
+    store: Annotated[str | None, typer.Option(metavar="DIR", help="The store, as paths.store=DIR.")] = None,
+    output: Annotated[str, typer.Option(metavar="FILE", help="The zip file to write.")] = "submission.zip",
+    partial: Annotated[bool, typer.Option("--partial", help="Omit missing test sets, and list them.")] = False,
+) -> None:
+    """Write a GLUE leaderboard submission: a zip of eleven TSV files.
+
+    All other words are options of `bam train` (scale=paper by default) that say where the test sets are. Missing
+    predictions are computed. WNLI gets its majority class. The rows must be in their official order.
+    """
+    from bam_lightning.recipes.submit import SubmitOptions, job
+
+    job(SubmitOptions(run=run, output=output, partial=partial), _hydra_words(context, store))
+
+
+@command(
+    "bam tune --seeds 3 scale=paper",
+    "bam tune --value 1.0 --value 0.95 --value 0.9 scale=small data.root=DIR 'suite.only=[rte,cola]'",
+    context_settings=HYDRA_WORDS,
+)
+def tune(
+    context: typer.Context,
+    values: Annotated[
+        list[float], typer.Option("--value", metavar="ALPHA", help="A layer-wise decay to try; repeatable.")
+    ] = [1.0, 0.9],  # noqa: B006
+    seeds: Annotated[int, typer.Option(help="Number of seeds per value, from teacher_seed on.")] = 1,
+    store: Annotated[str | None, typer.Option(metavar="DIR", help="The store, as paths.store=DIR.")] = None,
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results of each recipe.")] = "choose",
+) -> None:
+    """Tune the layer-wise decay of each single task on its dev set (section 4: 1.0 or 0.9).
+
+    Trains each task alone with each value, and stores the value with the highest median dev score. Later jobs with the
+    same store use it, unless optimization.chosen=false or optimization.layerwise_decay=VALUE is set. All other words
+    are options of `bam train`.
+    """
+    from bam_lightning.recipes.tuning import ChooseOptions, job
+
+    job(ChooseOptions(values=values, seeds=seeds, output=output), _hydra_words(context, store))
+
+
+@command(
+    "bam dashboard --entity ME --project bam_lightning",
+    "bam dashboard --entity ME --task rte --task cola --sweep 2026-01-31_12-00-00-000000",
+)
+def dashboard(
+    entity: Annotated[str, typer.Option(help="W&B user or team.")],
+    project: Annotated[str, typer.Option(help="W&B project: logger.project of the jobs.")] = "bam_lightning",
+    name: Annotated[str, typer.Option(help="Name of the workspace.")] = "bam_lightning",
+    sweep: Annotated[str | None, typer.Option(help="Only the Runs of one sweep: the name of its folder.")] = None,
+    tasks: Annotated[
+        list[str], typer.Option("--task", metavar="TASK", help="A task to show; repeatable. Default: GLUE's tasks.")
+    ] = [],  # noqa: B006
+    metrics: Annotated[
+        list[str], typer.Option("--metric", metavar="METRIC", help="Metric of each --task, in order; default: GLUE's.")
+    ] = [],  # noqa: B006
+    show: Annotated[bool, typer.Option("--show", help="Print the workspace as JSON instead of saving it.")] = False,
+) -> None:
+    """Create a W&B workspace: scores by method and seed, lambda, learning rate, losses, throughput.
+
+    Needs `wandb login`, unless --show is given.
+    """
+    from bam_lightning.analysis.dashboard import DashboardOptions, job
+
+    options = DashboardOptions(entity=entity, project=project, name=name, sweep=sweep, metrics=metrics, show=show)
+    options.tasks = tasks or options.tasks
+    job(options)
+
+
+def _hydra_words(context: typer.Context, store: str | None) -> list[str]:
+    return [*context.args, *([f"paths.store={store}"] if store is not None else [])]
+
+
+def run(words: list[str]) -> int:
+    """Run a command line. Return the exit status: 2 for a wrong command line."""
+    former = renamed(f"bam {words[0]}") if words else None
+    if former:
+        print(f"error: {former}", file=sys.stderr)
+        return 2
+    try:
+        status = typer.main.get_command(app).main(args=words or ["--help"], prog_name="bam", standalone_mode=False)
+    except Exception as error:  # usage errors are of Typer, or of Click in older versions of it
+        if not callable(format_message := getattr(error, "format_message", None)):
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "bam"
+        message = " ".join(str(format_message()).split()).rstrip(".")
+        print(f"error: {message}; see `{path} --help`", file=sys.stderr)
+        return 2
+    return int(status or 0)
 
 
 def main() -> None:
-    """Run the command that the first argument names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name not in COMMANDS:
-        former = renamed(f"bam {name}")
-        if former:
-            print(f"error: {former}", file=sys.stderr)
-            sys.exit(2)
-        print(f"usage: bam COMMAND ...\ncommands: {', '.join(COMMANDS)}; bam COMMAND --help explains one")
-        sys.exit(0 if name in ("-h", "--help") else 2)
-    sys.argv = [f"{sys.argv[0]} {name}", *sys.argv[2:]]
-    importlib.import_module(f"bam_lightning.{COMMANDS[name]}").main()
+    """Entry point."""
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

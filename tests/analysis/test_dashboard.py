@@ -15,7 +15,7 @@ from forked_python import python
 def sent(*arguments: str) -> dict:
     """Return what the command would send."""
     done = subprocess.run(
-        [python(), "-m", "bam_lightning.cli", "dashboard", "entity=me", "show=true", *arguments],
+        [python(), "-m", "bam_lightning.cli", "dashboard", "--entity=me", "--show", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -25,7 +25,7 @@ def sent(*arguments: str) -> dict:
 
 
 def test_the_workspace_has_the_panels_one_wants():
-    view = sent("tasks=[rte,stsb]", "sweep=my_sweep", "project=p")
+    view = sent("--task=rte", "--task=stsb", "--sweep=my_sweep", "--project=p")
     assert (view["entity"], view["project"]) == ("me", "p")
     sections = {one["name"]: one["panels"] for one in view["spec"]["section"]["panel_bank_config"]["sections"]}
     text = {name: json.dumps(panels) for name, panels in sections.items()}
@@ -43,7 +43,7 @@ def test_the_workspace_has_the_panels_one_wants():
 
 def test_without_a_login_it_is_one_message():
     done = subprocess.run(
-        [python(), "-m", "bam_lightning.cli", "dashboard", "entity=me"],
+        [python(), "-m", "bam_lightning.cli", "dashboard", "--entity=me"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -55,4 +55,4 @@ def test_without_a_login_it_is_one_message():
 
 def test_each_task_needs_its_metric():
     with pytest.raises(ValueError, match=r"^metrics must name one metric per task, got 1 for 2 tasks$"):
-        workspace(DashboardOptions("me", tasks=["a", "b"], metrics=["accuracy"]))
+        workspace(DashboardOptions(entity="me", tasks=["a", "b"], metrics=["accuracy"]))

@@ -56,14 +56,14 @@ def test_runs_are_listed_with_who_needs_them(store):
     metric = {"rte": "accuracy", "stsb": "spearman"}[task]
     assert teachers[0].score == pytest.approx(100 * manifest["metrics"][task][metric])
     assert teachers[0].size > sum(path.stat().st_size for path in store.folder(teachers[0].id).glob("*.safetensors"))
-    listed = call(f"store={store.root}", "task=rte", "state=finished")
+    listed = call(f"--store={store.root}", "--task=rte", "--state=finished")
     assert listed.returncode == 0, listed.stderr
     assert f"3 of 4 Runs in {store.root}" in listed.stdout
 
 
 def test_nothing_that_a_job_needs_is_unused(store):
     assert unused(entries(store, read_records(store)), store) == []
-    done = call(f"store={store.root}", "delete=unused")
+    done = call(f"--store={store.root}", "--delete=unused")
     assert done.stdout == "nothing to delete: every Run is needed by a job\n"
 
 
@@ -78,12 +78,12 @@ def test_teachers_of_a_student_somebody_needs_stay(store):
 
 
 def test_forgotten_jobs_leave_runs_to_delete_after_asking(store):
-    assert call(f"store={store.root}", "forget=multi", "yes=true").returncode == 0
-    asked = call(f"store={store.root}", "delete=unused", answer="n\n")
+    assert call(f"--store={store.root}", "--forget=multi", "--yes").returncode == 0
+    asked = call(f"--store={store.root}", "--delete=unused", answer="n\n")
     assert asked.returncode == 1
     assert "nothing was changed" in asked.stdout
     assert len(list((store.root / "runs").iterdir())) == 4
-    sure = call(f"store={store.root}", "delete=unused", answer="y\n")
+    sure = call(f"--store={store.root}", "--delete=unused", answer="y\n")
     assert sure.returncode == 0
     assert sure.stdout.splitlines()[-1].endswith("deleted 1 Runs")
     assert len(list((store.root / "runs").iterdir())) == 3
@@ -91,8 +91,8 @@ def test_forgotten_jobs_leave_runs_to_delete_after_asking(store):
 
 
 def test_only_what_the_other_words_choose_is_deleted(store):
-    assert call(f"store={store.root}", "forget=single_multi", "yes=true").returncode == 0
-    assert call(f"store={store.root}", "delete=unused", "task=stsb", "yes=true").returncode == 0
+    assert call(f"--store={store.root}", "--forget=single_multi", "--yes").returncode == 0
+    assert call(f"--store={store.root}", "--delete=unused", "--task=stsb", "--yes").returncode == 0
     left = [entry.tasks for entry in entries(store, [])]
     assert ("rte",) in left
     assert ("stsb",) not in left
@@ -122,16 +122,16 @@ def test_a_run_without_its_manifest_is_damaged_and_can_be_deleted(store):
 def test_a_store_of_nothing_but_runs_can_be_listed(store, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(store.root / "runs", copy / "runs")
-    done = call(f"store={copy}")
+    done = call(f"--store={copy}")
     assert done.returncode == 0, done.stderr
     assert "4 of 4 Runs" in done.stdout
-    asked = call(f"store={copy}", "delete=unused", answer="n\n")
+    asked = call(f"--store={copy}", "--delete=unused", answer="n\n")
     assert "this store has no record of a job" in asked.stdout
 
 
 def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(store):
     copy = store.root
-    assert call(f"store={copy}", "check=true").returncode == 0
+    assert call(f"--store={copy}", "--check").returncode == 0
     student = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "student"' in path.read_text())
     weights = student / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -139,15 +139,15 @@ def test_check_reads_every_byte_names_what_is_damaged_and_deletes_it_when_asked(
     weights.write_bytes(content)
     teacher = next(path.parent for path in copy.glob("runs/*/run.json") if '"stage": "single"' in path.read_text())
     (teacher / "run.json").write_text("{")
-    done = call(f"store={copy}", "check=true", "state=damaged")
+    done = call(f"--store={copy}", "--check", "--state=damaged")
     assert done.returncode == 1
     assert f"{weights} is damaged: its hash is " in done.stderr
     assert "2 of 4 Runs" in done.stdout
-    gone = call(f"store={copy}", "delete=damaged", "yes=true")
+    gone = call(f"--store={copy}", "--delete=damaged", "--yes")
     assert "deleted 2 Runs" in gone.stdout, gone.stderr
     assert not student.exists()
     assert not teacher.exists()
-    assert "nothing to delete: no Run is damaged" in call(f"store={copy}", "delete=damaged").stdout
+    assert "nothing to delete: no Run is damaged" in call(f"--store={copy}", "--delete=damaged").stdout
 
 
 def test_a_run_in_training_is_no_prey(store):
@@ -167,16 +167,17 @@ def test_a_run_in_training_is_no_prey(store):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["delete=all"], "error: delete names 'all'; choices: unused"),
-        (["forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
-        (["task=ret"], "error: task names 'ret'; choices: rte, stsb; did you mean 'rte'?"),
-        (["experiment=x"], "error: experiment names 'x'; choices: multi, single_multi"),
-        (["state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
-        (["delete=unused", "forget=multi"], "error: give either delete=... or forget=EXPERIMENT, one after the other"),
-        (["rte"], "error: options have the form name=value, got 'rte'; known: store, experiment,"),
+        (["--delete=all"], "error: delete names 'all'; choices: unused"),
+        (["--forget=mutli"], "error: forget names 'mutli'; choices: multi, single_multi; did you mean 'multi'?"),
+        (["--task=ret"], "error: task names 'ret'; choices: rte, stsb; did you mean 'rte'?"),
+        (["--experiment=x"], "error: experiment names 'x'; choices: multi, single_multi"),
+        (["--state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
+        (["--delete=unused", "--forget=multi"], "error: give either --delete or --forget, one after the other"),
+        (["delete=all"], "error: `delete=all` is now `--delete all`; see `bam runs --help`"),
+        (["rte"], "error: Got unexpected extra argument(s) (rte); see `bam runs --help`"),
     ],
 )
 def test_a_bad_command_line_is_one_message(store, words, expected):
-    done = call(f"store={store.root}", *words)
-    assert done.returncode == 1
+    done = call(f"--store={store.root}", *words)
+    assert done.returncode == (2 if "bam runs --help" in expected else 1)
     assert done.stderr.splitlines()[-1].startswith(expected)

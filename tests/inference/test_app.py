@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 import bam_lightning as bam
-from bam_lightning.inference.serving.requests import Limits
+from bam_lightning.inference.serving.schemas import Limits
 from conftest import sentences, serving
 
 PAIRS = [["the cat sleeps", "a cat rests"], ["a dog runs", "the man eats"], ["the woman was good", "it"]]
@@ -76,8 +76,8 @@ BODY = json.dumps({"rows": [PAIRS[0]]}).encode()
         ("POST", "/predict", b"{", JSON, 400,
          "the body is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("POST", "/predict", BODY, {"Content-Type": "text/plain"}, 415,
-         "the body must be of the type application/json, got text/plain"),
-        ("POST", "/predict", BODY, {}, 415, "the body must be of the type application/json, got none"),
+         "the content type must be application/json, got text/plain"),
+        ("POST", "/predict", BODY, {}, 415, "the content type must be application/json, got none"),
         ("POST", "/predict", BODY, {**JSON, "Content-Encoding": "gzip"}, 415, "the body must not be encoded, got gzip"),
         ("POST", "/predict", b" " * 2001, JSON, 413, "the body may have 2000 bytes, got 2001"),
         ("POST", "/predict", b'{"rows": ["a", "b", "c", "d", "e"]}', JSON, 422, "rows must have 1 to 4 rows, got 5"),
@@ -86,12 +86,12 @@ BODY = json.dumps({"rows": [PAIRS[0]]}).encode()
         ("POST", "/predict", b'{"rows": ["\\ud800"]}', JSON, 422, "row 0: sentence is not UTF-8 text"),
         ("POST", "/predict", b'{"rows": ["a"], "task": "\\ud800"}', JSON, 422,
          "task names '\\ud800'; choices: sst2, stsb, rte"),
-        ("GET", "/predict", b"", {}, 405, "/predict does not take GET; it takes POST"),
-        ("DELETE", "/tasks", b"", {}, 405, "/tasks does not take DELETE; it takes GET"),
+        ("GET", "/predict", b"", {}, 405, "/predict does not accept GET; use POST"),
+        ("DELETE", "/tasks", b"", {}, 405, "/tasks does not accept DELETE; use GET"),
         ("GET", "/nowhere", b"", {}, 404,
-         "no path /nowhere; there are /, /predict, /tasks, /health, /metrics and /openapi.json"),
+         "no path /nowhere; paths: /, /predict, /tasks, /health, /metrics, /openapi.json"),
         ("POST", "/predict/", BODY, JSON, 404,
-         "no path /predict/; there are /, /predict, /tasks, /health, /metrics and /openapi.json"),
+         "no path /predict/; paths: /, /predict, /tasks, /health, /metrics, /openapi.json"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_said_in_one_line(strict, method, path, body, headers, status, message):
@@ -146,7 +146,10 @@ def test_a_full_queue_is_503_with_the_time_to_come_back(trained):
             assert not second.done()
         full = ask()
         gate.set()
-        assert (full.status_code, full.json()) == (503, {"error": "3 rows wait already; ask again"})
+        assert (full.status_code, full.json()) == (
+            503,
+            {"error": "the queue is full (3 rows are waiting); retry later"},
+        )
         assert full.headers["retry-after"] == "1"
         assert [first.result().status_code, second.result().status_code] == [200, 200]
 
@@ -157,9 +160,47 @@ def test_a_model_that_fails_is_500_logged_and_the_server_goes_on(trained, caplog
 
     with serving(bam.load(trained.id, store=trained.store), answers=broken) as found:
         answer = httpx.post(f"{found.url}/predict", json={"rows": PAIRS})
-        assert (answer.status_code, answer.json()) == (500, {"error": "the model failed; the server's log says why"})
+        assert (answer.status_code, answer.json()) == (
+            500,
+            {"error": "the model failed; the server's log has the reason"},
+        )
         assert httpx.get(f"{found.url}/health").status_code == 200
     assert "RuntimeError: out of memory" in caplog.text
+
+
+def test_metrics_are_read_by_prometheus_own_parser(trained):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with serving(bam.load(trained.id, store=trained.store)) as found:
+        for _ in range(3):
+            httpx.post(f"{found.url}/predict", json={"rows": PAIRS})
+        httpx.get(f"{found.url}/nowhere")
+        text = httpx.get(f"{found.url}/metrics").text
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["bam_requests_total", "/predict", "200"] == 3
+    assert samples["bam_requests_total", "other", "404"] == 1
+    assert (samples["bam_rows_total",], samples["bam_batches_total",], samples["bam_queue_rows",]) == (9, 3, 0)
+    assert samples["bam_predict_seconds_count",] == samples["bam_predict_seconds_bucket", "+Inf"] == 3
+    assert 0 < samples["bam_predict_seconds_sum",] < 60
+
+
+def test_other_origins_and_hosts_are_let_in_by_option_only(trained):
+    model, origin = bam.load(trained.id, store=trained.store), {"Origin": "https://example.org"}
+    preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    with serving(model) as found:
+        assert "access-control-allow-origin" not in httpx.get(f"{found.url}/tasks", headers=origin).headers
+    with serving(model, cors_origins=["https://example.org"], allowed_hosts=["127.0.0.1", "*.example.org"]) as found:
+        answer = httpx.post(f"{found.url}/predict", json={"rows": PAIRS}, headers=origin)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://example.org")
+        assert httpx.options(f"{found.url}/predict", headers=preflight).status_code == 200
+        other = {**preflight, "Origin": "https://example.com"}
+        assert httpx.options(f"{found.url}/predict", headers=other).status_code == 400
+        for host, status in (("a.example.org:80", 200), ("example.com", 400)):
+            assert httpx.get(f"{found.url}/health", headers={"Host": host}).status_code == status
 
 
 def raw(served, sent):
@@ -270,7 +311,7 @@ def test_the_api_is_what_its_schema_says(trained, tmp_path):
     with serving(bam.load(trained.id, store=trained.store)) as found:
         words = ["run", f"{found.url}/openapi.json", "-n", "40", "--generation-deterministic", "--no-color"]
         done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=100, check=False)
-        requests = found.app.gauges.requests
+        counted = found.app.requests
         assert done.returncode == 0, done.stdout + done.stderr
-        assert requests["/predict", 200] >= 10
-        assert requests["/predict", 422] >= 10
+        assert counted.labels("/predict", "200")._value.get() >= 10
+        assert counted.labels("/predict", "422")._value.get() >= 10

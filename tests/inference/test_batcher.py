@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import bam_lightning as bam
-from bam_lightning.inference.serving.batcher import Batcher, Closed, Full, answer
-from bam_lightning.inference.serving.requests import PredictRequest
+from bam_lightning.inference.serving.batcher import Batcher, ClosedError, QueueFullError, predict_batch
+from bam_lightning.inference.serving.schemas import PredictRequest
 from conftest import sentences
 
 TASKS = [["rte"], ["stsb"], ["stsb", "rte"], ["rte", "stsb"]]
@@ -34,7 +34,7 @@ def test_questions_answered_together_are_those_of_predict(trained, seed):
         width, count = rng.integers(1, 3), rng.integers(1, 5)
         rows = [tuple(next(texts) for _ in range(width)) for _ in range(count)]
         questions.append(PredictRequest(rows, ["sst2"] if width == 1 else TASKS[rng.integers(4)]))
-    for question, said in zip(questions, answer(model, questions), strict=True):
+    for question, said in zip(questions, predict_batch(model, questions), strict=True):
         told = json.loads(said)["predictions"]
         told = {task: [bam.Prediction(**one) for one in rows] for task, rows in told.items()}
         close(told, model.predict(question.rows, task=question.tasks))
@@ -47,7 +47,7 @@ def echo(questions):
 
 
 def ask(batcher, *rows):
-    return batcher.ask(PredictRequest([(row,) for row in rows], ["t"]))
+    return batcher.submit(PredictRequest([(row,) for row in rows], ["t"]))
 
 
 class Gate:
@@ -105,7 +105,7 @@ def test_a_full_queue_refuses_and_an_empty_one_takes_a_question_of_any_size():
         with Batcher(gate, batch=8, queue=4) as batcher:
             first = await begin(batcher, gate, "a")
             large = ask(batcher, *"bcdefg")
-            with pytest.raises(Full):
+            with pytest.raises(QueueFullError):
                 ask(batcher, "h")
             gate.open.set()
             await asyncio.gather(first, large)
@@ -129,6 +129,38 @@ def test_only_the_question_at_fault_fails():
     assert str(poison) == "out of memory"
 
 
+def test_a_panic_of_an_extension_fails_its_question_only():
+    class Panic(BaseException):
+        """What pyo3 raises where Rust panics."""
+
+    def panicking(questions):
+        if any(row == ("poison",) for one in questions for row in one.rows):
+            raise Panic("index out of bounds")
+        return echo(questions)
+
+    async def main():
+        with Batcher(panicking, batch=8, queue=8) as batcher:
+            with pytest.raises(RuntimeError, match=r"^Panic: index out of bounds$"):
+                await ask(batcher, "poison")
+            assert batcher.alive
+            return await ask(batcher, "a")
+
+    assert within(main())["t"] == ["a"]
+
+
+def test_a_model_that_does_not_end_does_not_hold_up_the_end():
+    gate = Gate()
+
+    async def main():
+        with Batcher(gate, batch=1, queue=8, close_seconds=0.1) as batcher:
+            await begin(batcher, gate, "a")
+            ask(batcher, "b")
+        gate.open.set()
+        return batcher
+
+    assert not within(main()).alive
+
+
 def test_leaving_answers_what_waits_and_takes_nothing_more():
     gate = Gate()
 
@@ -136,7 +168,7 @@ def test_leaving_answers_what_waits_and_takes_nothing_more():
         with Batcher(gate, batch=1, queue=8) as batcher:
             waiting = [await begin(batcher, gate, "a"), ask(batcher, "b"), ask(batcher, "c")]
             gate.open.set()
-        with pytest.raises(Closed):
+        with pytest.raises(ClosedError):
             ask(batcher, "d")
         return await asyncio.gather(*waiting)
 

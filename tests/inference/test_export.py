@@ -17,10 +17,9 @@ from scipy import special
 
 import bam_lightning as bam
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.options import parse
 from bam_lightning.inference.bam_export import export_bam
-from bam_lightning.inference.export import ExportOptions, job
-from bam_lightning.inference.export_check import largest_difference, sample, staged
+from bam_lightning.inference.export import ExportOptions, export
+from bam_lightning.inference.export_check import max_logit_difference, random_rows, staged_folder
 from bam_lightning.inference.hf_export import export_hf
 from bam_lightning.inference.onnx_export import export_onnx
 from bam_lightning.inference.predictor import Predictor
@@ -45,7 +44,7 @@ def exported(trained, tmp_path_factory):
     """The folder of the model as ONNX, and what the command that wrote it said."""
     folder = tmp_path_factory.mktemp("onnx") / "graph"
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        job(parse(ExportOptions, [f"run={trained.id}", f"store={trained.store}", "format=onnx", f"output={folder}"]))
+        export(ExportOptions(run=trained.id, store=str(trained.store), format="onnx", output=str(folder)))
     return folder, said.getvalue()
 
 
@@ -64,7 +63,7 @@ def with_encoder(model, family, **sizes):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     encoder = from_sizes(sizes, len(tokenizer), pooling="pooler")
     heads = {name: copy.deepcopy(model.head(name)) for name in model.tasks}
-    return Predictor(model.saved, encoder, heads, tokenizer, "cpu", "32-true")
+    return Predictor(model.info, encoder, heads, tokenizer, "cpu", "32-true")
 
 
 def test_each_head_is_a_classifier_of_transformers(model, tmp_path):
@@ -122,7 +121,8 @@ def test_a_head_that_is_more_than_a_linear_layer_is_refused(model, tmp_path):
     with pytest.raises(ValueError) as error:
         export_hf(with_task(model, "mine", Doubled(32, ["a", "b"])), tmp_path / "out")
     assert str(error.value) == (
-        "format=hf: the head of 'mine' is not a linear layer, as those of transformers are; format=onnx takes all"
+        "format hf: the head of 'mine' is not a linear layer, which transformers' classifiers have; format onnx "
+        "supports every head"
     )
 
 
@@ -131,19 +131,19 @@ def test_families_with_another_classifier_are_refused(model, tmp_path, family):
     with pytest.raises(ValueError) as error:
         export_hf(with_encoder(model, family), tmp_path / "out")
     assert str(error.value) == (
-        f"format=hf: the classifier that transformers has for {family} is another than this model's (first token, tanh "
-        "pooler, linear); families that agree: bert, camembert, deberta, deberta-v2, mpnet, roberta, xlm-roberta; "
-        "format=onnx takes all"
+        f"format hf: transformers' classifier for {family} differs from this model's (first token, tanh pooler, "
+        "linear); supported families: bert, camembert, deberta, deberta-v2, mpnet, roberta, xlm-roberta; format onnx "
+        "supports every family"
     )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_without_pooler_is_refused(model, tmp_path):
     bare = Predictor(
-        model.saved, copy.deepcopy(model.encoder), dict(model.heads.items()), model.tokenizer, "cpu", "32-true"
+        model.info, copy.deepcopy(model.encoder), dict(model.heads.items()), model.tokenizer, "cpu", "32-true"
     )
     bare.encoder.pooler = None
-    with pytest.raises(ValueError, match=r"^format=hf: this model has no pooler .*; format=onnx takes all$"):
+    with pytest.raises(ValueError, match=r"^format hf: this model has no pooler .*; format onnx supports both$"):
         export_hf(bare, tmp_path / "out")
 
 
@@ -155,7 +155,7 @@ def test_one_graph_has_all_heads_for_any_batch_and_length(model, graph, batch):
     assert [one.name for one in session.get_outputs()] == ["sst2", "stsb", "rte"]
     rows = PAIRS[:batch] if batch < 300 else [*PAIRS[:299], ("cat " * 90, "dog")]
     inputs = model.tokenizer(*map(list, zip(*rows, strict=True)), padding=True, truncation=True,
-                             max_length=model.saved.max_length, return_tensors="np")  # fmt: skip
+                             max_length=model.info.max_length, return_tensors="np")  # fmt: skip
     found = session.run(None, {one.name: inputs[one.name].astype(np.int64) for one in session.get_inputs()})
     ours = model.logits(rows, list(model.tasks))
     for name, logits in zip(model.tasks, found, strict=True):
@@ -180,7 +180,7 @@ class Doubled(ClassificationHead):
 
 def with_task(model, name, head):
     """The model with one task, of another name and head."""
-    saved = replace(model.saved, tasks={name: model.tasks["rte"]._replace(name=name)})
+    saved = replace(model.info, tasks={name: model.tasks["rte"]._replace(name=name)})
     return Predictor(saved, copy.deepcopy(model.encoder), {name: head}, model.tokenizer, "cpu", "32-true")
 
 
@@ -199,7 +199,7 @@ def test_a_task_may_not_be_called_what_an_input_of_the_graph_is(model, tmp_path)
     with pytest.raises(ValueError) as error:
         export_onnx(with_task(model, "input_ids", ClassificationHead(32, ["a", "b"])), tmp_path / "out")
     assert str(error.value) == (
-        "format=onnx: task 'input_ids' has the name of an input of the graph; rename it, or leave it out"
+        "format onnx: task 'input_ids' has the same name as an input of the graph; rename it, or leave it out"
     )
 
 
@@ -267,14 +267,14 @@ def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeyp
     if kind == "hf":
         import bam_lightning.inference.hf_export as room
 
-        real = room._classifier
+        real = room._build_classifier
 
         def wrong(*arguments):
             classifier = real(*arguments)
             classifier.classifier.bias.data += 0.01
             return classifier
 
-        monkeypatch.setattr(room, "_classifier", wrong)
+        monkeypatch.setattr(room, "_build_classifier", wrong)
         call = export_hf
     else:
         import bam_lightning.inference.onnx_export as room
@@ -283,14 +283,15 @@ def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeyp
             room._Graph,
             "forward",
             lambda self, *tensors: tuple(
-                head(self.encoder(dict(zip(self.inputs, tensors, strict=True)))) + 0.01 for head in self.heads
+                head(self.encoder.forward_padded(dict(zip(self.inputs, tensors, strict=True)))) + 0.01
+                for head in self.heads
             ),
         )
         call = export_onnx
     with pytest.raises(ValueError) as error:
         call(model, tmp_path / "out", ["rte"])
     assert str(error.value) == (
-        "the export is not the model: its logits of rte differ by 0.01, more than 0.0001; nothing was written"
+        "the export differs from the model: logits of rte differ by 0.01, more than 0.0001; nothing was written"
     )
     assert not list(tmp_path.iterdir())
 
@@ -298,7 +299,7 @@ def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeyp
 def test_a_folder_of_something_else_is_left_alone_and_an_export_is_replaced(model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"^output: .*mine is or holds something else; give a new folder$"):
+    with pytest.raises(FileExistsError, match=r"^output: .*mine exists and is not an export; give a new folder$"):
         export_hf(model, tmp_path / "mine", ["rte"])
     with pytest.raises(FileNotFoundError, match=r"^output: no folder .*nowhere$"):
         export_hf(model, tmp_path / "nowhere" / "out", ["rte"])
@@ -313,37 +314,37 @@ def test_what_an_earlier_export_has_not_written_is_never_deleted(model, tmp_path
     with pytest.raises(FileExistsError) as error:
         export_hf(model, tmp_path / "out", ["rte"])
     assert str(error.value) == (
-        f"output: no export has written {tmp_path}/out/rte/notes.txt; move it away, or give a new folder"
+        f"output: {tmp_path}/out/rte/notes.txt was not written by an export; move it away, or give a new folder"
     )
     assert (tmp_path / "out" / "rte" / "notes.txt").read_text() == "mine"
 
 
 def test_others_may_read_an_export(tmp_path):
-    with umask(0o022), staged(tmp_path / "out") as folder:
+    with umask(0o022), staged_folder(tmp_path / "out") as folder:
         save_file({"weight": np.zeros(2)}, folder / "model.safetensors")  # with rights for its owner alone
     assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_what_comes_into_the_folder_meanwhile_is_left_alone(tmp_path):
     def interrupted():
-        with staged(tmp_path / "out") as folder:
+        with staged_folder(tmp_path / "out") as folder:
             (folder / "model").touch()
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "thesis.tex").touch()
 
-    with pytest.raises(FileExistsError, match=r"^output: .*out is or holds something else; give a new folder$"):
+    with pytest.raises(FileExistsError, match=r"^output: .*out exists and is not an export; give a new folder$"):
         interrupted()
-    with pytest.raises(FileExistsError), staged(tmp_path / "out"):
+    with pytest.raises(FileExistsError), staged_folder(tmp_path / "out"):
         pytest.fail("it must be refused before anything is written")
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/thesis.tex"]
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path, monkeypatch):
-    with pytest.raises(FileExistsError) as error, staged(Path(".")):
+    with pytest.raises(FileExistsError) as error, staged_folder(Path(".")):
         pass
-    assert str(error.value) == "output: this is the current folder, which cannot be replaced; give one inside it"
+    assert str(error.value) == "output: this is the current folder, which cannot be replaced; give a folder inside it"
     monkeypatch.setattr("bam_lightning.inference.export_check.mkdtemp", lambda **_: os.mkdir("/proc/out"))
-    with pytest.raises(OSError) as error, staged(tmp_path / "out"):
+    with pytest.raises(OSError) as error, staged_folder(tmp_path / "out"):
         pass
     assert str(error.value) == f"output: cannot write to {tmp_path} (No such file or directory)"
 
@@ -353,18 +354,18 @@ def test_logits_that_are_no_numbers_are_no_agreement(model, tmp_path):
         return {"rte": np.full((len(part), 2), np.nan, np.float32)}
 
     with pytest.raises(ValueError) as error:
-        largest_difference(model, ["rte"], nothing, sample(model, 2))
+        max_logit_difference(model, ["rte"], nothing, random_rows(model, 2))
     assert str(error.value) == (
-        "the export is not the model: its logits of rte differ by nan, more than 0.0001; nothing was written"
+        "the export differs from the model: logits of rte differ by nan, more than 0.0001; nothing was written"
     )
 
 
 def test_rows_to_check_with_are_of_all_lengths_and_always_the_same(model):
-    rows = sample(model, 2)
-    assert rows == sample(model, 2)
+    rows = random_rows(model, 2)
+    assert rows == random_rows(model, 2)
     lengths = [len(model.tokenizer(*row)["input_ids"]) for row in rows]
     assert min(lengths) <= 8
-    assert max(lengths) > model.saved.max_length
+    assert max(lengths) > model.info.max_length
 
 
 def test_the_models_own_folder_is_read_back_too(model, tmp_path):
@@ -373,7 +374,7 @@ def test_the_models_own_folder_is_read_back_too(model, tmp_path):
     assert bam.load(tmp_path / "out").predict(PAIRS[:3]) == model.predict(PAIRS[:3])
     changed = with_task(model, "rte", ClassificationHead(32, ["a", "b"]))
     with pytest.raises(
-        ValueError, match=r"^the export is not the model: its logits of rte differ by .*; nothing was w"
+        ValueError, match=r"^the export differs from the model: logits of rte differ by .*; nothing was w"
     ):
         export_bam(changed, tmp_path / "changed")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -382,32 +383,33 @@ def test_the_models_own_folder_is_read_back_too(model, tmp_path):
 def test_the_command_says_what_it_wrote_as_onnx(exported):
     folder, said = exported
     assert re.fullmatch(
-        rf"sst2, stsb, rte: logits within \de-0\d of the model's; \d\.\d MB in {re.escape(str(folder))}\n", said
+        rf"sst2, stsb, rte: largest difference of logits \de-0\d; \d\.\d MB in {re.escape(str(folder))}\n", said
     )
 
 
 @pytest.mark.parametrize("kind", ["bam", "hf"])
 def test_the_command_writes_and_says_what(trained, tmp_path, capsys, kind):
-    words = [f"run={trained.id}", f"store={trained.store}", f"format={kind}", f"output={tmp_path}/out"]
-    job(parse(ExportOptions, words if kind == "bam" else [*words, "task=rte"]))
+    tasks = [] if kind == "bam" else ["rte"]
+    options = {"run": trained.id, "store": str(trained.store), "format": kind, "output": f"{tmp_path}/out"}
+    export(ExportOptions(**options, task=tasks))
     said = capsys.readouterr().out
     heads = "sst2, stsb, rte" if kind == "bam" else "rte"
-    assert re.fullmatch(rf"{heads}: logits within (0|\de-0\d) of the model's; \d\.\d MB in .*/out\n", said)
+    assert re.fullmatch(rf"{heads}: largest difference of logits (0|\de-0\d); \d\.\d MB in .*/out\n", said)
     if kind == "bam":
         assert bam.load(tmp_path / "out").predict(PAIRS[:3]) == bam.load(trained.id, trained.store).predict(PAIRS[:3])
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("fields", "message"),
     [
-        (["format=onix"], "format names 'onix'; choices: bam, hf, onnx; did you mean 'onnx'?"),
-        (["task=rte"], "format=bam writes the whole model; leave task out, or give format=hf or onnx"),
-        (["format=onnx", "task=rtee"], "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
+        ({"format": "onix"}, "format names 'onix'; choices: bam, hf, onnx; did you mean 'onnx'?"),
+        ({"task": ["rte"]}, "format bam exports the whole model; omit the tasks, or choose format hf or onnx"),
+        ({"format": "onnx", "task": ["rtee"]}, "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
     ],
 )
-def test_what_cannot_be_exported_is_named(trained, words, message):
+def test_what_cannot_be_exported_is_named(trained, fields, message):
     with pytest.raises(ValueError) as error:
-        job(parse(ExportOptions, [f"run={trained.id}", f"store={trained.store}", "output=out", *words]))
+        export(ExportOptions(run=trained.id, store=str(trained.store), output="out", **fields))
     assert str(error.value) == message
 
 
@@ -417,4 +419,4 @@ def test_without_its_packages_onnx_says_what_to_install(model, tmp_path, monkeyp
     )
     with pytest.raises(ConfigError) as error:
         export_onnx(model, tmp_path / "out")
-    assert str(error.value) == "format=onnx needs onnxscript; run: pip install 'bam-lightning[onnx]'"
+    assert str(error.value) == "format onnx needs onnxscript; run: pip install 'bam-lightning[onnx]'"

@@ -91,6 +91,43 @@ def test_rows_may_come_one_by_one(load):
     assert load().predict(zip(first, second, strict=True), task="rte") == load().predict(PAIRS, task="rte")
 
 
+def test_evaluate_gives_the_scores_of_results_json(load, trained):
+    model, expected = load(), trained.results["runs"][-1]["metrics"]
+    for task in ("rte", "stsb", "sst2"):
+        rows, gold = dev_rows(trained.config, task)
+        scores = model.evaluate(rows, gold, task)
+        assert next(iter(scores)) == trained.config.suite.tasks[task].metric.value
+        assert scores == pytest.approx(expected[task], abs=1e-6)
+    rows, gold = dev_rows(trained.config, "rte")
+    names = [trained.config.suite.tasks["rte"].head.label_names[label] for label in gold]
+    assert model.evaluate(rows, names, "rte") == model.evaluate(rows, gold, "rte")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["entailment"], "expected one label per row, got 1 labels for 3 rows"),
+        (["entailment", "entailment", "maybe"], "task 'rte', row 2: label 'maybe' is neither one of entailment, "),
+    ],
+)
+def test_evaluate_names_a_label_that_the_task_does_not_have(load, labels, message):
+    with pytest.raises(ValueError) as error:
+        load().evaluate(PAIRS, labels, "rte")
+    assert str(error.value).startswith(message)
+
+
+def test_embed_gives_the_vectors_that_the_heads_read(load):
+    model = load()
+    vectors = model.embed([*PAIRS, "it was good"])
+    assert (vectors.shape, vectors.dtype) == ((4, 32), np.float32)
+    with torch.inference_mode():
+        logits = model.head("rte")(torch.from_numpy(vectors[:3])).numpy()
+    np.testing.assert_allclose(logits, model.logits(PAIRS, ["rte"])["rte"], atol=1e-6)
+    assert model.embed([]).shape == (0, 32)
+    with pytest.raises(ValueError, match=r"^row 1: expected one or two texts, got \('a', 'b', 'c'\)$"):
+        model.embed(["a", ("a", "b", "c")])
+
+
 def test_no_rows_give_no_predictions(load):
     assert load().predict([], task="rte") == []
 
@@ -99,15 +136,19 @@ def test_no_rows_give_no_predictions(load):
     ("rows", "task", "message"),
     [
         (PAIRS, "rtee", "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
-        (["a cat"], "rte", "row 0: 1 texts; task 'rte' reads 2: sentence1, sentence2"),
+        (["a cat"], "rte", "row 0: 1 text; task 'rte' reads 2: sentence1, sentence2"),
         ([*PAIRS, ("a", None)], "rte", "row 3: sentence2 has no value"),
         ([("a", 7)], "rte", "row 0: sentence2 is int, not text"),
         ([(" ", "a")], "rte", "row 0: sentence1 is empty"),
         ([("a\udcff", "a")], "rte", "row 0: sentence1 is not UTF-8 text"),
-        ("a cat", "sst2", "texts must be a list of rows, got one text; put it into a list"),
-        ([{"sentence": "a cat"}], "sst2", "row 0 must be a text, or a list of the texts of a row, got dict"),
-        (["a cat", None], "sst2", "row 1 must be a text, or a list of the texts of a row, got NoneType"),
-        ([("a", "b", "c")], "all", "no task reads 3 texts; tasks and their texts: sst2 (1), stsb (2), rte (2)"),
+        ("a cat", "sst2", "texts must be a list of rows, got a single string; put it into a list"),
+        ([{"sentence": "a cat"}], "sst2", "row 0 must be a string or a list of strings, got dict"),
+        (["a cat", None], "sst2", "row 1 must be a string or a list of strings, got NoneType"),
+        (
+            [("a", "b", "c")],
+            "all",
+            "no task reads 3 texts; tasks and their number of texts: sst2 (1), stsb (2), rte (2)",
+        ),
     ],
 )
 def test_rows_and_tasks_that_cannot_be_are_named(load, rows, task, message):
@@ -117,7 +158,7 @@ def test_rows_and_tasks_that_cannot_be_are_named(load, rows, task, message):
 
 
 def test_a_model_of_another_precision_or_device_is_asked_for_by_name(load):
-    with pytest.raises(ValueError, match=r"^precision names 'half'; choices: auto, float32, bfloat16$"):
+    with pytest.raises(ValueError, match=r"^precision names 'half'; choices: auto, bf16-mixed, 32-true$"):
         load(precision="half")
     with pytest.raises(ValueError, match=r"^device names 'gpu'"):
         load(device="gpu")
@@ -147,7 +188,7 @@ def test_a_strangers_head_is_not_run_unless_it_is_allowed(load, tmp_path):
         bam.load(folder)
     assert str(error.value) == (
         f"task 'rte' of {folder} needs the head 'os.system', which is not part of bam_lightning; "
-        "if you trust that code, allow it with heads=[os.system]"
+        "if you trust this code, allow it with --head os.system (in Python: heads=['os.system'])"
     )
 
 
@@ -185,7 +226,7 @@ def test_no_task_of_a_strangers_model_has_the_name_of_a_path(load, tmp_path, nam
     with pytest.raises(ValueError) as error:
         bam.load(folder)
     assert str(error.value) == (
-        f"{folder}/run.json is not that of a model this version reads (ValueError: {name!r} is no name of a task); "
+        f"{folder}/run.json does not describe a model that this version can read ({name!r} is not a valid task name); "
         "download or copy the model again"
     )
 
@@ -206,13 +247,13 @@ def test_what_is_no_model_is_named(trained, tmp_path):
         bam.load(near, store=trained.store)
     assert str(error.value) == (
         f"no Run {near!r} in {trained.store}; did you mean {trained.id!r}?; `bam runs` lists them; "
-        "else give a folder, or a hub id such as me/my-model"
+        "or give a folder, or a hub id such as me/my-model"
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(FileNotFoundError) as error:
         bam.load(tmp_path / "other")
-    assert str(error.value) == f"no saved model in {tmp_path}/other: no run.json; there: notes.txt"
+    assert str(error.value) == f"no saved model in {tmp_path}/other: expected run.json, found notes.txt"
     with pytest.raises(FileNotFoundError, match=r"^no folder nowhere/at/all; give a Run, a folder, or a hub id"):
         bam.load("nowhere/at/all")
 
@@ -220,9 +261,11 @@ def test_what_is_no_model_is_named(trained, tmp_path):
 def test_a_model_is_never_saved_over_something_else(load, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"^.*thesis\.tex is or holds something else; give a new folder$"):
+    with pytest.raises(
+        FileExistsError, match=r"^.*thesis\.tex exists and does not hold a saved model; give a new folder$"
+    ):
         load().save_pretrained(tmp_path / "mine" / "thesis.tex")
-    with pytest.raises(FileExistsError, match=r"^.*mine is or holds something else; give a new folder$"):
+    with pytest.raises(FileExistsError, match=r"^.*mine exists and does not hold a saved model; give a new folder$"):
         load().save_pretrained(tmp_path / "mine")
 
 

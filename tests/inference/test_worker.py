@@ -8,14 +8,14 @@ import time
 import pytest
 
 import bam_lightning as bam
-from bam_lightning.inference.serving.requests import PredictRequest
-from bam_lightning.inference.serving.worker import Loading, Worker
+from bam_lightning.inference.serving.schemas import PredictRequest
+from bam_lightning.inference.serving.worker import LoadOptions, Worker
 
 
 def loading(trained, **changes):
     fields = {"run": trained.id, "store": str(trained.store), "device": "cpu", "precision": "auto", "heads": (),
               "revision": None, "threads": 1}  # fmt: skip
-    return Loading(**{**fields, **changes})
+    return LoadOptions(**{**fields, **changes})
 
 
 def test_its_answers_are_those_of_predict_and_a_failure_stops_nothing(trained):
@@ -44,7 +44,7 @@ def test_when_it_ends_by_itself_the_server_is_asked_to_stop(trained):
         with Worker(loading(trained)) as worker:
             os.kill(worker._process.pid, signal.SIGKILL)
             for _ in range(2):
-                with pytest.raises(RuntimeError, match=r"^the model's process is gone$"):
+                with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
                     worker([PredictRequest([("a",)], ["sst2"])])
             time.sleep(0.01)
             assert worker.gone

@@ -5,11 +5,9 @@ for a student of three tiny tasks, ``{conf}`` for the package's YAML, ``LONG`` f
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -22,7 +20,7 @@ import bad_labels
 import bad_predict
 import bad_words
 import bad_yaml
-from bam_lightning.cli import COMMANDS as CLI
+from bam_lightning import cli
 from bam_lightning.config.compose import compose, conf_dir, console
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
 from bam_lightning.data.examples import load_examples
@@ -112,15 +110,14 @@ def places(trained, tiny_bert, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_line_that_cannot_be_meant_is_refused(name, places, monkeypatch, capsys):
+def test_a_command_line_that_cannot_be_meant_is_refused(name, places, capsys):
     command, words, prepare, expected = COMMANDS[name]
     if prepare:
         prepare(places["tmp"], places["store"], places["run"])
-    monkeypatch.setattr(sys, "argv", [command, *(word.format(**places) for word in words)])
-    with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"bam_lightning.{CLI[command]}").main()
-    assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: {expected.format(**places)}\n"
+    status = cli.run([command, *(word.format(**places) for word in words)])
+    message = capsys.readouterr().err
+    assert status == (2 if message.endswith(f"; see `bam {command} --help`\n") else 1)  # 2: a wrong command line
+    assert message == f"error: {expected.format(**places)}\n"
 
 
 @pytest.mark.parametrize("name", bad_encoders.CASES)

@@ -18,7 +18,7 @@ import forked_python
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "docs").glob("*.md"))
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-ELSEWHERE = ("make ", "scale=paper", "=DIR", "entity=", "logger=wandb", "wandb=", "push_to_hub", "pip install", "PORT")
+ELSEWHERE = ("make ", "scale=paper", "DIR", "--entity", "logger=wandb", "--wandb", "push_to_hub", "pip install", "PORT")
 
 # `python` of the pages: training takes four steps a Run, and three tasks, or one beside the page's own, where the page
 # does not choose them

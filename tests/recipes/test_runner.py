@@ -94,10 +94,10 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
         predicted, true = np.split(np.asarray(ids, dtype=np.int64), 2)
         student = found["runs"][-1]["metrics"][task]
         assert scores(predicted, true, OWN[task]) == pytest.approx(student, abs=1e-12)
-    assert "| any of cat, dog, man | micro_f1 |" in model_card.make_card(model.saved)
+    assert "| any of cat, dog, man | micro_f1 |" in model_card.make_card(model.info)
     source = str(tmp_path / "data" / "tags" / "validation.csv")
-    predict_file.job(
-        predict_file.PredictOptions(run=str(model.saved.run.path), task=["tags"], input=source, output="out.csv")
+    predict_file.predict_file(
+        predict_file.PredictOptions(run=str(model.info.run.path), task=["tags"], input=source, output="out.csv")
     )
     with (tmp_path / "out.csv").open() as stream:
         written = [row["tags.label"] for row in csv.DictReader(stream)]

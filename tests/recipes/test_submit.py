@@ -12,7 +12,6 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.compose import compose
-from bam_lightning.config.options import split
 from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.recipes.submit import SubmitOptions, job
@@ -74,7 +73,7 @@ def trained(tiny_job, tiny_data, tmp_path, monkeypatch) -> tuple[str, list[str]]
 
 def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_path, capsys):
     run_id, words = trained
-    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+    job(SubmitOptions(run=[run_id], partial=True, output=f"{tmp_path}/s.zip"), words)
     said = capsys.readouterr()
     assert said.out.startswith("3 of 11 files: ")
     assert "missing: QQP.tsv (test set 'qqp': none of the Runs" in said.err
@@ -92,14 +91,14 @@ def test_a_run_that_has_not_predicted_the_test_sets_does_it_now(trained, tmp_pat
 def test_glue_is_what_is_submitted_unless_a_scale_is_given(trained, tmp_path, capsys):
     run_id, words = trained
     own = [word for word in words if word.startswith(("data.root=", "data.max_length=", "paths.store=", "trainer."))]
-    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *own]))
+    job(SubmitOptions(run=[run_id], partial=True, output=f"{tmp_path}/s.zip"), own)
     assert capsys.readouterr().out.startswith("3 of 11 files: ")
 
 
 def test_without_partial_the_first_missing_set_is_an_error(trained, tmp_path):
     run_id, words = trained
     with pytest.raises(ValueError, match=r"^test set 'cola': none of the Runs .* has a head of 'cola'$"):
-        job(*split(SubmitOptions, [f"run={run_id}", f"output={tmp_path}/s.zip", *words]))
+        job(SubmitOptions(run=[run_id], output=f"{tmp_path}/s.zip"), words)
     assert not (tmp_path / "s.zip").exists()
 
 
@@ -108,7 +107,7 @@ def test_a_row_has_the_word_of_its_own_prediction(trained, tiny_data, tmp_path):
     from bam_lightning.data.task import task_from_config
 
     run_id, words = trained
-    job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+    job(SubmitOptions(run=[run_id], partial=True, output=f"{tmp_path}/s.zip"), words)
     config = compose(words)
     rows = load_unlabelled("rte", task_from_config("rte", config.suite.tasks["rte"], config.data), "test")
     kept = Store(f"{tmp_path}/store").read_predictions(run_id, "rte", "test")
@@ -125,13 +124,13 @@ def test_a_file_out_of_order_is_refused(trained, tiny_data, tmp_path):
     path = tiny_data / "rte" / "test.parquet"
     parquet.write_table(parquet.read_table(path).take([0, 2, 1, 3]), path)
     with pytest.raises(ValueError, match=r"id 1 follows 2 in row 2, so the rows are not in their official order"):
-        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words]))
+        job(SubmitOptions(run=[run_id], partial=True, output=f"{tmp_path}/s.zip"), words)
 
 
 def test_partial_does_not_excuse_a_run_that_is_not_there(trained, tmp_path):
     _, words = trained
     with pytest.raises(ValueError, match=r"^no Run '012345670123' in .*; `bam runs` lists them$"):
-        job(*split(SubmitOptions, ["run=012345670123", "partial=true", f"output={tmp_path}/s.zip", *words]))
+        job(SubmitOptions(run=["012345670123"], partial=True, output=f"{tmp_path}/s.zip"), words)
     assert not (tmp_path / "s.zip").exists()
 
 
@@ -139,20 +138,21 @@ def test_a_head_with_other_labels_is_refused(trained, tmp_path):
     run_id, words = trained
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
     with pytest.raises(ValueError, match=rf"^run: Run {run_id} was trained with head\.label_names \['entailment', "):
-        job(*split(SubmitOptions, [f"run={run_id}", "partial=true", f"output={tmp_path}/s.zip", *words, swapped]))
+        job(SubmitOptions(run=[run_id], partial=True, output=f"{tmp_path}/s.zip"), [*words, swapped])
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "error: no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it"),
-        (["run=x", "seeed=1"], "error: no option 'seeed'; did you mean 'seed'?"),
-        (["run=x", "paths.store=nowhere"], "error: no store at "),
+        ([], "error: Missing option '--run'; see `bam submit --help`"),
+        (["run=x"], "error: `run=x` is now `--run x`; see `bam submit --help`"),
+        (["--run=x", "seeed=1"], "error: no option 'seeed'; did you mean 'seed'?"),
+        (["--run=x", "paths.store=nowhere"], "error: no store at "),
     ],
 )
 def test_a_bad_command_line_is_one_message(words, expected):
     done = call(*words)
-    assert done.returncode == 1
+    assert done.returncode == (2 if "bam submit --help" in expected else 1)
     assert done.stderr.splitlines()[-1].startswith(expected)
     assert "Traceback" not in done.stderr
 

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from bam_lightning.config.compose import compose
-from bam_lightning.config.options import split
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.recipes.tuning import ChooseOptions, job
@@ -23,7 +22,7 @@ def decays(words: list[str]) -> dict[str, float]:
 
 def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_path, capsys):
     assert decays(tiny_job) == {"rte": 1.0, "stsb": 1.0}
-    job(*split(ChooseOptions, [*tiny_job, "values=[0.5,0.1]", "seeds=2", f"output={tmp_path}/trials"]))
+    job(ChooseOptions(values=[0.5, 0.1], seeds=2, output=f"{tmp_path}/trials"), tiny_job)
     kept = json.loads((tmp_path / "store" / "choices.json").read_text())
     expected = {}
     for name, one in kept.items():
@@ -50,7 +49,7 @@ def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
     name = tuned_decays.key("rte", config, facts.fingerprints["rte"], facts.encoder)
     tuned_decays.write(config, {name: {"layerwise_decay": 0.9}})
     assert decays(tiny_job) == {"rte": 0.9, "stsb": 1.0}
-    assert decays([*tiny_job, "optimization.use_tuned_decay=false"]) == {"rte": 1.0, "stsb": 1.0}
+    assert decays([*tiny_job, "optimization.chosen=false"]) == {"rte": 1.0, "stsb": 1.0}
     assert decays([*tiny_job, "trainer.max_steps=4"]) == {"rte": 1.0, "stsb": 1.0}  # of another length of training
     assert decays([*tiny_job, "fidelity=reference_code"]) == {"rte": 1.0, "stsb": 1.0}
     assert decays([*tiny_job, "+suite.tasks.rte.train_rows=30"]) == {"rte": 1.0, "stsb": 1.0}
@@ -64,14 +63,14 @@ def test_a_damaged_file_is_named(tiny_job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("fields", "words", "expected"),
     [
-        ("values=[1.5,0.9]", r"^values must be in \(0, 1\], got 1\.5$"),
-        ("values=[0.9]", r"^values must be at least two different numbers to choose from, got \[0\.9\]$"),
-        ("seeds=0", r"^seeds must be at least 1, got 0$"),
-        ("recipe=multi", r"^tune trains every task alone with each of `values`, so it takes no 'recipe=multi'$"),
+        ({"values": [1.5, 0.9]}, [], r"^values must be in \(0, 1\], got 1\.5$"),
+        ({"values": [0.9]}, [], r"^values must be at least two different numbers to choose from, got \[0\.9\]$"),
+        ({"seeds": 0}, [], r"^seeds must be at least 1, got 0$"),
+        ({}, ["recipe=multi"], r"^bam tune .*, so it does not accept 'recipe=multi'$"),
     ],
 )
-def test_bad_words_are_refused_before_any_training(tiny_job, word, expected):
+def test_bad_words_are_refused_before_any_training(tiny_job, fields, words, expected):
     with pytest.raises(ValueError, match=expected):
-        job(*split(ChooseOptions, [*tiny_job, word]))
+        job(ChooseOptions(**fields), [*tiny_job, *words])

@@ -35,7 +35,7 @@ def test_an_odd_file_is_damaged_and_the_others_are_read(fake, text, reason):
     path = fake.store.root / "jobs" / "odd.json"
     path.write_text(text)
     assert [record.experiment for record in read_records(fake.store)] == ["single"]
-    expected = f"{path} is damaged: not the record of a job ({reason}); `bam runs delete=damaged` removes it"
+    expected = f"{path} is damaged: not the record of a job ({reason}); `bam runs --delete damaged` removes it"
     assert damaged_records(fake.store) == {path: expected}
 
 

@@ -220,8 +220,8 @@ def _note_excluded(jobs: Sequence[JobRecord], chosen: Variant, row: Row, manifes
         variant = _variants(job, manifests)[-1]
         pairs = zip(names, variant, chosen, strict=True)
         difference = next(name for name, value, expected in pairs if value not in (expected, ""))
-        pick = f"settings={job.settings} takes those, " if difference == "settings" else ""
-        reason = f"jobs with other {difference} left out ({pick}mix=true takes them in)"
+        pick = f"--settings {job.settings} takes those, " if difference == "settings" else ""
+        reason = f"jobs with other {difference} left out ({pick}--mix takes them in)"
         reasons[reason] = reasons.get(reason, 0) + 1
     row.notes += [f"{count} {reason}" for reason, count in reasons.items()]
 
@@ -305,7 +305,7 @@ def _no_jobs_message(
     notes = [f"{row.name}: {note}" for row in rows for note in row.notes if "NaN" in note]
     return (
         f"no finished job of {', '.join(table.rows)} with scale={choice.scale} fidelity={choice.fidelity} in "
-        f"{store.root}; there: {', '.join(present[:12]) or 'none'}; train them, or give scale=, fidelity= or store="
+        f"{store.root}; there: {', '.join(present[:12]) or 'none'}; train them, or give --scale, --fidelity or --store"
         f"{'; ' + '; '.join(notes) if notes else ''}"
     )
 
@@ -325,7 +325,7 @@ def _check_comparable(rows: Sequence[Row], manifests: _Manifests) -> None:
         if difference:
             raise StoreError(
                 f"rows {first.name!r} and {row.name!r} differ in {difference}; train them alike, or compare them all "
-                "the same with mix=true"
+                "the same with --mix"
             )
 
 

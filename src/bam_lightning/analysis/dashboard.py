@@ -1,4 +1,4 @@
-"""Build a W&B workspace for the Runs of a project: ``bam dashboard entity=ME``."""
+"""Build a W&B workspace for the Runs of a project: ``bam dashboard``."""
 
 from __future__ import annotations
 
@@ -7,34 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.options import command, option
 
-USAGE = """
-Build a W&B workspace over the Runs of a project: scores by method and seed, lam and learning rate, losses per task,
-throughput. Needs `wandb login`, except with show=true, which prints what would be sent.
-
-  bam dashboard entity=ME project=bam_lightning
-  bam dashboard entity=ME 'tasks=[rte,mrpc,cola,stsb]' sweep=2026-01-31_12-00-00-000000
-"""
 STEP = "trainer/global_step"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DashboardOptions:
-    """Options of the command."""
+    """Options of ``bam dashboard``; see its ``--help``."""
 
-    entity: str = option("???", "W&B user or team")
-    project: str = option("bam_lightning", "W&B project, logger.project of the jobs")
-    name: str = option("bam_lightning", "name of the workspace")
-    sweep: str | None = option(None, "only the Runs of one sweep: its group, the name of its folder")
-    tasks: list[str] = field(
-        default_factory=lambda: "cola sst2 mrpc stsb qqp mnli qnli rte".split(),
-        metadata={"help": "tasks to show; metrics=[...] in the same order where they are not GLUE's"},
-    )
-    metrics: list[str] = field(
-        default_factory=list, metadata={"help": "headline metric of each task; empty: GLUE's, else accuracy"}
-    )
-    show: bool = option(False, "print the workspace as JSON instead of saving it")
+    entity: str
+    project: str = "bam_lightning"
+    name: str = "bam_lightning"
+    sweep: str | None = None
+    tasks: Sequence[str] = field(default_factory=lambda: "cola sst2 mrpc stsb qqp mnli qnli rte".split())
+    metrics: Sequence[str] = field(default_factory=list)
+    show: bool = False
 
 
 GLUE_METRICS = {"cola": "matthews", "stsb": "spearman"}
@@ -114,14 +101,5 @@ def job(options: DashboardOptions) -> None:
     except (Error, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with show=true"
+            f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with --show"
         ) from error
-
-
-def main() -> None:
-    """Entry point."""
-    command(DashboardOptions, USAGE, job)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from rich.progress import track
 
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_choice
 from bam_lightning.store.atomic_io import delete_abandoned
 from bam_lightning.store.cleanup import (
@@ -29,32 +28,21 @@ from bam_lightning.store.cleanup import (
 from bam_lightning.store.job_records import JobRecord, damaged_records, read_records
 from bam_lightning.store.run_store import Store
 
-USAGE = """
-List the Runs of a store, the newest first, and its unfinished jobs.
-
-  bam runs store=DIR
-  bam runs experiment=single_multi task=rte
-  bam runs delete=unused               Runs that no job refers to, after asking
-  bam runs forget=EXPERIMENT           delete the records of its jobs; Runs that only they need are then unused
-  bam runs check=true                  check every file against its hash, and name what is damaged
-  bam runs delete=damaged              the same, and delete it; the next job trains those Runs again
-"""
 HEAD = ["Run", "experiments", "stage", "tasks", "seed", "state", "score", "age", "size"]
 
 
-@dataclass
-class RunsOptions(StoreOptions):
-    """Options of the command."""
+@dataclass(kw_only=True)
+class RunsOptions:
+    """Options of ``bam runs``; see its ``--help``."""
 
-    experiment: str | None = option(None, "only Runs that this experiment's jobs need")
-    task: str | None = option(None, "only Runs of this task")
-    state: str | None = option(None, "only Runs that are finished, stopped, damaged, or 'in training'")
-    delete: str | None = option(
-        None, "unused: delete the Runs that no job needs; damaged: delete damaged Runs and records"
-    )
-    check: bool = option(False, "check all files against their hashes")
-    forget: str | None = option(None, "experiment whose records of jobs are to be deleted")
-    yes: bool = option(False, "delete without asking")
+    store: str = "store"
+    experiment: str | None = None
+    task: str | None = None
+    state: str | None = None
+    delete: str | None = None
+    check: bool = False
+    forget: str | None = None
+    yes: bool = False
 
 
 def job(options: RunsOptions) -> int:
@@ -69,7 +57,7 @@ def job(options: RunsOptions) -> int:
     if options.state is not None:
         check_choice("state", options.state, STATES)
     if options.delete is not None and options.forget is not None:
-        raise ConfigError("give either delete=... or forget=EXPERIMENT, one after the other")
+        raise ConfigError("give either --delete or --forget, one after the other")
     if options.delete is not None:
         check_choice("delete", options.delete, ["unused", DAMAGED])
         return _delete(store, options)
@@ -93,7 +81,7 @@ def _forget(store: Store, options: RunsOptions, jobs: Sequence[JobRecord]) -> in
     if not _confirm(f"forget {len(chosen)} jobs of {options.forget}?", options.yes):
         return 1
     delete_records(store, chosen)
-    print(f"forgot {len(chosen)} jobs; delete=unused deletes the Runs that only they needed")
+    print(f"forgot {len(chosen)} jobs; --delete unused deletes the Runs that only they needed")
     return 0
 
 
@@ -207,12 +195,3 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def main() -> None:
-    """Entry point."""
-    command(RunsOptions, USAGE, job)
-
-
-if __name__ == "__main__":
-    main()

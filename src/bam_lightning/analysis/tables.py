@@ -14,33 +14,25 @@ from bam_lightning.analysis.table_config import load_table
 from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import conf_dir
 from bam_lightning.config.exceptions import StoreError
-from bam_lightning.config.options import StoreOptions, command, option
 from bam_lightning.config.validation import check_at_least
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.job_records import damaged_records, read_records
 from bam_lightning.store.run_store import Store
 
-USAGE = """
-Make a table from the finished jobs of a store: medians over seeds, significance tests, plots.
 
-  bam tables table1                 the paper's tables: table1 table3 table4 table5
-  bam tables my_table.yaml          your own rows and comparisons, in the form of conf/table/
-  bam tables table1 scale=small seeds=20
-"""
+@dataclass(kw_only=True)
+class TableOptions:
+    """Options of ``bam tables``; see its ``--help``."""
 
-
-@dataclass
-class TableOptions(StoreOptions):
-    """Options of the command."""
-
-    table: str = option("???", "name of a table, or a YAML file")
-    scale: str = option("demo", "scale of the jobs")
-    fidelity: str = option("paper", "fidelity of the jobs")
-    seeds: int | None = option(None, "seeds expected: those of range(N) that are missing are named")
-    settings: str | None = option(None, "hash of the variant of a row to show (notes under the table name it)")
-    mix: bool = option(False, "put jobs with other data, settings, code or teachers into one row")
-    wandb: str | None = option(None, "also send the table and its page to this W&B project")
-    output: str = option("tables", "folder for NAME.html, .md, .tex, .csv, .tests.csv, .seeds.csv and .claims.csv")
+    table: str
+    store: str = "store"
+    scale: str = "demo"
+    fidelity: str = "paper"
+    seeds: int | None = None
+    settings: str | None = None
+    mix: bool = False
+    wandb: str | None = None
+    output: str = "tables"
 
 
 def make(options: TableOptions) -> Table:
@@ -92,12 +84,3 @@ def job(options: TableOptions) -> None:
         lines = formats.numbers(table)
         send_table(options.wandb, Path(options.output), Path(options.table).stem, lines[0], lines[1:])
     print(Path(options.output).resolve() / f"{Path(options.table).stem}.html")
-
-
-def main() -> None:
-    """Entry point."""
-    command(TableOptions, USAGE, job, word="table")
-
-
-if __name__ == "__main__":
-    main()

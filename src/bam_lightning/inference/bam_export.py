@@ -1,27 +1,34 @@
-"""The model itself as a folder, read back: what ``load`` finds there computes what the model computes."""
+"""Export a model as a folder for ``bam.load``, and check that the reloaded model computes the same logits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bam_lightning.inference.export_check import exact, largest_difference, sample, staged, write_record
+from bam_lightning.inference.export_check import (
+    float32_copy,
+    max_logit_difference,
+    random_rows,
+    staged_folder,
+    write_manifest,
+)
 from bam_lightning.inference.predictor import Predictor, load
 
 
 def export_bam(model: Predictor, output: Path) -> float:
-    """Write what ``save_pretrained`` writes; return the largest difference of logits.
+    """Write the folder that ``save_pretrained`` writes. Return the largest absolute difference of logits.
 
     Raises:
-        ValueError: for an export that does not compute the same, as of a model that was changed since it was loaded.
-        ConfigError: see ``staged``.
+        StoreError: If the reloaded model computes other logits, for instance because the model was changed after it
+            was loaded.
+        ConfigError: See ``staged_folder``.
     """
-    names, model = list(model.tasks), exact(model)
-    own = [f"{type(head).__module__}.{type(head).__qualname__}" for head in model.heads.values()]
-    with staged(output) as folder:
-        again = load(model.save_pretrained(folder), device="cpu", precision="32-true", heads=own)
+    names, model = list(model.tasks), float32_copy(model)
+    head_classes = [f"{type(head).__module__}.{type(head).__qualname__}" for head in model.heads.values()]
+    with staged_folder(output) as folder:
+        reloaded = load(model.save_pretrained(folder), device="cpu", precision="32-true", heads=head_classes)
         difference = max(
-            largest_difference(model, names, lambda part: again.logits(part, names), sample(model, width))
-            for width in (1, 2)
+            max_logit_difference(model, names, lambda batch: reloaded.logits(batch, names), random_rows(model, n_texts))
+            for n_texts in (1, 2)
         )
-        write_record(folder, model, "bam", [], difference)  # its tasks are in the model's own manifest
+        write_manifest(folder, model, "bam", [], difference)  # the tasks are in the model's own manifest
     return difference

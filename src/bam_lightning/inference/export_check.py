@@ -1,4 +1,4 @@
-"""What every export of a model has in common: rows to check it with, a folder that is whole or not there, a README.
+"""Shared by all exports: random rows to check them with, a folder written all at once, a manifest.
 
 N rows, K outputs of a head."""
 
@@ -23,116 +23,120 @@ from bam_lightning.models.heads import Head
 from bam_lightning.store.atomic_io import apply_umask
 from bam_lightning.training import hardware
 
-RECORD = "export.json"
-TOLERANCE = 1e-4  # of logits, in float32
-BATCHES = (1, 2, 7, 32)  # sizes that an export is checked with
+EXPORT_MANIFEST = "export.json"
+TOLERANCE = 1e-4  # largest absolute difference of float32 logits
+BATCH_SIZES = (1, 2, 7, 32)  # batch sizes that an export is checked with
 
-Logits = Callable[[Sequence[Sequence[str]]], Mapping[str, NDArray[np.float32]]]
+LogitsFunction = Callable[[Sequence[Sequence[str]]], Mapping[str, NDArray[np.float32]]]
 
 
-def exact(model: Predictor) -> Predictor:
+def float32_copy(model: Predictor) -> Predictor:
     """Return a copy of the model that computes in float32 on the CPU."""
     heads = {task: copy.deepcopy(model.head(task)) for task in model.tasks}
-    return Predictor(model.saved, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
+    return Predictor(model.info, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
 
 
-def sample(model: Predictor, width: int, count: int = 128, seed: int = 0) -> list[tuple[str, ...]]:
-    """Return rows of words of the model's vocabulary, from one word to more than ``max_length``."""
+def random_rows(model: Predictor, n_texts: int, count: int = 128, seed: int = 0) -> list[tuple[str, ...]]:
+    """Return rows of random vocabulary words, from one word to more than ``max_length`` tokens."""
     rng = np.random.default_rng(seed)
     special = set(model.tokenizer.all_special_ids)
-    words = [number for number in range(len(model.tokenizer)) if number not in special]
-    longest = rng.integers(1, max(2, model.saved.max_length // width), (count, width))
-    longest[0] = model.saved.max_length  # one that is cut
-    return [tuple(model.tokenizer.decode(rng.choice(words, size)) or "a" for size in row) for row in longest]
+    token_ids = [token_id for token_id in range(len(model.tokenizer)) if token_id not in special]
+    lengths = rng.integers(1, max(2, model.info.max_length // n_texts), (count, n_texts))
+    lengths[0] = model.info.max_length  # this row is truncated
+    return [tuple(model.tokenizer.decode(rng.choice(token_ids, size)) or "a" for size in row) for row in lengths]
 
 
-def largest_difference(model: Predictor, names: Sequence[str], theirs: Logits, rows: Sequence[Sequence[str]]) -> float:
-    """Return the largest distance between the model's logits of some tasks and an export's, over batches of all sizes.
+def max_logit_difference(
+    model: Predictor, names: Sequence[str], exported: LogitsFunction, rows: Sequence[Sequence[str]]
+) -> float:
+    """Return the largest absolute difference of logits between a model and its export, over several batch sizes.
 
     Raises:
-        StoreError: if it is above ``TOLERANCE``.
+        StoreError: If it is above ``TOLERANCE``, or not a number.
     """
-    found, start, turn = 0.0, 0, 0
+    largest, start, turn = 0.0, 0, 0
     while start < len(rows):
-        part = rows[start : start + BATCHES[turn % len(BATCHES)]]
-        ours, other = model.logits(part, names), theirs(part)
-        # np.max: Python's own max(0.0, nan) is 0.0
-        found = float(np.max([found, *(np.abs(ours[name] - other[name]).max() for name in names)]))
-        start, turn = start + len(part), turn + 1
-    if not found <= TOLERANCE:
+        batch = rows[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
+        expected, actual = model.logits(batch, names), exported(batch)
+        # np.max and not max: Python's max(0.0, nan) is 0.0
+        largest = float(np.max([largest, *(np.abs(expected[name] - actual[name]).max() for name in names)]))
+        start, turn = start + len(batch), turn + 1
+    if not largest <= TOLERANCE:
         raise StoreError(
-            f"the export is not the model: its logits of {', '.join(names)} differ by {found:.2g}, more than "
+            f"the export differs from the model: logits of {', '.join(names)} differ by {largest:.2g}, more than "
             f"{TOLERANCE:g}; nothing was written"
         )
-    return found
+    return largest
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which takes the place of ``output`` when all went well, and else vanishes.
+def staged_folder(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces ``output`` on success and is deleted on failure.
 
     Raises:
-        OutputExistsError: if ``output`` holds anything that no export has written.
-        ConfigPathError: if there is no folder to put it into.
-        OSError: if it cannot be written.
+        OutputExistsError: If ``output`` holds a file that no export has written.
+        ConfigPathError: If the parent folder does not exist.
+        StoreError: If the folder cannot be written.
     """
-    _check_free(output)
-    if not output.absolute().parent.is_dir():
+    _check_replaceable(output)
+    parent = output.absolute().parent
+    if not parent.is_dir():
         raise ConfigPathError(f"output: no folder {output.parent}")
     try:
-        beside = Path(mkdtemp(dir=output.absolute().parent, prefix=f".{output.name}-"))
+        staging = Path(mkdtemp(dir=parent, prefix=f".{output.name}-"))
     except OSError as error:
-        raise StoreError(f"output: cannot write to {output.absolute().parent} ({error.strerror})") from error
+        raise StoreError(f"output: cannot write to {parent} ({error.strerror})") from error
     try:
-        yield beside
-        beside.chmod(0o755)  # mkdtemp's is for its owner alone
-        apply_umask(*(beside / name for name in files(beside)))
-        _check_free(output)  # something may have come into it meanwhile
+        yield staging
+        staging.chmod(0o755)  # mkdtemp creates a folder that only its owner may read
+        apply_umask(*(staging / name for name in list_files(staging)))
+        _check_replaceable(output)  # another process may have written into it meanwhile
         if output.exists():
             shutil.rmtree(output)
-        beside.rename(output)
+        staging.rename(output)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_free(output: Path) -> None:
-    """Raise ``OutputExistsError`` unless there is nothing, or an earlier export and nothing beside it."""
+def _check_replaceable(output: Path) -> None:
+    """Raise ``OutputExistsError`` unless ``output`` is missing, empty, or holds nothing but an earlier export."""
     if output.resolve() == Path.cwd():
-        raise OutputExistsError("output: this is the current folder, which cannot be replaced; give one inside it")
-    there = files(output)
-    if not output.exists() or (output.is_dir() and not there):
+        raise OutputExistsError("output: this is the current folder, which cannot be replaced; give a folder inside it")
+    present = list_files(output)
+    if not output.exists() or (output.is_dir() and not present):
         return
     try:
-        known = {RECORD, *json.loads((output / RECORD).read_text(encoding="utf-8"))["files"]}
+        manifest = json.loads((output / EXPORT_MANIFEST).read_text(encoding="utf-8"))
+        exported = {EXPORT_MANIFEST, *manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise OutputExistsError(f"output: {output} is or holds something else; give a new folder") from None
-    if foreign := sorted(there - known):
+        raise OutputExistsError(f"output: {output} exists and is not an export; give a new folder") from None
+    if foreign := sorted(present - exported):
         raise OutputExistsError(
-            f"output: no export has written {output / foreign[0]}; move it away, or give a new folder"
+            f"output: {output / foreign[0]} was not written by an export; move it away, or give a new folder"
         )
 
 
-def files(folder: Path) -> set[str]:
-    """Return the files in a folder and in those below it."""
+def list_files(folder: Path) -> set[str]:
+    """Return the relative paths of all files in a folder and its subfolders."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def write_record(folder: Path, model: Predictor, kind: str, names: Sequence[str], difference: float) -> None:
-    """Write what the export holds: tasks, how their logits are read, what it was made from; the last file written."""
-    record = {
+def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[str], difference: float) -> None:
+    """Write ``export.json``: the tasks, how to read their logits, and the source model. Write it last."""
+    manifest = {
         "format": kind,
-        "run": model.saved.id,
-        "max_length": model.saved.max_length,
-        "tasks": {name: describe(model.tasks[name], model.head(name)) for name in names},
+        "run": model.info.id,
+        "max_length": model.info.max_length,
+        "tasks": {name: describe_task(model.tasks[name], model.head(name)) for name in names},
         "largest_difference": difference,
         "versions": hardware.versions(),
-        "files": sorted(files(folder)),
+        "files": sorted(list_files(folder)),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / EXPORT_MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def describe(task: TaskInfo, head: Head) -> dict[str, Any]:
-    """Return what a stranger must know of a task to read its logits."""
+def describe_task(task: TaskInfo, head: Head) -> dict[str, Any]:
+    """Return what is needed to read a task's logits without this library."""
     spec = head.export_spec(task.label_names)
     return {
         "columns": task.columns,
@@ -146,6 +150,6 @@ def describe(task: TaskInfo, head: Head) -> dict[str, Any]:
     }
 
 
-def example(task: TaskInfo) -> tuple[str, ...]:
-    """Return a row to show how the task is asked."""
+def example_row(task: TaskInfo) -> tuple[str, ...]:
+    """Return an example input of the task."""
     return ("A first text.", "A second text.")[: len(task.columns)]

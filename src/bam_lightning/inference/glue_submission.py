@@ -1,6 +1,6 @@
-"""The files of a GLUE leaderboard submission: names, sizes, words, and the zip. Pure, and without torch.
+"""Write the files of a GLUE leaderboard submission. Needs no torch.
 
-Each file has a title line ``index<TAB>prediction`` and one line per row of the test set, counted from 0."""
+Each file has a header ``index<TAB>prediction`` and one line per row of the test set, counted from 0."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from bam_lightning.config.exceptions import DataError
 
-MAJORITY = "0"  # of WNLI: not_entailment, which no method beats (section 4)
+MAJORITY = "0"  # WNLI's majority class, not_entailment, which no method beats (section 4)
 
 
 class File(NamedTuple):
-    """One file: its name, the rows of the official test set, whether labels are written as words."""
+    """One file: its name, the number of rows of the official test set, and whether labels are written as words."""
 
     name: str
     rows: int
@@ -38,7 +38,7 @@ FILES: Mapping[str, File] = {
 
 
 def class_words(task: str, predicted: Sequence[int], label_names: Sequence[str]) -> list[str]:
-    """Return what stands in the file for class ids: the label's word, or the number where GLUE wants one.
+    """Format class ids for a task's file: label names where GLUE expects words, else class ids.
 
     >>> class_words("rte", [1, 0], ["entailment", "not_entailment"])
     ['not_entailment', 'entailment']
@@ -47,7 +47,7 @@ def class_words(task: str, predicted: Sequence[int], label_names: Sequence[str])
 
 
 def score_words(predicted: Sequence[float]) -> list[str]:
-    """Return what stands in STS-B's file: scores in label units, clipped to 0-5.
+    """Format scores for STS-B's file: label units, clipped to [0, 5].
 
     >>> score_words([-0.2, 2.34567, 5.1])
     ['0.000', '2.346', '5.000']
@@ -56,23 +56,25 @@ def score_words(predicted: Sequence[float]) -> list[str]:
 
 
 def check_rows(task: str, count: int) -> None:
-    """Raise ``DataError`` unless a test set has the rows of the official one."""
+    """Raise ``DataError`` unless a test set has as many rows as the official one."""
     if count != FILES[task].rows:
         raise DataError(
-            f"the test set of {task!r} has {count:,} rows, GLUE's has {FILES[task].rows:,}; a submission needs the "
-            "whole set in its official order"
+            f"the test set of {task!r} has {count:,} rows, the official one has {FILES[task].rows:,}; a submission "
+            "needs all rows in their official order"
         )
 
 
 def write_zip(path: Path, predictions: Mapping[str, Sequence[str]]) -> None:
-    """Write the zip; ``predictions`` maps a task to the words of its file, in the order of the test set."""
+    """Write the zip file. ``predictions`` maps each task to the lines of its file, in the order of the test set."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.part")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+    temporary = path.with_name(f"{path.name}.part")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for task, file in FILES.items():
             if task in predictions:
                 lines = ["index\tprediction", *(f"{index}\t{word}" for index, word in enumerate(predictions[task]))]
-                entry = zipfile.ZipInfo(file.name, date_time=(1980, 1, 1, 0, 0, 0))  # the same bytes every time
+                entry = zipfile.ZipInfo(
+                    file.name, date_time=(1980, 1, 1, 0, 0, 0)
+                )  # a fixed date, so that equal predictions give equal bytes
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, "\n".join(lines) + "\n")
-    beside.replace(path)
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""A head with its encoder as a ``transformers`` sequence classifier, where one of theirs computes the same."""
+"""Export each head with its encoder as a ``transformers`` sequence classifier, for families that compute the same."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
+from bam_lightning.inference.export_check import (
+    example_row,
+    float32_copy,
+    max_logit_difference,
+    random_rows,
+    staged_folder,
+    write_manifest,
+)
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
 
-# Families whose classifier is first token -> linear -> tanh -> linear, and where its two layers lie.
-# DeBERTa's has the activation that its configuration names: a GELU unless it is told otherwise.
-PLACES = {
+# Families whose classifier is first token -> linear -> tanh -> linear: family -> names of these two linear layers.
+# DeBERTa's activation is the one that its configuration names, GELU by default; the export sets it to tanh.
+CLASSIFIER_LAYERS = {
     "bert": ("bert.pooler.dense", "classifier"),
     "camembert": ("classifier.dense", "classifier.out_proj"),
     "deberta": ("pooler.dense", "classifier"),
@@ -30,102 +37,102 @@ PLACES = {
 README = """# {task}
 
 One head of Run {run}, a multi-task model trained by bam_lightning, as a `transformers` sequence classifier.
-Largest difference of its logits from the model's own: {difference:.1g}.
+Largest difference of its logits from those of the original model: {difference:.1g}.
 
 ```python
 from transformers import pipeline
 
-ask = pipeline("text-classification", model="{task}", truncation=True)  # this folder
-print(ask([{asked}], top_k=None))
+classifier = pipeline("text-classification", model="{task}", truncation=True)  # this folder
+print(classifier([{inputs}], top_k=None))
 ```
 
-{outputs}. The answer: {how}.
+{outputs}. How to read them: {how}.
 """
 
 
 def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> float:
-    """Write ``output/TASK`` for each task (none given: all); return the largest difference of logits.
+    """Write ``output/TASK`` for each task (default: all tasks). Return the largest absolute difference of logits.
 
     Raises:
-        ConfigError: for a family whose classifier is another, or an export that does not compute the same.
-        ConfigError: see ``staged``.
+        ConfigError: If the family's classifier has another architecture; also see ``staged_folder``.
+        StoreError: If the export computes other logits.
     """
-    names = [task.name for task in model.saved.named(tasks or "all")]
+    names = [task.name for task in model.info.select_tasks(tasks or "all")]
     for name in names:
         if type(model.head(name)).forward is not Head.forward:
             raise ConfigError(
-                f"format=hf: the head of {name!r} is not a linear layer, as those of transformers are; "
-                "format=onnx takes all"
+                f"format hf: the head of {name!r} is not a linear layer, which transformers' classifiers have; "
+                "format onnx supports every head"
             )
     _check_family(model)
-    model, difference = exact(model), 0.0
-    with staged(output) as folder:
+    model, difference = float32_copy(model), 0.0
+    with staged_folder(output) as folder:
         for name in names:
-            found = _export(model, folder / name, name)
-            difference = max(difference, found)
-        write_record(folder, model, "hf", names, difference)
+            difference = max(difference, _export_task(model, folder / name, name))
+        write_manifest(folder, model, "hf", names, difference)
     return difference
 
 
 def _check_family(model: Predictor) -> None:
     family = model.encoder.body.config.model_type
-    if family not in PLACES:
+    if family not in CLASSIFIER_LAYERS:
         raise ConfigError(
-            f"format=hf: the classifier that transformers has for {family} is another than this model's "
-            f"(first token, tanh pooler, linear); families that agree: {', '.join(PLACES)}; format=onnx takes all"
+            f"format hf: transformers' classifier for {family} differs from this model's (first token, tanh pooler, "
+            f"linear); supported families: {', '.join(CLASSIFIER_LAYERS)}; format onnx supports every family"
         )
     if model.encoder.pooler is None:
-        raise ValueError(
-            f"format=hf: this model has no pooler (encoder.pooling=cls), the classifier that transformers has for "
-            f"{family} has one; format=onnx takes all"
+        raise ConfigError(
+            f"format hf: this model has no pooler (encoder.pooling=cls), but transformers' classifier for {family} "
+            "has one; format onnx supports both"
         )
 
 
-def _export(model: Predictor, folder: Path, name: str) -> float:
-    classifier = _classifier(model, name)
-    classifier.save_pretrained(folder)
+def _export_task(model: Predictor, folder: Path, name: str) -> float:
+    _build_classifier(model, name).save_pretrained(folder)
     tokenizer = copy.deepcopy(model.tokenizer)
-    tokenizer.model_max_length = model.saved.max_length
+    tokenizer.model_max_length = model.info.max_length
     tokenizer.save_pretrained(folder)
-    rows = sample(model, len(model.tasks[name].columns))
-    difference = largest_difference(model, [name], _Reader(folder, name), rows)
-    spec, task = model.head(name).export_spec(model.tasks[name].label_names), model.tasks[name]
-    row = dict(zip(("text", "text_pair"), example(task), strict=False))
-    text = README.format(
-        task=name, run=model.saved.id, difference=difference, asked=row, how=spec.how,
+    task = model.tasks[name]
+    difference = max_logit_difference(
+        model, [name], _ExportedClassifier(folder, name), random_rows(model, len(task.columns))
+    )
+    spec = model.head(name).export_spec(task.label_names)
+    readme = README.format(
+        task=name, run=model.info.id, difference=difference, how=spec.how,
+        inputs=dict(zip(("text", "text_pair"), example_row(task), strict=False)),
         outputs=f"Its scores are those of {', '.join(spec.outputs)}, each from 0 to 1"
         if spec.problem_type != "regression" else "Its score is the linear output of the head",
     )  # fmt: skip
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(readme, encoding="utf-8")
     return difference
 
 
-def _classifier(model: Predictor, name: str) -> Any:
-    """Return transformers' classifier with the model's weights."""
+def _build_classifier(model: Predictor, name: str) -> Any:
+    """Return a transformers classifier with the model's weights."""
     from transformers import AutoModelForSequenceClassification
 
     spec = model.head(name).export_spec(model.tasks[name].label_names)
     config = copy.deepcopy(model.encoder.body.config)
     config.id2label = dict(enumerate(spec.outputs))
-    config.label2id = {label: number for number, label in enumerate(spec.outputs)}
+    config.label2id = {label: class_id for class_id, label in enumerate(spec.outputs)}
     config.num_labels = len(spec.outputs)
     config.problem_type = spec.problem_type
     for field, value in (("classifier_dropout", model.head(name).dropout.p), ("pooler_hidden_act", "tanh")):
         if hasattr(config, field):
             setattr(config, field, value)
-    with torch.random.fork_rng(devices=[]):  # weights that are all replaced
+    with torch.random.fork_rng(devices=[]):  # random initial weights, all of them replaced below
         classifier = AutoModelForSequenceClassification.from_config(config).eval()
-    pooler, linear = PLACES[config.model_type]
+    pooler_name, linear_name = CLASSIFIER_LAYERS[config.model_type]
     state = {f"{classifier.base_model_prefix}.{key}": value for key, value in model.encoder.body.state_dict().items()}
     assert model.encoder.pooler is not None
-    for place, layer in ((pooler, model.encoder.pooler), (linear, model.head(name).linear)):
-        state |= {f"{place}.{key}": value for key, value in layer.state_dict().items()}
+    for prefix, layer in ((pooler_name, model.encoder.pooler), (linear_name, model.head(name).linear)):
+        state |= {f"{prefix}.{key}": value for key, value in layer.state_dict().items()}
     classifier.load_state_dict(state)
     return classifier
 
 
-class _Reader:
-    """What was written, read back as a stranger would: rows -> logits."""
+class _ExportedClassifier:
+    """The exported files, loaded with transformers alone: rows -> logits."""
 
     def __init__(self, folder: Path, name: str) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -1,4 +1,4 @@
-"""The model card: what a saved model can do, how well, and where it comes from, as Markdown that the hub reads."""
+"""Write the model card: what a saved model does, its scores and its provenance, as Markdown for the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pipeline_tag: text-classification
 tags: [multi-task, knowledge-distillation, teacher-annealing]
 ---
 """
-USE = """## Use
+USAGE = """## Usage
 
 ```python
 import bam_lightning as bam
@@ -30,96 +30,106 @@ model = bam.load("FOLDER")  # this folder, or its hub id
 model.predict([{row}], task="{task}")
 ```
 
-`task="all"` asks every head that reads as many texts, in one pass of the encoder. Nothing in this folder is code.
+`task="all"` predicts every task that reads this number of texts, in one pass of the encoder. This folder holds no code.
 """
 
 
-def make_card(saved: ModelInfo) -> str:
-    """Return the card; of a Run that still lies in its store, with the scores of its other seeds.
+def make_card(info: ModelInfo) -> str:
+    """Return the model card. For a Run in its store, the card includes the scores of the other seeds.
 
-    A model that was carried elsewhere keeps the card it came with.
+    A model that was saved elsewhere keeps the card in its folder.
     """
-    kept = saved.run.path / NAME
-    if kept.is_file():
-        return kept.read_text(encoding="utf-8")
-    job, peers = _origin(saved)
-    first = next(iter(saved.tasks.values()))
+    existing = info.run.path / NAME
+    if existing.is_file():
+        return existing.read_text(encoding="utf-8")
+    job, manifests = _provenance(info)
+    first = next(iter(info.tasks.values()))
     row = '"..."' if len(first.columns) == 1 else '("...", "...")'
-    parts = [
-        HEADER + f"# {saved.manifest['stage']} model of {len(saved.tasks)} tasks",
-        f"One text encoder with {len(saved.tasks)} heads, trained by bam_lightning (after BAM!, Clark et al. 2019).",
-        USE.format(row=row, task=first.name).strip(),
-        "## Tasks\n\n" + _tasks(saved.tasks, peers),
-        "## Training\n\n" + "\n".join(f"- {line}" for line in _training(saved.manifest, job)),
+    sections = [
+        HEADER + f"# {info.manifest['stage']} model of {len(info.tasks)} tasks",
+        f"One text encoder with {len(info.tasks)} heads, trained by bam_lightning (after BAM!, Clark et al. 2019).",
+        USAGE.format(row=row, task=first.name).strip(),
+        "## Tasks\n\n" + _task_table(info.tasks, manifests),
+        "## Training\n\n" + "\n".join(f"- {line}" for line in _training_facts(info.manifest, job)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
-def _origin(saved: ModelInfo) -> tuple[JobRecord | None, list[Mapping[str, Any]]]:
-    """Return the job that trained the model, and the manifests of the same model from all seeds, its own included."""
-    folder = saved.run.path
+def _provenance(info: ModelInfo) -> tuple[JobRecord | None, list[Mapping[str, Any]]]:
+    """Return the job that trained the model, and the manifests of the same model for all seeds, including its own."""
+    folder = info.run.path
     if folder.parent.name != "runs":
-        return None, [saved.manifest]
+        return None, [info.manifest]
     store = Store(folder.parents[1], create=False)
     jobs = [job for job in read_records(store) if job.state == FINISHED]
-    mine = next((job for job in jobs if saved.id in job.runs), None)
-    if mine is None:
-        return None, [saved.manifest]
-    alike = [
-        job for job in jobs if (job.settings, job.data, job.experiment) == (mine.settings, mine.data, mine.experiment)
-    ]
-    stage, tasks = saved.manifest["stage"], saved.manifest["tasks"]
-    runs = dict.fromkeys(run_id for job in alike for run_id in job.stages.get(stage, ()))
-    found = [store.manifest(run_id) for run_id in runs if store.finished(run_id)]
-    return mine, [one for one in found if one["tasks"] == tasks]
+    trained_by = next((job for job in jobs if info.id in job.runs), None)
+    if trained_by is None:
+        return None, [info.manifest]
+    settings = (trained_by.settings, trained_by.data, trained_by.experiment)
+    same_settings = [job for job in jobs if (job.settings, job.data, job.experiment) == settings]
+    stage, tasks = info.manifest["stage"], info.manifest["tasks"]
+    run_ids = dict.fromkeys(run_id for job in same_settings for run_id in job.stages.get(stage, ()))
+    manifests = [store.manifest(run_id) for run_id in run_ids if store.finished(run_id)]
+    return trained_by, [manifest for manifest in manifests if manifest["tasks"] == tasks]
 
 
-def _tasks(tasks: Mapping[str, TaskInfo], peers: Sequence[Mapping[str, Any]]) -> str:
+def _task_table(tasks: Mapping[str, TaskInfo], manifests: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        "| task | reads | answers | metric | dev score x 100 | all seeds: n, median (lowest to highest) |",
+        "| task | columns | labels | metric | dev score x 100 | all seeds: n, median (min to max) |",
         "|---|---|---|---|---|---|",
     ]
     for task in tasks.values():
         several = "any of " if task.metric in [metric.value for metric in SETS] else ""
-        answers = several + ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
-        own = task.scores.get(task.metric)
-        every = [100 * one["metrics"][task.name][task.metric] for one in peers if task.name in one["metrics"]]
-        spread = f"{len(every)}, {statistics.median(every):.1f} ({min(every):.1f} to {max(every):.1f})" if every else ""
-        cells = [task.name, " + ".join(task.columns), answers, task.metric, "" if own is None else f"{100 * own:.1f}"]
-        lines.append("| " + " | ".join(_cell(text) for text in [*cells, spread]) + " |")
+        labels = several + ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
+        score = task.scores.get(task.metric)
+        seeds = [
+            100 * manifest["metrics"][task.name][task.metric]
+            for manifest in manifests
+            if task.name in manifest["metrics"]
+        ]
+        spread = f"{len(seeds)}, {statistics.median(seeds):.1f} ({min(seeds):.1f} to {max(seeds):.1f})" if seeds else ""
+        dev = "" if score is None else f"{100 * score:.1f}"
+        cells = [task.name, " + ".join(task.columns), labels, task.metric, dev, spread]
+        lines.append("| " + " | ".join(_escape(text) for text in cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    """Escape what a stranger's label name could do to a table or a page."""
-    for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;"), ("\n", " ")):
-        text = text.replace(letter, safe)
+def _escape(text: str) -> str:
+    """Escape characters of a label name that would break a Markdown table or inject HTML."""
+    for character, entity in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("`", "&#96;"),
+        ("\n", " "),
+    ):
+        text = text.replace(character, entity)
     return text
 
 
-def _training(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:
+def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:
     spec = manifest["spec"]
     teachers = manifest.get("teachers") or {}
     lines = [
         f"Run {manifest['id']}, stage {manifest['stage']}, seed {manifest['seed']}: {manifest['examples']:,} examples "
         f"in {manifest['steps']:,} optimizer steps of {spec['batch_size']}, {manifest['train_seconds']:.0f} s on "
         f"{manifest['device']}",
-        f"texts cut to {spec['max_length']} tokens; learning rate {spec['learning_rate']:g}, layer-wise decay "
+        f"texts truncated to {spec['max_length']} tokens; learning rate {spec['learning_rate']:g}, layer-wise decay "
         f"{spec['layerwise_decay']:g}",
-        "data, by the fingerprint of its rows: "
-        + ", ".join(f"{task} {settings['data']}" for task, settings in spec["tasks"].items()),
+        "data fingerprints: " + ", ".join(f"{task} {settings['data']}" for task, settings in spec["tasks"].items()),
         "teachers: " + (", ".join(f"{task} from {run}" for task, run in teachers.items()) or "none, gold labels only"),
         "versions: " + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     ]
     if job is not None:
         lines.append(f"encoder: {job.encoder.split()[0]}")
-        lines.append(f"command: `python -m bam_lightning.train {' '.join(_words(job))}`")
+        lines.append(f"command: `python -m bam_lightning.train {' '.join(_overrides(job))}`")
     return lines
 
 
-def _words(job: JobRecord) -> list[str]:
-    """Return the words of the command line that trained a model; without Hydra's own record, what the job knows."""
+def _overrides(job: JobRecord) -> list[str]:
+    """Return the Hydra overrides of the job that trained the model; without Hydra's record, the main settings."""
     record = Path(job.output) / ".hydra" / "overrides.yaml"
     if record.is_file():
-        return [str(word) for word in yaml.safe_load(record.read_text(encoding="utf-8")) or ()]
+        return [str(override) for override in yaml.safe_load(record.read_text(encoding="utf-8")) or ()]
     return [f"+experiment={job.experiment}", f"scale={job.scale}", f"seed={job.seed}"]

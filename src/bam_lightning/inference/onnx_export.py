@@ -1,4 +1,4 @@
-"""A model as one ONNX graph: the encoder once, and the logits of every head as an output named by its task."""
+"""Export a model as one ONNX graph: one encoder, and one output of logits per head, named after its task."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from torch import Tensor, nn
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import require_extra
-from bam_lightning.inference.export_check import exact, example, largest_difference, sample, staged, write_record
+from bam_lightning.inference.export_check import (
+    example_row,
+    float32_copy,
+    max_logit_difference,
+    random_rows,
+    staged_folder,
+    write_manifest,
+)
 from bam_lightning.inference.predictor import Predictor
 
-NEEDS = ("onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 GRAPH = "model.onnx"
 README = """# Run {run} as ONNX
 
-One graph with the encoder and {count} heads of a multi-task model trained by bam_lightning: `{graph}`, with batch and
-length free. Largest difference of its logits from the model's own: {difference:.1g}. `export.json` says how
-to read each.
+One graph with the encoder and {count} heads of a multi-task model trained by bam_lightning: `{graph}`, for any
+batch size and length. Largest difference of its logits from those of the original model: {difference:.1g}.
+`export.json` says how to read each output.
 
 ```python
 import json
@@ -36,53 +43,54 @@ import onnxruntime
 from transformers import AutoTokenizer
 
 folder = Path(".")  # this folder
-about = json.loads((folder / "export.json").read_text())
+manifest = json.loads((folder / "export.json").read_text())
 tokenizer = AutoTokenizer.from_pretrained(folder)
 session = onnxruntime.InferenceSession(folder / "{graph}")
-names = [one.name for one in session.get_inputs()]
+names = [node.name for node in session.get_inputs()]
 
 texts = {texts}  # one list for each text of a row
-inputs = tokenizer(*texts, padding=True, truncation=True, max_length=about["max_length"], return_tensors="np")
+inputs = tokenizer(*texts, padding=True, truncation=True, max_length=manifest["max_length"], return_tensors="np")
 logits = session.run(None, {{name: inputs[name].astype(np.int64) for name in names}})
 for output, rows in zip(session.get_outputs(), logits):
-    print(output.name, about["tasks"][output.name]["outputs"], rows.tolist())
+    print(output.name, manifest["tasks"][output.name]["outputs"], rows.tolist())
 ```
 """
 
 
 def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> float:
-    """Write the graph of some heads (none given: all) with the tokenizer; return the largest difference of logits.
+    """Write a graph of the given tasks (default: all). Return the largest absolute difference of logits.
 
     Raises:
-        ConfigError: if the packages it needs are not installed.
-        ValueError: for an unknown task, or an export that does not compute the same.
-        ConfigError: see ``staged``.
+        ConfigError: If a task is unknown, or packages of the ``onnx`` extra are missing; also see ``staged_folder``.
+        StoreError: If the export computes other logits.
     """
-    require_extra("format=onnx", NEEDS, "onnx")
-    names = [task.name for task in model.saved.named(tasks or "all")]
+    require_extra("format onnx", PACKAGES, "onnx")
+    names = [task.name for task in model.info.select_tasks(tasks or "all")]
     for name in names:
         model.head(name).export_spec(model.tasks[name].label_names)
         if name in model.tokenizer.model_input_names:
             raise ConfigError(
-                f"format=onnx: task {name!r} has the name of an input of the graph; rename it, or leave it out"
+                f"format onnx: task {name!r} has the same name as an input of the graph; rename it, or leave it out"
             )
-    model = exact(model)
-    with staged(output) as folder:
-        _write(exact(model), names, folder / GRAPH)  # a copy, since its attention is made simpler
+    model = float32_copy(model)
+    with staged_folder(output) as folder:
+        _write_graph(float32_copy(model), names, folder / GRAPH)  # a copy, since it changes the attention
         model.tokenizer.save_pretrained(folder)
-        model.encoder.body.config.save_pretrained(folder)  # by which AutoTokenizer finds its class
-        reader = _Reader(folder, model)
-        widths = sorted({len(model.tasks[name].columns) for name in names})
-        difference = max(largest_difference(model, names, reader, sample(model, width)) for width in widths)
-        texts = [[text] for text in example(model.tasks[names[0]])]
-        text = README.format(run=model.saved.id, count=len(names), graph=GRAPH, difference=difference, texts=texts)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        write_record(folder, model, "onnx", names, difference)
+        model.encoder.body.config.save_pretrained(folder)  # AutoTokenizer reads its class from it
+        exported = _ExportedGraph(folder, model)
+        text_counts = sorted({len(model.tasks[name].columns) for name in names})
+        difference = max(
+            max_logit_difference(model, names, exported, random_rows(model, n_texts)) for n_texts in text_counts
+        )
+        texts = [[text] for text in example_row(model.tasks[names[0]])]
+        readme = README.format(run=model.info.id, count=len(names), graph=GRAPH, difference=difference, texts=texts)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        write_manifest(folder, model, "onnx", names, difference)
     return difference
 
 
 class _Graph(nn.Module):
-    """Encoder inputs in the tokenizer's order -> logits of every head."""
+    """A module from encoder inputs, in the tokenizer's order, to a tuple of the heads' logits."""
 
     def __init__(self, model: Predictor, names: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
@@ -90,46 +98,46 @@ class _Graph(nn.Module):
         self.heads = nn.ModuleList([model.head(name) for name in names])
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        pooled = self.encoder(dict(zip(self.inputs, tensors, strict=True)))
+        pooled = self.encoder.forward_padded(dict(zip(self.inputs, tensors, strict=True)))
         return tuple(head(pooled) for head in self.heads)
 
 
-def _write(model: Predictor, names: Sequence[str], path: Path) -> None:
+def _write_graph(model: Predictor, names: Sequence[str], path: Path) -> None:
     inputs = list(model.tokenizer.model_input_names)
     graph = _Graph(model, names, inputs).eval()
-    rows = model.tokenizer(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
-    free = tuple({0: "batch", 1: "length"} for _ in inputs)
-    model.encoder.body.set_attn_implementation("eager")  # plain matrix products, whatever the batch and length
-    with _quiet():
+    examples = model.tokenizer(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
+    dynamic_axes = tuple({0: "batch", 1: "length"} for _ in inputs)
+    model.encoder.body.set_attn_implementation("eager")  # plain matrix products, for any batch size and length
+    with _exporter_silenced():
         program = torch.onnx.export(
             graph,
-            tuple(rows[name] for name in inputs),
+            tuple(examples[name] for name in inputs),
             dynamo=True,
             verbose=False,
             input_names=inputs,
             output_names=[f"logits of {name}" for name in names],
-            dynamic_shapes={"tensors": free},
+            dynamic_shapes={"tensors": dynamic_axes},
         )
     assert program is not None
-    _tidy(program.model.graph, names)
+    _clean_graph(program.model.graph, names)
     program.save(path)
 
 
-def _tidy(graph: Any, names: Sequence[str]) -> None:
-    """Name the outputs by their tasks, and drop what the exporter notes of the source files of this machine."""
+def _clean_graph(graph: Any, names: Sequence[str]) -> None:
+    """Name the outputs after their tasks, and remove the exporter's metadata, which holds paths of source files."""
     nodes = list(graph.all_nodes())
     for node in nodes:
         node.metadata_props.clear()
-    for value in [*graph.initializers.values(), *(one for node in nodes for one in node.outputs)]:
-        if value.name in names:  # torch may call a value inside what a task is called, such as "linear"
-            value.name = f"inner.{value.name}"  # no task has a dot
+    for value in [*graph.initializers.values(), *(output for node in nodes for output in node.outputs)]:
+        if value.name in names:  # torch may name an inner value like a task, for example "linear"
+            value.name = f"inner.{value.name}"  # task names have no dot
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes to itself."""
+def _exporter_silenced() -> Iterator[None]:
+    """Suppress the exporter's log messages and warnings."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -141,8 +149,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-class _Reader:
-    """What was written, read back as a stranger would: rows -> logits by task."""
+class _ExportedGraph:
+    """The exported graph, loaded with onnxruntime and transformers alone: rows -> task -> logits."""
 
     def __init__(self, folder: Path, model: Predictor) -> None:
         import onnxruntime
@@ -150,12 +158,14 @@ class _Reader:
 
         self.session: Any = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.max_length = model.saved.max_length
-        self.inputs = [one.name for one in self.session.get_inputs()]
-        self.outputs = [one.name for one in self.session.get_outputs()]
+        self.max_length = model.info.max_length
+        self.inputs = [node.name for node in self.session.get_inputs()]
+        self.outputs = [node.name for node in self.session.get_outputs()]
 
     def __call__(self, rows: Sequence[Sequence[str]]) -> Mapping[str, NDArray[np.float32]]:
         columns = [list(column) for column in zip(*rows, strict=True)]
-        found = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="np")
-        logits = self.session.run(None, {name: found[name].astype(np.int64) for name in self.inputs})
+        encoded = self.tokenizer(
+            *columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="np"
+        )
+        logits = self.session.run(None, {name: encoded[name].astype(np.int64) for name in self.inputs})
         return dict(zip(self.outputs, logits, strict=True))

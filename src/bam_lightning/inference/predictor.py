@@ -1,4 +1,4 @@
-"""Use a trained model: all its tasks by name, on one's own texts, from one pass of the encoder.
+"""Load a trained model; predict, evaluate, embed and export with all of its tasks.
 
 N rows of texts, K outputs of a head, C label names of a task, D width of the encoder."""
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bam_lightning.config.data_config import HEADS
 from bam_lightning.config.exceptions import ConfigError, DataError, OutputExistsError, StoreError
@@ -23,7 +23,6 @@ from bam_lightning.data.collate import Examples, collate, length_batches
 from bam_lightning.data.tokenization import join, tokenise
 from bam_lightning.inference import model_card
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, find_model, read_model_info
-from bam_lightning.models.batch import Batch
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
 from bam_lightning.models.saving import load_encoder
@@ -31,13 +30,16 @@ from bam_lightning.store.run_dir import MANIFEST
 from bam_lightning.training import hardware
 
 Row = str | Sequence[str]
+EXPORT_FORMATS = ("bam", "hf", "onnx")
 
 
 class Prediction(NamedTuple):
-    """What a model says of one row.
+    """The prediction for one row.
 
-    ``label`` is a label name, a number in the task's ``label_range``, or, where several labels may hold, a tuple of
-    their names. ``probabilities`` has every label name; it is empty for numbers.
+    Attributes:
+        label: A label name; for regression a score in the task's ``label_range``; for a multi-label task a tuple of
+            label names.
+        probabilities: Label name -> probability; empty for regression.
     """
 
     label: str | float | tuple[str, ...]
@@ -45,112 +47,159 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """An encoder with the heads of all its tasks; made by ``load``.
+    """A text encoder and the heads of all its tasks. Created by ``load``.
 
     Attributes:
-        saved: what the model says of itself; ``saved.manifest`` is all that is known of its training.
-        device: where it computes.
+        info: The model's description; ``info.manifest`` records how it was trained.
+        device: The device it computes on.
         precision: ``bf16-mixed`` or ``32-true``.
     """
 
     def __init__(
-        self, saved: ModelInfo, encoder: Encoder, heads: Mapping[str, Head], tokenizer: Any, device: str, precision: str
+        self, info: ModelInfo, encoder: Encoder, heads: Mapping[str, Head], tokenizer: Any, device: str, precision: str
     ) -> None:
-        self.saved, self.tokenizer = saved, tokenizer
+        self.info, self.tokenizer = info, tokenizer
         self.device, self.precision = torch.device(device), precision
         self.encoder = encoder.eval().to(self.device)
         self.heads = nn.ModuleDict(dict(heads)).eval().to(self.device)
 
     @property
     def tasks(self) -> Mapping[str, TaskInfo]:
-        """Name -> what the task reads and answers."""
-        return self.saved.tasks
+        """Task name -> its columns, labels, metric and dev scores."""
+        return self.info.tasks
 
     def head(self, task: str) -> Head:
         """Return the head of a task."""
         return cast(Head, self.heads[task])
 
     def predict(self, texts: Sequence[Row], task: str | Sequence[str] = "all") -> Any:
-        """Return what the model says of each row, in the order of the rows.
+        """Predict each row, in the order of the rows.
 
         Args:
-            texts: N strings, or N pairs of strings for tasks that read two.
-            task: a task's name; a list of names; or ``all``, every task that reads as many texts as the first row.
+            texts: N strings, or N pairs of strings for tasks that read two texts.
+            task: A task name, a list of names, or ``all``: every task that reads as many texts as the first row has.
 
         Returns:
-            N predictions; task -> N predictions for a list or ``all``.
+            N ``Prediction``s; for a list or ``all``, a dictionary from task name to N ``Prediction``s.
 
         Raises:
-            BamError: for an unknown task, or naming the first row that cannot be scored.
+            BamError: If a task is unknown, or a row cannot be scored; the message names the first such row.
         """
-        rows = _rows(texts)
-        chosen = self.saved.named(task, len(rows[0]) if rows else None)
-        check_rows(chosen, rows)
-        logits = self.logits(rows, [one.name for one in chosen])
-        said = {one.name: self.say(one.name, logits[one.name]) for one in chosen}
-        return said[task] if isinstance(task, str) and task != "all" else said
+        rows = _as_rows(texts)
+        selected = self.info.select_tasks(task, len(rows[0]) if rows else None)
+        check_rows(selected, rows)
+        logits = self.logits(rows, [info.name for info in selected])
+        predictions = {info.name: self.postprocess(info.name, logits[info.name]) for info in selected}
+        return predictions[task] if isinstance(task, str) and task != "all" else predictions
+
+    def evaluate(self, texts: Sequence[Row], labels: Sequence[Any], task: str) -> dict[str, float]:
+        """Return a task's metrics on labelled rows, each in [-1, 1], the headline metric first.
+
+        Args:
+            texts: N rows, as for ``predict``.
+            labels: N label names, class ids, scores, or lists of label names for a multi-label task.
+            task: A task name.
+
+        Raises:
+            BamError: If a row cannot be scored, or a label does not belong to the task.
+        """
+        from bam_lightning.inference.evaluate import encode_labels, score_logits
+
+        info, rows = self.info.task(task), _as_rows(texts)
+        check_rows([info], rows)
+        if len(rows) != len(labels):
+            raise DataError(f"expected one label per row, got {len(labels)} labels for {len(rows)} rows")
+        gold = encode_labels(info, list(labels))
+        return score_logits(info, self.head(task), self.logits(rows, [task])[task], gold)
+
+    def embed(self, texts: Sequence[Row]) -> NDArray[np.float32]:
+        """Return the encoder's pooled vector of each row: float32 ``[N, D]``.
+
+        Raises:
+            DataError: If a row does not hold one or two texts.
+        """
+        rows = _as_rows(texts)
+        for number, row in enumerate(rows):
+            if len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
+                raise DataError(f"row {number}: expected one or two texts, got {row!r}")
+        if not rows:
+            return np.empty((0, self.encoder.width), np.float32)
+        return self._run_encoder(rows, {"pooled": nn.Identity()})["pooled"]
 
     def logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return task -> float32 logits ``[N, K]``; rows of like length are computed together.
+        """Return task -> float32 logits ``[N, K]``.
 
-        Every head sees every row, whatever its task was trained to read; rows may have one text or two.
+        Every head computes every row, whatever its task was trained to read; rows may have one text or two.
         """
         if not rows:
             return {task: np.empty((0, self.head(task).linear.out_features), np.float32) for task in tasks}
-        widths = np.array([len(row) for row in rows])
-        order = np.argsort(widths, kind="stable")  # the tokenizer takes rows of as many texts at a time
-        cut = np.flatnonzero(np.diff(widths[order])) + 1
-        groups = [tuple(zip(*(rows[place] for place in group), strict=True)) for group in np.split(order, cut)]
-        tokens = join([tokenise(columns, self.tokenizer, self.saved.max_length) for columns in groups])
+        return self._run_encoder(rows, {task: self.head(task) for task in tasks})
+
+    def _run_encoder(
+        self, rows: Sequence[Sequence[str]], outputs: Mapping[str, nn.Module]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Encode N rows in batches of similar length; return the output of each module on the pooled vectors.
+
+        Args:
+            rows: N rows of one or two texts.
+            outputs: Name -> module that maps pooled vectors ``[B, D]`` to ``[B, K]``.
+
+        Returns:
+            Name -> float32 ``[N, K]``, in the order of ``rows``.
+        """
+        n_texts = np.array([len(row) for row in rows])
+        order = np.argsort(n_texts, kind="stable")  # the tokenizer takes rows with the same number of texts at a time
+        boundaries = np.flatnonzero(np.diff(n_texts[order])) + 1
+        groups = [tuple(zip(*(rows[row] for row in group), strict=True)) for group in np.split(order, boundaries)]
+        tokens = join([tokenise(columns, self.tokenizer, self.info.max_length) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
-        parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in tasks}
-        blocks = length_batches(tokens.lengths)
-        for block in blocks:
-            batch = collate(examples, [""] * len(block), block)
-            for task, found in self._forward(batch, tasks).items():
-                parts[task].append(found)
-        back = np.argsort(order[np.concatenate(blocks)], kind="stable")
-        return {task: np.concatenate(found)[back] for task, found in parts.items()}
+        batches = length_batches(tokens.lengths)
+        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
+        for positions in batches:
+            batch = collate(examples, [""] * len(positions), positions)
+            with torch.inference_mode(), self._autocast():
+                pooled = self.encoder(batch.to(self.device))  # [B, D], in the order of positions: shortest first
+                for name, module in outputs.items():
+                    parts[name].append(module(pooled).float().cpu().numpy())  # [B, K]
+        inverse = np.argsort(order[np.concatenate(batches)], kind="stable")
+        return {name: np.concatenate(values)[inverse] for name, values in parts.items()}
 
-    def _forward(self, batch: Batch, tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        half = self.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            pooled = self.encoder(batch.to(self.device))
-            return {task: self.head(task)(pooled).float().cpu().numpy() for task in tasks}
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
-    def say(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:
-        """Return logits ``[N, K]`` of a task as labels and probabilities by name."""
+    def postprocess(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:
+        """Convert a task's logits ``[N, K]`` to labels and probabilities by name."""
         head, names = self.head(task), self.tasks[task].label_names
-        tensor = torch.from_numpy(logits)
+        tensor = torch.from_numpy(logits).to(self.device)
         with torch.inference_mode():
-            predicted = head.decode(tensor.to(self.device)).cpu().tolist()
-            probabilities = head.probabilities(tensor.to(self.device)).cpu().tolist()
+            values = head.decode(tensor).cpu().tolist()
+            probabilities = head.probabilities(tensor).cpu().tolist()  # [N, C]
         return [
-            Prediction(_label(value, names), dict(zip(names, shares, strict=True)))
-            for value, shares in zip(predicted, probabilities, strict=True)
+            Prediction(_label(value, names), dict(zip(names, row, strict=True)))
+            for value, row in zip(values, probabilities, strict=True)
         ]
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a folder that ``load`` reads anywhere: weights, tokenizer, tasks, provenance, and a model card.
+        """Write a folder that ``load`` can read on any machine: weights, tokenizer, tasks, provenance, model card.
 
-        A model that was saved there before is replaced.
+        A model that was saved in this folder before is replaced.
 
         Raises:
-            OutputExistsError: if there is something else in the folder.
-            OSError: if it cannot be written.
+            OutputExistsError: If the folder holds something else.
+            OSError: If it cannot be written.
         """
-        target, source = Path(folder).expanduser(), self.saved.run
+        target, source = Path(folder).expanduser(), self.info.run
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file()):
-            raise OutputExistsError(f"{target} is or holds something else; give a new folder")
+            raise OutputExistsError(f"{target} exists and does not hold a saved model; give a new folder")
         for name in source.files():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
         shutil.copyfile(source.path / MANIFEST, target / MANIFEST)
-        (target / model_card.NAME).write_text(model_card.make_card(self.saved), encoding="utf-8")
+        (target / model_card.NAME).write_text(model_card.make_card(self.info), encoding="utf-8")
         return target
 
     def push_to_hub(self, repo: str, private: bool = True, token: str | None = None) -> str:
-        """Upload what ``save_pretrained`` writes to a model repository of the hub; return its address."""
+        """Upload the files of ``save_pretrained`` to a model repository of the hub. Return its URL."""
         import tempfile
 
         from huggingface_hub import HfApi
@@ -160,15 +209,39 @@ class Predictor:
         with tempfile.TemporaryDirectory() as folder:
             return str(api.upload_folder(repo_id=repo, folder_path=self.save_pretrained(folder)))
 
+    def export(self, output: str | Path, format: str = "bam", tasks: Sequence[str] = ()) -> float:
+        """Export the model and compare the export's logits with its own. Return the largest absolute difference.
 
-def _rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the rows as tuples of texts; what is no text inside them is for the task to refuse."""
+        Args:
+            output: The folder to write.
+            format: ``bam`` (a folder for ``load``), ``hf`` (transformers classifiers) or ``onnx`` (one graph).
+            tasks: Tasks to export with ``hf`` and ``onnx``; default: all.
+
+        Raises:
+            ConfigError: If the format is unknown or cannot express the model, or ``output`` cannot be replaced.
+            StoreError: If the logits differ.
+        """
+        from bam_lightning.inference.bam_export import export_bam
+        from bam_lightning.inference.hf_export import export_hf
+        from bam_lightning.inference.onnx_export import export_onnx
+
+        check_choice("format", format, EXPORT_FORMATS)
+        folder = Path(output).expanduser()
+        if format == "bam":
+            if tasks:
+                raise ConfigError("format bam exports the whole model; omit the tasks, or choose format hf or onnx")
+            return export_bam(self, folder)
+        return (export_hf if format == "hf" else export_onnx)(self, folder, tasks)
+
+
+def _as_rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return each row as a tuple of texts. The texts themselves are checked by ``check_rows``."""
     if isinstance(texts, str):
-        raise DataError("texts must be a list of rows, got one text; put it into a list")
-    rows = list(texts)  # it may be one that can be gone through only once
+        raise DataError("texts must be a list of rows, got a single string; put it into a list")
+    rows = list(texts)  # may be an iterator
     for number, row in enumerate(rows):
         if not isinstance(row, (str, tuple, list)):
-            raise DataError(f"row {number} must be a text, or a list of the texts of a row, got {type(row).__name__}")
+            raise DataError(f"row {number} must be a string or a list of strings, got {type(row).__name__}")
     return [(row,) if isinstance(row, str) else tuple(row) for row in rows]
 
 
@@ -176,7 +249,7 @@ def _label(value: Any, names: Sequence[str]) -> str | float | tuple[str, ...]:
     if not names:
         return float(value)
     if isinstance(value, list):
-        return tuple(name for name, holds in zip(names, value, strict=True) if holds)
+        return tuple(name for name, present in zip(names, value, strict=True) if present)
     return names[int(value)]
 
 
@@ -188,64 +261,64 @@ def load(
     heads: Sequence[str] = (),
     revision: str | None = None,
 ) -> Predictor:
-    """Return a trained model, ready to predict.
+    """Load a trained model for prediction.
 
     Args:
-        name: a Run of ``store``, a folder, or a hub id.
+        name: A Run of ``store``, a folder, or a hub id.
         store: ``paths.store`` of the job that trained it.
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (what it was trained with), ``bf16-mixed`` or ``32-true``,
-            which is also how a model trained in float64 computes.
-        heads: dotted names of head classes of one's own, which are imported and run; no other foreign code is.
-        revision: of a hub id.
+        device: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (the precision of training; 32-true for a model trained in 64-true), ``bf16-mixed``
+            or ``32-true``.
+        heads: Dotted names of custom head classes to import. No other code from outside this package is run.
+        revision: Git revision of a hub id.
 
     Raises:
-        StoreError: if there is no such model.
-        ValueError: if it is damaged, or needs a head that is not allowed.
+        StoreError: If there is no such model, or it is damaged.
+        ConfigError: If it needs a head class that is not in ``heads``, or an option is unknown.
     """
-    saved = read_model_info(find_model(str(name), str(store), revision))
+    info = read_model_info(find_model(str(name), str(store), revision))
     hardware.prepare()
-    spec = saved.manifest["spec"]
-    encoder, tokenizer, weights = load_encoder(saved.run, str(spec["pooling"]))
-    check_length(encoder, saved.max_length, str(saved.run.path))
-    built = {task: _head(saved, task, encoder.width, weights.get(task, {}), heads) for task in saved.tasks}
-    place = _device(device)
+    spec = info.manifest["spec"]
+    encoder, tokenizer, weights = load_encoder(info.run, str(spec["pooling"]))
+    check_length(encoder, info.max_length, str(info.run.path))
+    built = {task: _build_head(info, task, encoder.width, weights.get(task, {}), heads) for task in info.tasks}
+    resolved = _resolve_device(device)
     check_choice("precision", precision, ("auto", "bf16-mixed", "32-true"))
     trained = "32-true" if spec["precision"] == "64-true" else spec["precision"]
     settings = TrainerConfig(
-        accelerator="cpu" if place == "cpu" else "gpu", precision=trained if precision == "auto" else precision
+        accelerator="cpu" if resolved == "cpu" else "gpu", precision=trained if precision == "auto" else precision
     )
-    return Predictor(saved, encoder, built, tokenizer, place, hardware.precision(settings))
+    return Predictor(info, encoder, built, tokenizer, resolved, hardware.precision(settings))
 
 
-def _device(name: str) -> str:
-    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+def _resolve_device(name: str) -> str:
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if name == "auto":
-        return there[-1] if len(there) == 1 else there[1]
+        return available[-1] if len(available) == 1 else available[1]
     name = "cuda:0" if name == "cuda" else name
-    check_choice("device", name, there)
+    check_choice("device", name, available)
     return name
 
 
-def _head(saved: ModelInfo, name: str, width: int, weights: Mapping[str, torch.Tensor], allowed: Sequence[str]) -> Head:
-    settings = saved.tasks[name].head
+def _build_head(info: ModelInfo, name: str, width: int, weights: Mapping[str, Tensor], allowed: Sequence[str]) -> Head:
+    settings = info.tasks[name].head
     target = str(settings.get("_target_"))
     if target not in allowed and target not in HEADS:
         raise ConfigError(
-            f"task {name!r} of {saved.run.path} needs the head {target!r}, which is not part of bam_lightning; "
-            f"if you trust that code, allow it with heads=[{target}]"
+            f"task {name!r} of {info.run.path} needs the head {target!r}, which is not part of bam_lightning; "
+            f"if you trust this code, allow it with --head {target} (in Python: heads=[{target!r}])"
         )
-    ours = target in HEADS
-    with torch.device("meta" if ours else "cpu"):  # sizes that the weights do not have must not fill the memory
+    built_in = target in HEADS
+    with torch.device("meta" if built_in else "cpu"):  # sizes in a damaged manifest must not fill the memory
         head: Head = instantiate(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
     try:
         head.load_state_dict(
-            {key: value.to(torch.float32, copy=True) for key, value in weights.items()} if ours else weights,
-            assign=ours,
+            {key: value.to(torch.float32, copy=True) for key, value in weights.items()} if built_in else weights,
+            assign=built_in,
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise StoreError(
-            f"{saved.run.path}: weights of head {name!r} do not fit: {reason}; {saved.run.remedy}"
+            f"{info.run.path}: the weights of head {name!r} do not fit: {reason}; {info.run.remedy}"
         ) from error
     return head

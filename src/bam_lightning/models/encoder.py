@@ -91,6 +91,11 @@ class Encoder(nn.Module):
             pooled, _ = unpadding.encode_tokens(self.body, batch, first_only=True)
         return pooled if self.pooler is None else torch.tanh(self.pooler(pooled))
 
+    def forward_padded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return one vector per text, ``[s, D]``, of padded inputs ``[s, T]``; for exports, which cannot pack."""
+        pooled = self._pool_padded(inputs)
+        return pooled if self.pooler is None else torch.tanh(self.pooler(pooled))
+
     def token_states(self, batch: Batch) -> Tensor:
         """Return the top layer's states of all tokens, ``[N, D]``."""
         if self.packs_on(batch.input_ids.device):

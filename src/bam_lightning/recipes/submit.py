@@ -1,16 +1,15 @@
-"""Write a GLUE leaderboard submission: ``bam submit run=RUN_ID``."""
+"""Write a GLUE leaderboard submission: ``bam submit``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Config
-from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import suggest
 from bam_lightning.data.examples import TaskSplit, load_unlabelled
 from bam_lightning.data.task import task_from_config
@@ -19,26 +18,14 @@ from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import TEST, PredictionRequest
 from bam_lightning.store.run_store import Store, load_logits
 
-USAGE = """
-Write a GLUE leaderboard submission from finished Runs: a zip with the eleven TSV files.
 
-  bam submit run=RUN_ID                          one multi-task Run does all tasks
-  bam submit run=[ID,ID,...]                     the first of them that has a task's head
-  bam submit run=RUN_ID data.root=DIR partial=true
-
-All other words are those of `train` (scale=paper unless given) and say where the test sets are. What a Run has not
-predicted yet is predicted now. WNLI is filled with its majority class, as no method beats it. Rows must lie in their
-official order.
-"""
-
-
-@dataclass
+@dataclass(kw_only=True)
 class SubmitOptions:
-    """Options of the command, beside those of ``train``."""
+    """Options of ``bam submit``, besides those of ``bam train``; see its ``--help``."""
 
-    run: list[str] = field(default_factory=list, metadata={"help": "Runs that predict"})
-    output: str = option("submission.zip", "the file to write")
-    partial: bool = option(False, "leave out test sets that are missing, and name them")
+    run: Sequence[str]
+    output: str = "submission.zip"
+    partial: bool = False
 
 
 class MissingTestSet(ConfigError):
@@ -118,7 +105,7 @@ def _words(request: PredictionRequest, run_id: str, rows: TaskSplit, context: Co
 def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     """Write the submission of a command line."""
     if not options.run:
-        raise ConfigError("no Run to submit; give run=RUN_ID, as in the Plan of the job that trained it")
+        raise ConfigError("no Run to submit; give --run RUN_ID, as in the Plan of the job that trained it")
     if not any(word.startswith("scale=") for word in words_of_train):
         words_of_train = ["scale=paper", *words_of_train]  # GLUE from the hub; the Run brings its own encoder
     config = compose(words_of_train)
@@ -128,12 +115,3 @@ def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     for name, why in missing.items():
         print(f"missing: {glue_submission.FILES[name].name} ({why})", file=sys.stderr)
     print(f"{len(words)} of {len(glue_submission.FILES)} files: {path.resolve()}")
-
-
-def main() -> None:
-    """Entry point."""
-    command_with_job(SubmitOptions, USAGE, job)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Tune the layer-wise decay of each single task on its dev set: ``bam tune scale=paper``."""
+"""Tune the layer-wise decay of each single task on its dev set: ``bam tune``."""
 
 from __future__ import annotations
 
@@ -11,37 +11,24 @@ from bam_lightning.analysis.terminal import show
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Config
-from bam_lightning.config.options import command_with_job, option
 from bam_lightning.config.validation import check_at_least, check_range
 from bam_lightning.store import tuned_decays
 
-USAGE = """
-Choose alpha, the layer-wise decay of the learning rate, for each single task: train it with each value, keep the one
-with the highest median dev score (section 4: 1.0 or 0.9). The choice is kept in the store, and every later plan of
-`train` with that store reads it, unless optimization.use_tuned_decay=false or optimization.layerwise_decay=VALUE says
-otherwise.
 
-  bam tune scale=paper seeds=3
-  bam tune scale=small data.root=DIR 'suite.include=[rte,cola]' 'values=[1.0,0.95,0.9]'
-
-All other words are those of `train`.
-"""
-
-
-@dataclass
+@dataclass(kw_only=True)
 class ChooseOptions:
-    """Options of the command, beside those of ``train``."""
+    """Options of ``bam tune``, besides those of ``bam train``; see its ``--help``."""
 
-    values: list[float] = field(default_factory=lambda: [1.0, 0.9], metadata={"help": "values to try"})
-    seeds: int = option(1, "seeds of each, from teacher_seed on: the chosen ones are then there as teachers")
-    output: str = option("choose", "folder for the results of each recipe")
+    values: Sequence[float] = field(default_factory=lambda: [1.0, 0.9])
+    seeds: int = 1
+    output: str = "choose"
 
 
 def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions) -> Config:
     """Return the config that trains each task alone with one value."""
     more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
     config = compose([*words, *more])
-    config.experiment = f"tune_{value:g}".replace(".", "_")
+    config.experiment = f"choose {value:g}"
     return config
 
 
@@ -54,7 +41,7 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
         raise ConfigError(f"values must be at least two different numbers to choose from, got {options.values}")
     for word in words:
         if word.startswith(("-", "recipe=", "+experiment=", "optimization.layerwise_decay=")):
-            raise ConfigError(f"tune trains every task alone with each of `values`, so it takes no {word!r}")
+            raise ConfigError(f"bam tune trains every task alone with each --value, so it does not accept {word!r}")
     for value in options.values:
         check_range("values", value, 0, 1, open_low=True)
     base = compose(words)
@@ -90,12 +77,3 @@ def _show(scores: dict[str, dict[float, list[float]]], chosen: dict[str, float],
         for task, values in scores.items()
     ]
     show(f"dev scores x 100, median of {options.seeds} seeds", head, rows)
-
-
-def main() -> None:
-    """Entry point."""
-    command_with_job(ChooseOptions, USAGE, job)
-
-
-if __name__ == "__main__":
-    main()

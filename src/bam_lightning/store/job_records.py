@@ -199,10 +199,10 @@ def _read(path: Path) -> JobRecord:
         job = JobRecord(**values)
     except (ValueError, OSError, RecursionError) as error:
         raise StoreError(
-            f"{path} is damaged: not the record of a job ({error}); `bam runs delete=damaged` removes it"
+            f"{path} is damaged: not the record of a job ({error}); `bam runs --delete damaged` removes it"
         ) from error
     if job.id != path.stem:  # else a copied file would count as another job
-        raise StoreError(f"{path} is damaged: a copy of job {job.id}; `bam runs delete=damaged` removes it")
+        raise StoreError(f"{path} is damaged: a copy of job {job.id}; `bam runs --delete damaged` removes it")
     return job
 
 

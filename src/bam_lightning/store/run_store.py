@@ -64,7 +64,7 @@ class Store:
     def __init__(self, root: str | Path, create: bool = True) -> None:
         self.root = Path(root).expanduser().resolve()
         if not create and not (self.root / "runs").is_dir():
-            raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as store=DIR")
+            raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as --store DIR")
         self._check_format()
         if not create:
             return

@@ -1,123 +1,165 @@
-"""The server's paths: FastAPI outside, one queue to the model inside. Every answer but the page is JSON or text."""
+"""The server: ASGI application, metrics, and the loop of ``bam serve``. Every response but the page is JSON or text."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import uvicorn
 from fastapi import FastAPI, Request, Response
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
+from bam_lightning.config.exceptions import ConfigError, ServingError
+from bam_lightning.config.validation import check_at_least, check_range
 from bam_lightning.inference.model_info import ModelInfo
 from bam_lightning.inference.serving import schemas
-from bam_lightning.inference.serving.batcher import Batcher, Closed, Full
-from bam_lightning.inference.serving.gauges import TYPE, Gauges
+from bam_lightning.inference.serving.batcher import CLOSE_SECONDS, Batcher, ClosedError, QueueFullError
 from bam_lightning.inference.serving.page import Page
-from bam_lightning.inference.serving.requests import Limits, RequestError, body_schema, parse_request
+from bam_lightning.inference.serving.schemas import Limits, RequestError, error_responses, parse_request
+from bam_lightning.inference.serving.worker import LoadOptions, Worker
 
 if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Predictor
-    from bam_lightning.inference.serving.worker import Worker
 
 LOG = logging.getLogger(__name__)
-BODY_SECONDS = 10.0  # that a client may take to send a body
+BODY_SECONDS = 5.0  # within which a request body must arrive
 RETRY_SECONDS = 1
-ABOUT = """
-Ask a model for its tasks by name. `POST /predict` answers; `GET /tasks` says what may be asked; `GET /` is a page to
-try it. Numbers are those of `Model.predict`.
+STOP_SECONDS = 6  # for requests in progress; the batcher and the worker then get one second each
+BACKLOG = 2048  # connections that the system queues until they are accepted
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+DESCRIPTION = """
+Predict with every task of a model. `POST /predict` answers; `GET /tasks` lists the tasks; `GET /` is a page to try
+them. The numbers are those of `Predictor.predict`.
 """
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Scope = dict[str, Any]
-Described = dict[int | str, dict[str, Any]]
+Responses = dict[int | str, dict[str, Any]]
+
+
+class BatcherCollector(Collector):
+    """Prometheus metrics of a batcher, read when they are asked for."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the number of computed rows and batches, and of waiting rows."""
+        yield CounterMetricFamily("bam_rows", "Rows computed.", value=self._batcher.rows)
+        yield CounterMetricFamily("bam_batches", "Batches computed.", value=self._batcher.batches)
+        yield GaugeMetricFamily("bam_queue_rows", "Rows waiting in the queue.", value=self._batcher.waiting)
 
 
 class App:
     """An ASGI application.
 
     Args:
-        model: what answers; only its description and its device are read here.
-        batcher: the queue to it, which is running.
-        limits: what one request may cost.
+        model: The model; only its description, device and precision are read here.
+        batcher: The running queue of requests to the model.
+        limits: Limits of one request.
     """
 
     def __init__(self, model: Predictor | Worker, batcher: Batcher, limits: Limits) -> None:
         self.model, self.batcher, self.limits = model, batcher, limits
-        self.saved: ModelInfo = model.saved
-        self.page, self.gauges = Page(), Gauges()
-        self.inner = FastAPI(
-            title="bam_lightning", description=ABOUT, version=self.saved.id,
+        self.info: ModelInfo = model.info
+        self.page = Page()
+        self.registry = CollectorRegistry()
+        self.registry.register(BatcherCollector(batcher))
+        self.requests = Counter(
+            "bam_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "bam_predict_seconds", "Seconds from a predict request to its response.", buckets=BUCKETS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.api = FastAPI(
+            title="bam_lightning", description=DESCRIPTION, version=self.info.id,
             docs_url=None, redoc_url=None, redirect_slashes=False,
         )  # fmt: skip
-        self._add_paths(self.inner)
-        self.paths = {"/openapi.json", *(str(getattr(route, "path", "")) for route in self.inner.routes)}
+        self._add_routes(self.api)
+        self.paths = {"/openapi.json", *(str(getattr(route, "path", "")) for route in self.api.routes)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and count it."""
         if scope["type"] != "http":
-            return await self.inner(scope, receive, send)  # type: ignore[arg-type]
+            return await self.api(scope, receive, send)  # type: ignore[arg-type]
         began, path = time.perf_counter(), scope["path"]
 
-        async def counted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
-                self.gauges.count(path if path in self.paths else "other", message["status"])
+                self.requests.labels(path if path in self.paths else "other", str(message["status"])).inc()
                 if path == "/predict" and message["status"] == 200:
-                    self.gauges.time(time.perf_counter() - began)
+                    self.seconds.observe(time.perf_counter() - began)
             await send(message)
 
-        if path == "/predict" and scope["method"] == "POST":  # not through FastAPI's rooms: they take half the time
+        if path == "/predict" and scope["method"] == "POST":  # FastAPI's routing would take half of the time
             response = await self.predict(Request(scope, receive))
-            await response(scope, receive, counted)  # type: ignore[arg-type]
+            await response(scope, receive, send_and_count)  # type: ignore[arg-type]
         else:
-            await self.inner(scope, receive, counted)  # type: ignore[arg-type]
+            await self.api(scope, receive, send_and_count)  # type: ignore[arg-type]
 
-    def _add_paths(self, app: FastAPI) -> None:
-        names = list(self.saved.tasks)
-        width = len(next(iter(self.saved.tasks.values())).columns)
-        example = {"rows": [["A man sleeps.", "A person rests."][:width]], "task": names[0]}
-        html: Described = {200: {"content": {"text/html": {}}}}
-        text: Described = {200: {"content": {"text/plain": {}}}}
-        app.get("/", response_class=Response, responses={**html, **schemas.answers(405)})(self.home)
-        app.get("/health", response_model=schemas.Health, responses=schemas.answers(405, 503))(self.health)
-        app.get("/metrics", response_class=Response, responses={**text, **schemas.answers(405)})(self.metrics)
-        app.get("/tasks", response_model=schemas.Tasks, responses=schemas.answers(405))(self.tasks)
-        app.post(
+    def _add_routes(self, api: FastAPI) -> None:
+        names = list(self.info.tasks)
+        n_texts = len(next(iter(self.info.tasks.values())).columns)
+        example = {"rows": [["A man sleeps.", "A person rests."][:n_texts]], "task": names[0]}
+        body = schemas.request_body(schemas.request_model(names, self.limits), example)
+        html: Responses = {200: {"content": {"text/html": {}}}}
+        text: Responses = {200: {"content": {"text/plain": {}}}}
+        api.get("/", response_class=Response, responses={**html, **error_responses(405)})(self.home)
+        api.get("/health", response_model=schemas.HealthResponse, responses=error_responses(405, 503))(self.health)
+        api.get("/metrics", response_class=Response, responses={**text, **error_responses(405)})(self.metrics)
+        api.get("/tasks", response_model=schemas.TasksResponse, responses=error_responses(405))(self.tasks)
+        api.post(
             "/predict",
-            response_model=schemas.Predictions,
-            responses=schemas.answers(400, 405, 408, 413, 415, 422, 500, 503),
-            openapi_extra=schemas.asks(body_schema(names, self.limits), example),
+            response_model=schemas.PredictResponse,
+            responses=error_responses(400, 405, 408, 413, 415, 422, 500, 503),
+            openapi_extra=body,
         )(self.predict)
-        for kind in (404, 405):
-            app.add_exception_handler(kind, _no_path)
+        for status in (404, 405):
+            api.add_exception_handler(status, _answer_unknown_path)
 
     async def home(self) -> Response:
-        """Answer with a page to try the model in a browser."""
+        """Return a page to try the model in a browser."""
         return Response(self.page.content, media_type="text/html", headers=self.page.headers)
 
     async def health(self) -> Response:
-        """Say whether the model answers."""
-        alive = self.batcher.alive
-        if not alive:
-            return _fault(503, "the model does not answer", {"Retry-After": str(RETRY_SECONDS)})
-        return _json({"status": "ok", "run": self.saved.id, "device": str(self.model.device),
+        """Report whether the model answers."""
+        if not self.batcher.alive:
+            return _error(503, "the model does not answer", {"Retry-After": str(RETRY_SECONDS)})
+        return _json({"status": "ok", "run": self.info.id, "device": str(self.model.device),
                       "precision": self.model.precision})  # fmt: skip
 
     async def metrics(self) -> Response:
-        """Say what was counted, as Prometheus reads it."""
-        queue = self.batcher
-        return Response(self.gauges.text(queue.waiting, queue.rows, queue.batches), headers={"content-type": TYPE})
+        """Return counters and latencies in Prometheus's text format."""
+        return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def tasks(self) -> Response:
-        """Say what may be asked, and how well it is answered."""
-        sheets = [
+        """List the tasks, their labels and dev scores, and the limits of a request."""
+        tasks = [
             {
                 "name": task.name,
                 "columns": task.columns,
@@ -126,45 +168,45 @@ class App:
                 "metric": task.metric,
                 "score": task.scores.get(task.metric),
             }
-            for task in self.saved.tasks.values()
+            for task in self.info.tasks.values()
         ]
-        return _json({"run": self.saved.id, "tasks": sheets, "limits": vars(self.limits)})
+        return _json({"run": self.info.id, "tasks": tasks, "limits": asdict(self.limits)})
 
     async def predict(self, request: Request) -> Response:
-        """Answer with labels and probabilities of each row, by task."""
+        """Return labels and probabilities of each row, by task."""
         retry = {"Retry-After": str(RETRY_SECONDS)}
         try:
-            question = parse_request(await _body(request, self.limits.bytes), self.saved, self.limits)
-            return Response(await self.batcher.ask(question), media_type="application/json")
+            parsed = parse_request(await _read_body(request, self.limits.bytes), self.info, self.limits)
+            return Response(await self.batcher.submit(parsed), media_type="application/json")
         except RequestError as error:
-            return _fault(error.status, str(error))
+            return _error(error.status, str(error))
         except ClientDisconnect:
-            return _fault(400, "the client went before its body was whole")  # read by nobody; counted
-        except Full:
-            return _fault(503, f"{self.batcher.waiting} rows wait already; ask again", retry)
-        except Closed:
-            return _fault(503, "the server is being stopped", retry)
+            return _error(400, "the client disconnected before the end of its body")  # not read, but counted
+        except QueueFullError:
+            return _error(503, f"the queue is full ({self.batcher.waiting} rows are waiting); retry later", retry)
+        except ClosedError:
+            return _error(503, "the server is stopping", retry)
         except Exception:
-            LOG.exception("no answer to a question")
-            return _fault(500, "the model failed; the server's log says why")
+            LOG.exception("prediction failed")
+            return _error(500, "the model failed; the server's log has the reason")
 
 
-async def _body(request: Request, largest: int) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError(415, f"the body must be of the type application/json, got {kind[:80] or 'none'}")
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":
-        raise RequestError(415, f"the body must not be encoded, got {coding[:80]}")
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError(415, f"the content type must be application/json, got {content_type[:80] or 'none'}")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise RequestError(415, f"the body must not be encoded, got {encoding[:80]}")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 18 or int(length) > largest):
-        raise RequestError(413, f"the body may have {largest} bytes, got {length}")
+    if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
+        raise RequestError(413, f"the body may have {max_bytes} bytes, got {length}")
     body = bytearray()
     with anyio.move_on_after(BODY_SECONDS):
         async for part in request.stream():
             body += part
-            if len(body) > largest:
-                raise RequestError(413, f"the body may have {largest} bytes, got more")
+            if len(body) > max_bytes:
+                raise RequestError(413, f"the body may have {max_bytes} bytes, got more")
         return bytes(body)
     raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
 
@@ -174,14 +216,140 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
     return Response(text, status, headers, "application/json")
 
 
-def _fault(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return _json({"error": message}, status, headers)
 
 
-async def _no_path(request: Request, error: Exception) -> Response:
+async def _answer_unknown_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path, method = request.url.path[:200], request.method
     if error.status_code == 404:
-        return _fault(404, f"no path {path}; there are /, /predict, /tasks, /health, /metrics and /openapi.json")
+        return _error(404, f"no path {path}; paths: /, /predict, /tasks, /health, /metrics, /openapi.json")
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    return _fault(405, f"{path} does not take {method}; it takes {headers.get('allow', 'another')}", headers)
+    return _error(405, f"{path} does not accept {method}; use {headers.get('allow', 'another method')}", headers)
+
+
+@dataclass(kw_only=True)
+class ServeOptions:
+    """Options of ``bam serve``; see its ``--help``."""
+
+    run: str
+    store: str = "store"
+    port: int = 8000
+    host: str = "127.0.0.1"
+    device: str = "auto"
+    precision: str = "auto"
+    heads: Sequence[str] = field(default_factory=list)
+    revision: str | None = None
+    cors_origins: Sequence[str] = field(default_factory=list)
+    allowed_hosts: Sequence[str] = field(default_factory=list)
+    rows: int = Limits.rows
+    characters: int = Limits.characters
+    bytes: int = Limits.bytes
+    batch: int = 64
+    queue: int = 1024
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "characters", "bytes", "batch", "queue"):
+            check_at_least(name, getattr(self, name), 1)
+        check_range("port", self.port, 0, 65535)
+        if self.threads is not None:
+            check_at_least("threads", self.threads, 1)
+        for origin in self.cors_origins:
+            if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
+                raise ConfigError(f"cors-origin must be * or an origin such as https://example.org, got {origin!r}")
+        for host in self.allowed_hosts:
+            if not host or "/" in host or ":" in host or "*" in host.removeprefix("*."):
+                raise ConfigError(f"allowed-host must be a host name without a port, or *.NAME, got {host!r}")
+
+
+def serve(options: ServeOptions) -> None:
+    """Load a model and serve it until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: If the address cannot be listened on.
+        StoreError: If there is no such model, or it is damaged.
+        ServingError: If the model's process ended by itself.
+    """
+    disable_created_metrics()  # a time series per counter that nobody reads
+    threads = options.threads or max(1, (os.cpu_count() or 1) - 1)  # one core is left for HTTP
+    load_options = LoadOptions(
+        options.run, options.store, options.device, options.precision, tuple(options.heads), options.revision, threads
+    )
+    with listen(options.host, options.port) as listener, Worker(load_options) as worker:
+        _serve_model(worker, listener, options)
+        if worker.gone:
+            raise ServingError("the model's process ended unexpectedly, perhaps out of memory; the server has stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address.
+
+    Raises:
+        ConfigError: If the address is in use, or does not belong to this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # restart at once after a stop
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror}); choose others with --host and --port"
+        ) from error
+    return listener
+
+
+def _serve_model(worker: Worker, listener: socket.socket, options: ServeOptions) -> None:
+    """Serve a model on a bound socket until SIGTERM or SIGINT; answer requests in progress, then return."""
+    with Batcher(worker, options.batch, options.queue, CLOSE_SECONDS) as batcher:
+        limits = Limits(options.bytes, options.rows, options.characters)
+        server = make_server(App(worker, batcher, limits), options.cors_origins, options.allowed_hosts)
+
+        def stop(*_: Any) -> None:  # until uvicorn handles signals itself; afterwards it raises each once more
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        listener.listen(BACKLOG)
+        print(f"serving {worker.info.id} ({_list_tasks(list(worker.info.tasks))}) on {url_of(listener)}", flush=True)
+        server.run([listener])
+    print("stopped", flush=True)
+
+
+def make_server(app: App, cors_origins: Sequence[str] = (), allowed_hosts: Sequence[str] = ()) -> uvicorn.Server:
+    """Return a server that is not running yet."""
+    application: Any = app
+    if cors_origins:
+        application = CORSMiddleware(
+            application, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["Content-Type"]
+        )
+    if allowed_hosts:
+        application = TrustedHostMiddleware(application, allowed_hosts=allowed_hosts, www_redirect=False)
+    config = uvicorn.Config(
+        application,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _list_tasks(names: Sequence[str]) -> str:
+    return f"task {names[0]}" if len(names) == 1 else f"{len(names)} tasks: {', '.join(names)}"

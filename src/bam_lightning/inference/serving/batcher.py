@@ -1,6 +1,7 @@
-"""Questions of many clients, answered together: one thread owns the model and takes what waits, as it comes.
+"""Dynamic batching: one thread runs the model on all requests that are waiting, as soon as it is free.
 
-Nothing waits for company: an idle model answers a lone question at once; what arrives meanwhile is the next batch."""
+There is no delay to fill a batch: an idle model answers a single request at once, and the requests that arrive in the
+meantime form the next batch."""
 
 from __future__ import annotations
 
@@ -13,56 +14,70 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bam_lightning.inference.serving.requests import PredictRequest
+from bam_lightning.inference.serving.schemas import PredictRequest
 
 if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Predictor
 
+CLOSE_SECONDS = 1.0  # time for the current batch when the server stops
 
-def answer(model: Predictor, questions: Sequence[PredictRequest]) -> list[str]:
-    """Return the answer to each question, as JSON: task -> what ``Model.predict`` says of its rows.
 
-    All share one pass of the encoder, each row once, whatever their tasks.
+def predict_batch(model: Predictor, requests: Sequence[PredictRequest]) -> list[str]:
+    """Return the JSON response to each request: task -> the predictions of ``Predictor.predict``.
+
+    All rows share one pass of the encoder, whatever their tasks.
     """
-    rows = [row for one in questions for row in one.rows]
-    owner = [number for number, one in enumerate(questions) for _ in one.rows]
-    tasks = list(dict.fromkeys(task for one in questions for task in one.tasks))
+    rows = [row for request in requests for row in request.rows]
+    request_of = [number for number, request in enumerate(requests) for _ in request.rows]
+    tasks = list(dict.fromkeys(task for request in requests for task in request.tasks))
     logits = model.logits(rows, tasks)
-    found: list[dict[str, list[Any]]] = [{task: [] for task in one.tasks} for one in questions]
+    responses: list[dict[str, list[Any]]] = [{task: [] for task in request.tasks} for request in requests]
     for task in tasks:
-        places = [place for place, number in enumerate(owner) if task in found[number]]
-        for place, said in zip(places, model.say(task, logits[task][places]), strict=True):
-            found[owner[place]][task].append(said._asdict())
-    return [json.dumps({"predictions": one}, separators=(",", ":"), allow_nan=False) for one in found]
+        positions = [position for position, number in enumerate(request_of) if task in responses[number]]
+        for position, prediction in zip(positions, model.postprocess(task, logits[task][positions]), strict=True):
+            responses[request_of[position]][task].append(prediction._asdict())
+    return [json.dumps({"predictions": response}, separators=(",", ":"), allow_nan=False) for response in responses]
 
 
-class Full(Exception):
-    """No room for another question: ask again in a moment."""
+class QueueFullError(Exception):
+    """The queue has no room for the request; retry later."""
 
 
-class Closed(Exception):
-    """The server is being stopped."""
+class ClosedError(Exception):
+    """The server is stopping."""
 
 
-class _Asked(NamedTuple):
-    question: PredictRequest
+class _Pending(NamedTuple):
+    request: PredictRequest
     future: asyncio.Future[str]
 
 
 class Batcher:
-    """A bounded queue of questions and the thread that answers them; a context, left when all are answered.
+    """A bounded queue of requests and the thread that answers them. A context manager.
 
     Args:
-        answers: from questions to answers, in order; only the thread calls it.
-        batch: rows that are computed together, unless one question has more.
-        queue: rows that may wait.
+        predict: Function from requests to responses, in order; called by the thread only.
+        batch: Maximum number of rows per batch; a larger request is a batch of its own.
+        queue: Maximum number of waiting rows.
+        close_seconds: How long to wait at exit for requests in progress; ``None`` waits until all are answered.
+
+    Attributes:
+        waiting: Number of rows in the queue.
+        rows: Number of rows computed.
+        batches: Number of batches computed.
     """
 
-    def __init__(self, answers: Callable[[Sequence[PredictRequest]], list[str]], batch: int, queue: int) -> None:
-        self._answers, self._batch, self._queue = answers, batch, queue
-        self._asked: deque[_Asked] = deque()
+    def __init__(
+        self,
+        predict: Callable[[Sequence[PredictRequest]], list[str]],
+        batch: int,
+        queue: int,
+        close_seconds: float | None = None,
+    ) -> None:
+        self._predict, self._batch, self._queue, self._close_seconds = predict, batch, queue, close_seconds
+        self._pending: deque[_Pending] = deque()
         self._changed = threading.Condition()
-        self._open, self._ringing = True, False
+        self._open, self._notifying = True, False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self.waiting, self.rows, self.batches = 0, 0, 0
 
@@ -74,75 +89,77 @@ class Batcher:
         with self._changed:
             self._open = False
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(self._close_seconds)
+        with self._changed:
+            self._pending.clear()
 
     @property
     def alive(self) -> bool:
-        """Whether questions are being answered."""
+        """Whether requests are being answered."""
         return self._open and self._thread.is_alive()
 
-    def ask(self, question: PredictRequest) -> asyncio.Future[str]:
-        """Queue a question; return its answer to be, on the running event loop.
+    def submit(self, request: PredictRequest) -> asyncio.Future[str]:
+        """Queue a request. Return a future of its response on the running event loop.
 
         Raises:
-            Full: if too many rows wait already; a question that finds nothing waiting is always taken.
-            Closed: if no thread is there to answer.
+            QueueFullError: If too many rows are waiting. A request is always accepted by an empty queue.
+            ClosedError: If the thread has ended.
         """
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         with self._changed:
             if not self.alive:
-                raise Closed
-            if self.waiting and self.waiting + len(question.rows) > self._queue:
-                raise Full
-            self._asked.append(_Asked(question, future))
-            self.waiting += len(question.rows)
-            if not self._ringing:  # once all that arrived with this one are queued, so that they are one batch
-                self._ringing = True
-                future.get_loop().call_soon(self._ring)
+                raise ClosedError
+            if self.waiting and self.waiting + len(request.rows) > self._queue:
+                raise QueueFullError
+            self._pending.append(_Pending(request, future))
+            self.waiting += len(request.rows)
+            if not self._notifying:  # after all requests that arrived at the same time are queued: one batch
+                self._notifying = True
+                future.get_loop().call_soon(self._notify)
         return future
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
-            self._ringing = False
+            self._notifying = False
             self._changed.notify()
 
     def _work(self) -> None:
-        while batch := self._take():
-            outcomes = self._outcomes(batch)
+        while batch := self._next_batch():
+            outcomes = self._run(batch)
             self.batches += 1
-            self.rows += sum(len(one.question.rows) for one in batch)
-            with suppress(RuntimeError):  # the event loop was closed: nobody waits
+            self.rows += sum(len(pending.request.rows) for pending in batch)
+            with suppress(RuntimeError):  # the event loop is closed, so no client is waiting
                 batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outcomes)
 
-    def _take(self) -> list[_Asked]:
-        batch: list[_Asked] = []
+    def _next_batch(self) -> list[_Pending]:
+        batch: list[_Pending] = []
         rows = 0
         with self._changed:
-            while not batch and (self._asked or self._open):
-                while not self._asked and self._open:
+            while not batch and (self._pending or self._open):
+                while not self._pending and self._open:
                     self._changed.wait()
-                while self._asked and (not batch or rows + len(self._asked[0].question.rows) <= self._batch):
-                    one = self._asked.popleft()
-                    self.waiting -= len(one.question.rows)
-                    if not one.future.cancelled():
-                        batch.append(one)
-                        rows += len(one.question.rows)
+                while self._pending and (not batch or rows + len(self._pending[0].request.rows) <= self._batch):
+                    pending = self._pending.popleft()
+                    self.waiting -= len(pending.request.rows)
+                    if not pending.future.cancelled():
+                        batch.append(pending)
+                        rows += len(pending.request.rows)
         return batch
 
-    def _outcomes(self, batch: Sequence[_Asked]) -> list[str | Exception]:
+    def _run(self, batch: Sequence[_Pending]) -> list[str | Exception]:
         try:
-            return [*self._answers([one.question for one in batch])]
-        except Exception as error:
+            return [*self._predict([pending.request for pending in batch])]
+        except BaseException as error:  # a panic of a Rust extension is not an Exception, and must not end the thread
             if len(batch) == 1:
-                return [error]
-            return [outcome for one in batch for outcome in self._outcomes([one])]  # only the one at fault fails
+                return [error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")]
+            return [outcome for pending in batch for outcome in self._run([pending])]  # find the failing request
 
 
-def _deliver(batch: Sequence[_Asked], outcomes: Sequence[str | Exception]) -> None:
-    for one, outcome in zip(batch, outcomes, strict=True):
-        if one.future.done():  # its client is gone
+def _deliver(batch: Sequence[_Pending], outcomes: Sequence[str | Exception]) -> None:
+    for pending, outcome in zip(batch, outcomes, strict=True):
+        if pending.future.done():  # its client has disconnected
             continue
         if isinstance(outcome, Exception):
-            one.future.set_exception(outcome)
+            pending.future.set_exception(outcome)
         else:
-            one.future.set_result(outcome)
+            pending.future.set_result(outcome)

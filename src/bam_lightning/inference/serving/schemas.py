@@ -1,56 +1,186 @@
-"""The answers of the server as OpenAPI describes them: one class each, and what every path can answer."""
+"""Requests and responses of the server: checks of a request, limits, and the pydantic models that OpenAPI describes."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from bam_lightning.config.validation import check_choice
+from bam_lightning.inference.model_info import ModelInfo, check_rows
+
+FIELDS = ("rows", "task")
+MAX_NAME = 200  # characters of a task's name; a longer name is not repeated in a message
+JSON_TYPES = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
 
 
-class Said(BaseModel):
-    """What the model says of one row."""
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one request: bytes of its body, rows, and characters of each text."""
+
+    bytes: int = 1 << 20
+    rows: int = 128
+    characters: int = 10_000
+
+
+class PredictRequest(NamedTuple):
+    """A checked request: rows of one or two texts each, and the names of the tasks to predict."""
+
+    rows: list[tuple[str, ...]]
+    tasks: list[str]
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered.
+
+    Attributes:
+        status: The HTTP status of the response.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def parse_request(body: bytes, info: ModelInfo, limits: Limits) -> PredictRequest:
+    """Parse and check a JSON body. Written by hand, since the messages are those of ``Predictor.predict``.
+
+    Raises:
+        RequestError: Status 400 if the body is not JSON, 422 if the model cannot answer it.
+    """
+    content = _parse_json(body)
+    if not isinstance(content, dict):
+        raise RequestError(422, f"the body must be a JSON object with rows and task, got {_json_type(content)}")
+    try:
+        for name in content:
+            check_choice("the body", name[:MAX_NAME], FIELDS)
+        rows = _parse_rows(content, limits)
+        tasks = info.select_tasks(_parse_task(content.get("task", "all")), len(rows[0]))
+        check_rows(tasks, rows)
+    except ValueError as error:
+        raise RequestError(422, str(error)) from error
+    return PredictRequest(rows, list(dict.fromkeys(task.name for task in tasks)))
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_reject_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise RequestError(400, "the body is nested too deeply") from error
+
+
+def _reject_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _parse_rows(content: dict[str, Any], limits: Limits) -> list[tuple[str, ...]]:
+    values = content.get("rows")
+    if not isinstance(values, list):
+        raise ValueError(f"rows must be a list, got {_json_type(values) if 'rows' in content else 'none'}")
+    if not 1 <= len(values) <= limits.rows:
+        raise ValueError(f"rows must have 1 to {limits.rows} rows, got {len(values)}")
+    rows = []
+    for number, row in enumerate(values):
+        texts = (row,) if isinstance(row, str) else row
+        if not isinstance(texts, (list, tuple)):
+            raise ValueError(f"row {number}: must be a string or a list of strings, got {_json_type(row)}")
+        for text in texts:
+            if isinstance(text, str) and len(text) > limits.characters:
+                raise ValueError(f"row {number}: a text may have {limits.characters} characters, got {len(text)}")
+        rows.append(tuple(texts))
+    return rows
+
+
+def _parse_task(value: Any) -> str | list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("task must be a task's name, a list of names, or all")
+    if max(map(len, names)) > MAX_NAME:
+        raise ValueError(f"task must be a name of at most {MAX_NAME} characters, got {max(map(len, names))}")
+    return value if isinstance(value, str) else list(dict.fromkeys(names))
+
+
+def _json_type(value: Any) -> str:
+    return JSON_TYPES.get(type(value), "a number")
+
+
+def request_model(task_names: Sequence[str], limits: Limits) -> type[BaseModel]:
+    """Return the pydantic model of the bodies that ``parse_request`` accepts, for OpenAPI."""
+    literal: Any = Literal  # aliases, since mypy takes no types that are known at run time only
+    annotated: Any = Annotated
+    sequence: Any = list
+    text: Any = annotated[str, Field(max_length=limits.characters)]
+    row: Any = text | annotated[sequence[text], Field(min_length=1, max_length=2)]
+    rows: Any = annotated[
+        sequence[row],
+        Field(
+            min_length=1,
+            max_length=limits.rows,
+            description="Each row is a text, or a list of the one or two texts that the tasks read.",
+        ),
+    ]
+    names: Any = annotated[sequence[literal[tuple(task_names)]], Field(min_length=1)]
+    task: Any = annotated[
+        literal[("all", *task_names)] | names,
+        Field(description="A task, a list of tasks, or all: every task that reads as many texts as the first row has."),
+    ]
+    model: type[BaseModel] = create_model(
+        "PredictRequest", __config__=ConfigDict(extra="forbid"), rows=(rows, ...), task=(task, "all")
+    )
+    return model
+
+
+class PredictionResponse(BaseModel):
+    """The prediction for one row."""
 
     label: str | float | list[str] = Field(
-        description="A label name; a number within the task's range; or the names of all labels that hold."
+        description="A label name; a score in the task's range; or, for a multi-label task, a list of label names."
     )
-    probabilities: dict[str, float] = Field(description="Of each label name; empty where the label is a number.")
+    probabilities: dict[str, float] = Field(description="Label name -> probability; empty for regression.")
 
 
-class Predictions(BaseModel):
-    """Task -> what the model says of each row, in the order of the rows."""
+class PredictResponse(BaseModel):
+    """Task -> the prediction for each row, in the order of the rows."""
 
-    predictions: dict[str, list[Said]]
+    predictions: dict[str, list[PredictionResponse]]
 
 
-class TaskSheet(BaseModel):
-    """One task: what it reads and answers, and how well."""
+class TaskResponse(BaseModel):
+    """A task of the model."""
 
     name: str
     columns: list[str] = Field(description="Names of the one or two texts of a row.")
-    labels: list[str] = Field(description="Label names; empty where labels are numbers.")
-    range: list[float] = Field(description="Lowest and highest number; empty where labels have names.")
+    labels: list[str] = Field(description="Label names; empty for regression.")
+    range: list[float] = Field(description="Lowest and highest score; empty unless the task is a regression.")
     metric: str
-    score: float | None = Field(description="The metric on the dev set, in [-1, 1]; null if none is known.")
+    score: float | None = Field(description="The metric on the dev set, in [-1, 1]; null if unknown.")
 
 
-class LimitSheet(BaseModel):
-    """What one request may hold."""
+class LimitsResponse(BaseModel):
+    """Limits of one request."""
 
     bytes: int
     rows: int
     characters: int
 
 
-class Tasks(BaseModel):
-    """The model and its tasks."""
+class TasksResponse(BaseModel):
+    """The model, its tasks and the limits of a request."""
 
     run: str
-    tasks: list[TaskSheet]
-    limits: LimitSheet
+    tasks: list[TaskResponse]
+    limits: LimitsResponse
 
 
-class Health(BaseModel):
-    """Whether questions are answered, and by what."""
+class HealthResponse(BaseModel):
+    """The state of the server."""
 
     status: str
     run: str
@@ -58,8 +188,8 @@ class Health(BaseModel):
     precision: str
 
 
-class Fault(BaseModel):
-    """Why there is no answer, in one line."""
+class ErrorResponse(BaseModel):
+    """The reason why a request was not answered, in one line."""
 
     error: str
 
@@ -68,24 +198,25 @@ REASONS = {
     400: "The body is not JSON in UTF-8, or the request is not HTTP.",
     405: "The path has another method; `Allow` names it.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than the limit.",
-    415: "The body is not of the type application/json.",
-    422: "A field, a row, a text or a task is not what this model can answer.",
-    500: "The model failed; the log says why.",
-    503: "The queue is full, or the server is being stopped; `Retry-After` says in how many seconds to ask again.",
+    413: "The body exceeds the limit.",
+    415: "The content type of the body is not application/json.",
+    422: "The model cannot answer a field, row, text or task of the request.",
+    500: "The model failed; the server's log has the reason.",
+    503: "The queue is full, or the server is stopping; retry after `Retry-After` seconds.",
 }
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of the statuses other than 200 of a path."""
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of a path's error statuses."""
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": REASONS[status], "model": Fault} for status in statuses
+        status: {"description": REASONS[status], "model": ErrorResponse} for status in statuses
     }
     if 503 in described:
         described[503]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     return described
 
 
-def asks(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+def request_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """Return OpenAPI's description of a JSON body."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+    content = {"application/json": {"schema": model.model_json_schema(), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,4 +1,4 @@
-"""A model in a process of its own: HTTP and the model would else wait for each other's turn at the interpreter."""
+"""The model in a process of its own, so that HTTP and the model do not compete for the interpreter lock."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from types import TracebackType
 
 from bam_lightning.config.exceptions import ServingError
 from bam_lightning.inference.model_info import find_model, read_model_info
-from bam_lightning.inference.serving.batcher import answer
-from bam_lightning.inference.serving.requests import PredictRequest
+from bam_lightning.inference.serving.batcher import predict_batch
+from bam_lightning.inference.serving.schemas import PredictRequest
 
-SECONDS_TO_END = 10.0
+END_SECONDS = 1.0  # time for the process to end by itself
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How the model is loaded, see ``model.load``; ``threads`` are the cores that it computes on, on a CPU."""
+class LoadOptions:
+    """Arguments of ``predictor.load``, and the number of CPU threads of the model."""
 
     run: str
     store: str
@@ -34,28 +34,28 @@ class Loading:
 
 
 class Worker:
-    """The process; a context, in which it is loaded and answers.
+    """The model's process. A context manager, inside which the model is loaded and answers.
 
     Attributes:
-        saved: what the model says of itself.
-        device: where it computes.
-        precision: see ``model.Model``.
-        gone: whether the process ended by itself; this one is then asked to stop (SIGTERM).
+        info: The model's description.
+        device: The device that the model computes on.
+        precision: See ``Predictor``.
+        gone: Whether the process has ended unexpectedly. This process is then sent SIGTERM, which stops the server.
     """
 
-    def __init__(self, loading: Loading) -> None:
-        self.saved = read_model_info(find_model(loading.run, loading.store, loading.revision))
+    def __init__(self, options: LoadOptions) -> None:
+        self.info = read_model_info(find_model(options.run, options.store, options.revision))
         self.device, self.precision, self.gone = "", "", False
         context = multiprocessing.get_context("spawn")
-        self._line, self._theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(self._theirs, loading), name="model", daemon=True)
+        self._connection, self._child_connection = context.Pipe()
+        self._process = context.Process(target=_work, args=(self._child_connection, options), name="model", daemon=True)
 
     def __enter__(self) -> Worker:
         self._process.start()
-        self._theirs.close()  # so that the line ends when the process does
+        self._child_connection.close()  # so that reading ends when the process does
         try:
-            ready = self._line.recv()
-        except KeyboardInterrupt:  # else it would be waited for, and it hears no signal
+            ready = self._connection.recv()
+        except KeyboardInterrupt:  # the process ignores signals
             self._process.kill()
             raise
         except EOFError:
@@ -69,56 +69,63 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._line.close()
-        self._process.join(SECONDS_TO_END)
+        self._connection.close()
+        self._process.join(END_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def __call__(self, questions: Sequence[PredictRequest]) -> list[str]:
-        """Return the answer to each question, see ``batcher.answer``; of one thread.
+    def __call__(self, requests: Sequence[PredictRequest]) -> list[str]:
+        """Return the response to each request; see ``predict_batch``. Call it from one thread only.
 
         Raises:
-            ServingError: what went wrong there, or that the process is gone.
+            RuntimeError: If the model failed.
+            ServingError: If the process has ended.
         """
         try:
-            self._line.send(list(questions))
-            found = self._line.recv()
+            self._connection.send(list(requests))
+            received = self._connection.recv()
         except (EOFError, OSError) as error:
             if not self.gone:
                 self.gone = True
                 os.kill(os.getpid(), signal.SIGTERM)
-            raise ServingError("the model's process is gone") from error
-        if isinstance(found, Exception):
-            raise found
-        answers: list[str] = found
-        return answers
+            raise ServingError("the model's process has ended") from error
+        if isinstance(received, Exception):
+            raise received
+        responses: list[str] = received
+        return responses
 
 
-def _work(line: Connection, loading: Loading) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):  # the end of the line ends it, when all is answered
+def _work(connection: Connection, options: LoadOptions) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):  # the process ends when the server closes the connection
         signal.signal(number, signal.SIG_IGN)
+    with suppress(EOFError, BrokenPipeError):
+        _load_and_answer(connection, options)
+
+
+def _load_and_answer(connection: Connection, options: LoadOptions) -> None:
     import torch
 
     from bam_lightning.inference.predictor import load
 
-    torch.set_num_threads(loading.threads)
+    torch.set_num_threads(options.threads)
     try:
         model = load(
-            loading.run, loading.store, loading.device, loading.precision, loading.heads, revision=loading.revision
+            options.run, options.store, options.device, options.precision, options.heads, revision=options.revision
         )
         for task in model.tasks.values():  # the first pass is a hundred times slower
             model.logits([("warm",) * len(task.columns)], [task.name])
     except Exception as error:
-        line.send(ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error)))
+        connection.send(ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error)))
         return
     gc.collect()
-    gc.freeze()  # a collection that walks all of torch stops every request for a quarter of a second
-    line.send((str(model.device), model.precision))
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            questions = line.recv()
-            try:
-                line.send(answer(model, questions))
-            except Exception as error:
-                line.send(RuntimeError(f"{type(error).__name__}: {error}"))
+    gc.freeze()  # a full collection over torch's objects would stop every request for a quarter of a second
+    connection.send((str(model.device), model.precision))
+    while True:
+        requests = connection.recv()
+        try:
+            responses = predict_batch(model, requests)
+        except BaseException as error:  # a panic of a Rust extension is not an Exception, and must not end the process
+            connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        else:
+            connection.send(responses)

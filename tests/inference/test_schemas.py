@@ -6,7 +6,7 @@ import pytest
 
 from bam_lightning.inference.model_info import find_model
 from bam_lightning.inference.model_info import read_model_info as read_saved
-from bam_lightning.inference.serving.requests import Limits, PredictRequest, RequestError, body_schema, parse_request
+from bam_lightning.inference.serving.schemas import Limits, PredictRequest, RequestError, parse_request, request_model
 
 LIMITS = Limits(bytes=1000, rows=3, characters=20)
 
@@ -34,10 +34,10 @@ def test_rows_and_tasks_are_read_as_predict_reads_them(saved, asked, rows, tasks
     [
         (b"", "the body is not JSON: Expecting value: line 1 column 1 (char 0)"),
         (b'{"rows": [', "the body is not JSON: Expecting value: line 1 column 11 (char 10)"),
-        (b'{"rows": NaN}', "the body is not JSON: NaN is no number of JSON"),
+        (b'{"rows": NaN}', "the body is not JSON: NaN is not a JSON number"),
         (b'{"rows": ["\xff"]}', "the body is not UTF-8: invalid start byte at byte 11"),
         ('{"rows": ["a"]}'.encode("utf-16"), "the body is not UTF-8: invalid start byte at byte 0"),
-        (b"[" * 100_000, "the body is not JSON of ours: nested too deeply"),
+        (b"[" * 100_000, "the body is nested too deeply"),
     ],
 )
 def test_what_is_not_json_is_refused_with_400(saved, body, message):
@@ -50,27 +50,30 @@ def test_what_is_not_json_is_refused_with_400(saved, body, message):
     ("asked", "message"),
     [
         ([], "the body must be a JSON object with rows and task, got a list"),
-        (True, "the body must be a JSON object with rows and task, got a truth value"),
+        (True, "the body must be a JSON object with rows and task, got a boolean"),
         ({}, "rows must be a list, got none"),
         ({"rows": None}, "rows must be a list, got null"),
-        ({"rows": "a cat"}, "rows must be a list, got a text"),
+        ({"rows": "a cat"}, "rows must be a list, got a string"),
         ({"row": ["a"]}, "the body names 'row'; choices: rows, task; did you mean 'rows'?"),
         ({"rows": []}, "rows must have 1 to 3 rows, got 0"),
         ({"rows": ["a"] * 4}, "rows must have 1 to 3 rows, got 4"),
-        ({"rows": ["a", 7]}, "row 1: must be a text or a list of texts, got a number"),
+        ({"rows": ["a", 7]}, "row 1: must be a string or a list of strings, got a number"),
         ({"rows": ["a" * 21]}, "row 0: a text may have 20 characters, got 21"),
-        ({"rows": [[]]}, "no task reads 0 texts; tasks and their texts: sst2 (1), stsb (2), rte (2)"),
-        ({"rows": [["a", "b", "c"]]}, "no task reads 3 texts; tasks and their texts: sst2 (1), stsb (2), rte (2)"),
-        ({"rows": [["a", "b"], "c"]}, "row 1: 1 texts; task 'stsb' reads 2: sentence1, sentence2"),
-        ({"rows": ["a"], "task": "rte"}, "row 0: 1 texts; task 'rte' reads 2: sentence1, sentence2"),
+        ({"rows": [[]]}, "no task reads 0 texts; tasks and their number of texts: sst2 (1), stsb (2), rte (2)"),
+        (
+            {"rows": [["a", "b", "c"]]},
+            "no task reads 3 texts; tasks and their number of texts: sst2 (1), stsb (2), rte (2)",
+        ),
+        ({"rows": [["a", "b"], "c"]}, "row 1: 1 text; task 'stsb' reads 2: sentence1, sentence2"),
+        ({"rows": ["a"], "task": "rte"}, "row 0: 1 text; task 'rte' reads 2: sentence1, sentence2"),
         ({"rows": [["a", None]], "task": "rte"}, "row 0: sentence2 has no value"),
         ({"rows": [["a", {}]], "task": "rte"}, "row 0: sentence2 is dict, not text"),
         ({"rows": [" "]}, "row 0: sentence is empty"),
         ({"rows": ["a\ud800"]}, "row 0: sentence is not UTF-8 text"),
         ({"rows": ["a"], "task": "sst"}, "task names 'sst'; choices: sst2, stsb, rte; did you mean 'sst2'?"),
         ({"rows": ["a"], "task": ["all"]}, "task names 'all'; choices: sst2, stsb, rte"),
-        ({"rows": ["a"], "task": []}, "task must be a task's name, a list of such names, or all"),
-        ({"rows": ["a"], "task": None}, "task must be a task's name, a list of such names, or all"),
+        ({"rows": ["a"], "task": []}, "task must be a task's name, a list of names, or all"),
+        ({"rows": ["a"], "task": None}, "task must be a task's name, a list of names, or all"),
         ({"rows": ["a"], "task": "x" * 201}, "task must be a name of at most 200 characters, got 201"),
     ],
 )
@@ -81,7 +84,7 @@ def test_what_cannot_be_asked_is_refused_with_422_and_named(saved, asked, messag
 
 
 def test_the_schema_of_bodies_names_the_tasks_and_the_limits():
-    properties = body_schema(["rte", "sst2"], LIMITS)["properties"]
+    properties = request_model(["rte", "sst2"], LIMITS).model_json_schema()["properties"]
     assert properties["rows"]["maxItems"] == 3
     assert properties["rows"]["items"]["anyOf"][0] == {"type": "string", "maxLength": 20}
     assert properties["task"]["anyOf"][0]["enum"] == ["all", "rte", "sst2"]

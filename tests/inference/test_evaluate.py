@@ -1,0 +1,106 @@
+"""``bam evaluate``: the scores of the job on its own dev set, and a report of them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import bam_lightning as bam
+from bam_lightning import cli
+from bam_lightning.data.task import task_from_config
+
+
+@pytest.fixture
+def evaluate(trained, capsys):
+    """Call the command; return its status and what it printed."""
+
+    def call(*words):
+        status = cli.run(["evaluate", f"--run={trained.id}", f"--store={trained.store}", "--device=cpu", *words])
+        said = capsys.readouterr()
+        return status, said.out if status == 0 else said.err
+
+    return call
+
+
+@pytest.mark.parametrize("task", ["rte", "stsb", "sst2"])
+def test_a_report_on_dev_has_the_scores_of_results_json(evaluate, trained, tmp_path, task):
+    status, text = evaluate(
+        f"--task={task}", f"--input={trained.config.data.root}/{task}", "--split=validation", "--output=out"
+    )
+    assert status == 0, text
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    expected = trained.results["runs"][-1]["metrics"][task]
+    assert {name: values["value"] for name, values in report["metrics"].items()} == pytest.approx(expected, abs=1e-6)
+    assert all(values["low"] <= values["value"] <= values["high"] for values in report["metrics"].values())
+    metric = trained.config.suite.tasks[task].metric.value
+    assert (report["task"], report["rows"], report["metric"], next(iter(report["metrics"]))) == (
+        task,
+        24,
+        metric,
+        metric,
+    )
+    assert (tmp_path / "out" / "report.md").read_text() == text
+    if task == "stsb":
+        assert not {"confusion_matrix", "per_class", "expected_calibration_error"} & set(report)
+        return
+    counts = np.array(report["confusion_matrix"]["counts"])
+    assert counts.sum() == 24
+    assert counts.trace() / 24 == pytest.approx(expected["accuracy"], abs=1e-12)
+    assert [scores["support"] for scores in report["per_class"].values()] == counts.sum(axis=1).tolist()
+    assert 0 <= report["expected_calibration_error"] <= 1
+
+
+def test_groups_of_a_column_have_the_scores_of_their_rows(evaluate, trained, tmp_path):
+    settings = trained.config.suite.tasks["sst2"]
+    described = task_from_config("sst2", settings, trained.config.data)
+    rows = described.source.read("sst2", described, settings.dev_split)[0].to_pylist()
+    names = settings.head.label_names
+    with (tmp_path / "dev.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "gold", "channel"])
+        writer.writerows([row["sentence"], names[row["label"]], "ab|"[i % 3]] for i, row in enumerate(rows))
+    status, text = evaluate(
+        "--task=sst2", "--input=dev.csv", "--column=text", "--label=gold", "--by=channel", "--output=out"
+    )
+    assert status == 0, text
+    groups = json.loads((tmp_path / "out" / "report.json").read_text())["by"]
+    assert (groups["column"], sorted(groups["groups"])) == ("channel", ["a", "b", "|"])
+    model = bam.load(trained.id, store=trained.store)
+    for number, value in enumerate("ab|"):
+        part = rows[number::3]
+        expected = model.evaluate([row["sentence"] for row in part], [row["label"] for row in part], "sst2")
+        metrics = groups["groups"][value]["metrics"]
+        assert {name: score["value"] for name, score in metrics.items()} == pytest.approx(expected, abs=1e-6)
+    assert "| &#124; | 8 |" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task=rtee", "--input=in.csv"], "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
+        (["--task=sst2", "--input=none.csv"], "input: no file none.csv; name a split of a folder or hub dataset "),
+        (
+            ["--task=sst2", "--input=in.csv", "--split=dev"],
+            "input: in.csv is a file, which has no splits; omit --split",
+        ),
+        (
+            ["--task=sst2", "--input=in.csv", "--label=gold"],
+            "{tmp}/in.csv: no column 'gold'; its columns: sentence, label",
+        ),
+        (["--task=sst2", "--input=in.csv", "--by=x"], "{tmp}/in.csv: no column 'x'; its columns: sentence, label"),
+        (
+            ["--task=sst2", "--input=in.csv"],
+            "{tmp}/in.csv, row 1: label 'neutral' is neither one of negative, positive",
+        ),
+        (
+            ["--task=rte", "--input=in.csv", "--column=sentence"],
+            "expected 2 columns, since task 'rte' reads sentence1, ",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_named(evaluate, tmp_path, words, message):
+    (tmp_path / "in.csv").write_text("sentence,label\na cat,positive\na dog,neutral\n")
+    status, text = evaluate(*words)
+    assert status == 1
+    assert text.startswith(f"error: {message}".replace("{tmp}/", ""))
