@@ -28,7 +28,7 @@ def trial(value: float, seed: int, words: Sequence[str], options: ChooseOptions)
     """Return the config that trains each task alone with one value."""
     more = ["recipe=single", f"optimization.layerwise_decay={value}", f"seed={seed}"]
     config = compose([*words, *more])
-    config.experiment = f"choose {value:g}"
+    config.experiment = f"tune_{value:g}".replace(".", "_")
     return config
 
 
