@@ -15,6 +15,7 @@ from bam_lightning.config.compose import compose, conf_dir
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import RENAMED, renamed
+from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.sampling import ReplicationSampler
 
 OPTIONS = [old for old in RENAMED if "=" not in old and not old.startswith("bam")]
@@ -48,7 +49,7 @@ def test_a_former_option_is_answered_by_the_new_one(old, prefix):
 
 @pytest.mark.parametrize("old", OPTIONS)
 def test_the_new_option_exists(old):
-    kind, known = Config, {"sampler": ReplicationSampler}
+    kind, known = Config, {"sampler": ReplicationSampler, "trainer": TrainerConfig}
     for part in RENAMED[old].split("."):
         if part == "*":
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from bam_lightning.config.data_config import MISSING
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.renamed import renamed
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive
 
 
@@ -58,6 +59,9 @@ class TrainerConfig:
                 wanted = "a whole number" if whole else "a word"
                 raise ConfigError(f"trainer.{name} must be {wanted}, got {value!r}")
         extra = {name: value for name, value in values.items() if name not in known}
+        for name in extra:
+            if former := renamed(f"trainer.{name}"):
+                raise ConfigError(former)
         return cls(**{name: value for name, value in values.items() if name in known}, extra=extra)
 
     def to_mapping(self) -> dict[str, Any]:
