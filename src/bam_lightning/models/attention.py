@@ -1,4 +1,4 @@
-"""Attention as transformers' models ask for it: of padded texts, and of texts packed into one row of tokens.
+"""Attention for transformers' models, of padded texts and of texts packed into one row of tokens.
 
 B texts, H heads, T tokens of the longest text, N tokens of all, D width of a head."""
 
@@ -16,7 +16,7 @@ from bam_lightning.models.kernels.dropout import dropout as drop
 from bam_lightning.models.packing import Group, Packing
 
 NAME = "bam_attention"
-KERNEL_LANES = 8  # the CUDA kernel takes heads whose width is a multiple of it
+KERNEL_LANES = 8  # the CUDA kernel needs a head width that is a multiple of it
 Groups = tuple[Group, ...]
 
 
@@ -33,12 +33,12 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention of ``[B, H, T, D]``, or ``[1, H, N, D]`` with a ``packing``; returns ``[B, T, H, D]``.
 
-    torch's own kernel where nothing is dropped; where something is, that kernel falls back to float32 and slow
-    random numbers on a CPU, so the three products are written out.
+    Without dropout torch's own kernel is used. With dropout on a CPU that kernel falls back to float32 and slow random
+    numbers, so attention is computed by separate matrix products.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if packing is not None:
-        query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # [N, H, D] each
+        query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))  # [N, H, D] each
         if packing.groups:
             rows = torch.stack((query, key, value), 1)
             return Grouped.apply(rows, packing.groups, scale, dropout)[None], None
@@ -61,8 +61,8 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packin
 
     width = query.shape[-1]
     if fill := -width % KERNEL_LANES:
-        query, key, value = (F.pad(one, (0, fill)) for one in (query, key, value))
-    if scale != (usual := query.shape[-1] ** -0.5):  # not every version of the kernel takes another
+        query, key, value = (F.pad(part, (0, fill)) for part in (query, key, value))
+    if scale != (usual := query.shape[-1] ** -0.5):  # some versions of the kernel have no scale argument
         query = query * (scale / usual)
     where, longest = packing.offsets, packing.longest
     mixed = cast("Tensor", varlen_attn(query, key, value, where, where, longest, longest))
@@ -98,7 +98,7 @@ def attention_forward(parts: Tensor, groups: Groups, scale: float, p: float) -> 
         p: share of the attention that is dropped.
     """
     mixed = torch.empty((parts.shape[0], *parts.shape[2:]), dtype=parts.dtype)
-    mixed[groups[-1].last :] = 0  # the row's filling
+    mixed[groups[-1].last :] = 0  # filler tokens at the end of the row
     kept: list[Tensor | None] = []
     for group in groups:
         query, key, value = _pad(parts, group)
@@ -137,7 +137,7 @@ def attention_backward(
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of the last dimension; of odd multiples of 16, bfloat16's kernel is the slower one."""
+    """Return the softmax of the last dimension; for odd multiples of 16 in float32, since bfloat16 is slower there."""
     full = scores.float() if scores.dtype == torch.bfloat16 and scores.shape[-1] % 32 else scores
     return torch.softmax(full, dim=-1).to(scores.dtype)
 
@@ -159,7 +159,7 @@ def _pad(row: Tensor, group: Group, blank: bool = False) -> Tensor:
 
 
 def _unpad(texts: Tensor, group: Group, row: Tensor) -> None:
-    """Write padded texts ``[n, t, ...]`` to their places in a row ``[N, ...]``."""
+    """Write padded texts ``[n, t, ...]`` to their positions in a row ``[N, ...]``."""
     end = row[group.first : group.last]
     if group.kept is None:
         end.view(texts.shape).copy_(texts)
@@ -183,5 +183,5 @@ def install(body: Any) -> None:
 
 
 def ampere(device: torch.device | None = None) -> bool:
-    """Return whether a GPU is of that generation or a later one: fast at bfloat16, and fit for the kernel of rows."""
+    """Return whether a GPU is Ampere or later, so that bfloat16 is fast and the varlen kernel works."""
     return bool(torch.cuda.get_device_capability(device)[0] >= 8)

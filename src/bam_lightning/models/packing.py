@@ -1,7 +1,7 @@
-"""Texts without padding: one row of tokens, the texts in it sorted by length.
+"""Pack texts without padding into one row of tokens, sorted by length.
 
-All of a transformer but attention works on single tokens, so it can work on that row. Attention needs to know
-the texts; on a CPU those of like length are padded and computed together. S texts, N tokens in all of them."""
+Only the attention of a transformer combines tokens; everything else works on the row. On a CPU attention pads texts of
+similar length and computes them together. S texts, N tokens in all of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LARGEST_CALL = 16_384  # padded tokens in one encoder call: bounds the memory of a large minibatch
-GROUP_TOKENS = 64  # what one more group costs attention, in tokens; measured on two CPU cores
+GROUP_TOKENS = 64  # cost of one more group in attention, in tokens; measured on two CPU cores
 BUCKET_BITS = (
-    5  # bits of a number of rows: for each new number the kernels are made anew, which takes as long as some rows
+    5  # significant bits of a number of rows: oneDNN compiles kernels for each new number, so few numbers are used
 )
-LANES = 16  # attention's rows are filled up to a multiple of it: the kernels are several times slower on others
+LANES = 16  # lengths in attention are rounded up to a multiple of it; other lengths are several times slower
 
 
 class Group(NamedTuple):
-    """Texts that attention pads to ``longest``: the row's tokens ``first`` to ``last``. None: nothing to pad."""
+    """Texts that attention pads to ``longest``: tokens ``first`` to ``last`` of the row. ``None``: nothing to pad."""
 
     first: int
     last: int
@@ -36,13 +36,13 @@ class Group(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where texts lie in one row of tokens. ``groups`` is empty where attention has a kernel for such rows.
+    """The positions of texts in one row of tokens. ``groups`` is empty if attention has a kernel for such rows.
 
     Attributes:
-        firsts: ``[S]`` place of each text's first token.
+        firsts: ``[S]`` position of each text's first token.
         offsets: ``[S + 1]`` int32: where texts begin and end.
         longest: tokens of the longest text.
-        groups: texts of like length, which attention on a CPU pads and computes together.
+        groups: texts of similar length, which attention on a CPU pads and computes together.
     """
 
     firsts: Tensor
@@ -51,7 +51,7 @@ class Packing(NamedTuple):
     groups: tuple[Group, ...]
 
     def to(self, device: torch.device) -> Packing:
-        """Return it on ``device``; copies to a GPU come from pinned memory, so that the host does not wait."""
+        """Return the packing on ``device``. Copies to a GPU use pinned memory, so the host does not wait."""
         if device.type == "cpu":
             return self
         firsts, offsets = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:2])
@@ -97,7 +97,7 @@ def _groups(ordered: NDArray[np.int64], offsets: NDArray[np.int64]) -> list[Grou
 
 
 def _cuts(ordered: NDArray[np.int64]) -> list[int]:
-    """Return where to begin new groups of sorted texts so that padded tokens and groups cost least."""
+    """Return the starts of new groups of sorted texts that minimize the cost of padded tokens and groups."""
     sizes, counts = np.unique(-(-ordered // LANES) * LANES, return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
     best, cut = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1, dtype=np.int64)
@@ -136,12 +136,12 @@ def _group(lengths: NDArray[np.int64], first: int, last: int) -> Group:
 
 
 def split_by_length(lengths: Sequence[int], call_tokens: int, largest: int = LARGEST_CALL) -> list[tuple[int, int]]:
-    """Cut texts that are sorted by length so that padded tokens plus ``call_tokens`` per part are fewest.
+    """Split texts that are sorted by length to minimize padded tokens plus ``call_tokens`` per part.
 
     Args:
         lengths: tokens of each of the S texts, shortest first.
-        call_tokens: what one more encoder call costs, in tokens.
-        largest: padded tokens that a part may hold, unless a single text is longer.
+        call_tokens: cost of one more encoder call, in tokens.
+        largest: most padded tokens of a part, unless a single text is longer.
 
     Returns:
         The parts, as half-open ranges of texts.

@@ -1,7 +1,7 @@
-"""What a model of somebody else's says of its encoder, looked at before anything is built from it.
+"""Validate an untrusted model's configuration before instantiating it.
 
-Nothing in a model's folder is code, but its configuration decides what is built: sizes that no weights in the folder
-have would fill the memory, and a name of code elsewhere would be fetched and run."""
+A model's folder holds no code, but its configuration decides what is built. Sizes that do not match the weights could
+exhaust the memory, and a reference to remote code would be downloaded and run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes(weights: Path) -> Shapes:
-    """Return name -> shape of the tensors of a file; reads its header alone.
+    """Return name -> shape of the tensors of a file, from its header.
 
     Raises:
-        StoreError: if it is no safetensors file, or not whole.
+        StoreError: If the file is not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -38,11 +38,11 @@ def shapes(weights: Path) -> Shapes:
 
 
 def check_config(folder: Path, bytes_of_weights: int) -> None:
-    """Raise ``StoreError`` for a configuration that names code, or a number of things beyond the weights' bytes.
+    """Raise ``StoreError`` for a configuration that names code, or a size larger than the weights in bytes.
 
     Args:
-        folder: where the configuration and the tokenizer lie.
-        bytes_of_weights: size of the weights beside it: no layer, label or row of a matrix takes less than a byte.
+        folder: The folder of the configuration and the tokenizer.
+        bytes_of_weights: Size of the weights. No layer, label or matrix row takes less than one byte.
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".h5") and path.stat().st_size > LARGEST_FILE:
@@ -54,19 +54,19 @@ def check_config(folder: Path, bytes_of_weights: int) -> None:
         if not path.is_file():
             continue
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{path} is not JSON ({error})") from error
-        if not isinstance(kept, dict):
+        if not isinstance(content, dict):
             raise StoreError(f"{path} is not a JSON object")
         for key in NOT_BUILT_HERE:
-            if kept.get(key):
-                raise StoreError(f"{path} has {key} {kept[key]!r}: only the code of transformers is used here")
+            if content.get(key):
+                raise StoreError(f"{path} has {key} {content[key]!r}: only the code of transformers is used here")
         for key in ATTENTION:
-            if "/" in str(kept.get(key)):
-                raise StoreError(f"{path} has {key} {kept[key]!r}, code from elsewhere, which is not run")
+            if "/" in str(content.get(key)):
+                raise StoreError(f"{path} has {key} {content[key]!r}, code from elsewhere, which is not run")
         if name == CONFIG:
-            for key, value in _numbers(kept):
+            for key, value in _numbers(content):
                 if abs(value) > max(bytes_of_weights, 1 << 20):
                     raise StoreError(
                         f"{path} has {key} {value:,}, but the weights have only {bytes_of_weights:,} bytes"
@@ -74,22 +74,22 @@ def check_config(folder: Path, bytes_of_weights: int) -> None:
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the whole numbers of nested JSON, each with its key."""
+    """Yield the integers of nested JSON with their keys."""
     if isinstance(value, int):
         yield key, value
     elif isinstance(value, dict):
-        for name, one in value.items():
-            yield from _numbers(one, f"{key}.{name}" if key else name)
+        for name, item in value.items():
+            yield from _numbers(item, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
-        for one in value:
-            yield from _numbers(one, key)
+        for item in value:
+            yield from _numbers(item, key)
 
 
 def body_shapes(config: Any, most: int) -> Shapes:
-    """Return name -> shape of the parameters that a configuration asks for; none of them is allocated.
+    """Return name -> shape of the parameters of a configuration, without allocating them.
 
     Raises:
-        StoreError: if it asks for more parameters than ``most``.
+        StoreError: If there are more parameters than ``most``.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from transformers import AutoModel
@@ -111,11 +111,11 @@ def body_shapes(config: Any, most: int) -> Shapes:
     return {name: tuple(value.shape) for name, value in body.state_dict().items()}
 
 
-def check_shapes(asked: Shapes, there: Shapes) -> None:
-    """Raise ``StoreError`` unless every parameter asked for is there in its size, a pooler's excepted, and no other."""
-    for name in sorted({*asked, *there}):
+def check_shapes(expected: Shapes, actual: Shapes) -> None:
+    """Raise ``StoreError`` unless names and shapes of the parameters are equal; those of a pooler are ignored."""
+    for name in sorted({*expected, *actual}):
         if name.startswith("pooler."):
             continue
-        if asked.get(name) != there.get(name):
-            one, other = (list(found[name]) if name in found else "nothing" for found in (asked, there))
-            raise StoreError(f"{name} is to be {one}, the weights have {other}")
+        if expected.get(name) != actual.get(name):
+            wanted, stored = (list(side[name]) if name in side else "nothing" for side in (expected, actual))
+            raise StoreError(f"{name} is to be {wanted}, the weights have {stored}")

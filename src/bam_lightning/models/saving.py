@@ -18,7 +18,7 @@ ENCODER = "encoder"
 
 
 def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, tokenizer: Any) -> None:
-    """Write weights, configuration and tokenizer; nothing in them can run code when read."""
+    """Write weights, configuration and tokenizer. None of the files can run code when it is read."""
     from safetensors.torch import save_file
 
     state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
@@ -70,6 +70,6 @@ def load_encoder(run: RunFolder, pooling: str) -> tuple[Encoder, Any, dict[str, 
 
 
 def files_below(folder: Path, root: Path) -> set[str]:
-    """Return the files in a folder as a manifest names them; hidden ones, which nothing reads, left out."""
+    """Return the files in a folder, named as in a manifest, without hidden files."""
     return {path.relative_to(root).as_posix() for path in folder.rglob("*")
             if not path.is_dir() and not path.name.startswith(".")}  # fmt: skip

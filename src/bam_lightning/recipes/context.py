@@ -16,22 +16,26 @@ from bam_lightning.training.distributed import rank
 
 
 class Others(Protocol):
-    """The other ranks of a job, as rank 0 reaches them."""
+    """Rank 0's connection to the other ranks of a job."""
 
     def keep_alive(self) -> None:
-        """Let the other ranks wait on."""
+        """Send a message so that the other ranks do not time out."""
 
     def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
-        """Tell them what to do, for what is done with them within."""
+        """Have the other ranks run ``name`` with the arguments ``what`` while the context is open."""
 
 
 @dataclass(frozen=True)
 class Context:
     """What every Run of a job shares.
 
-    ``rows``: checked training and dev rows of each task; ``texts``: to pretrain on; ``output``: folder for loggers;
-    ``listener``: told each optimizer step; ``tests``: unlabelled rows to predict, where asked for; ``others``: the
-    processes that train with this one, if there are any.
+    Attributes:
+        rows: Task -> its checked training and dev rows.
+        texts: Texts to pretrain on.
+        output: Folder for loggers.
+        listener: Called with the number of each optimizer step.
+        tests: Task -> its unlabelled rows to predict, if ``data.test`` is set.
+        others: The other ranks, on rank 0 of a job with several processes.
     """
 
     config: Config
@@ -48,12 +52,12 @@ class Context:
         """Whether this process plans and writes."""
         return rank() == 0
 
-    def rows_of(self, one: PredictionRequest) -> TaskSplit:
-        """Return the rows that are to be predicted."""
-        if one.split == TEST:
-            return self.tests[one.task]
-        return self.rows[one.task].train if one.split == TRAIN else self.rows[one.task].dev
+    def rows_of(self, request: PredictionRequest) -> TaskSplit:
+        """Return the rows of a request."""
+        if request.split == TEST:
+            return self.tests[request.task]
+        return self.rows[request.task].train if request.split == TRAIN else self.rows[request.task].dev
 
     def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
-        """Have the other processes, where there are any, do what is done within."""
+        """Have the other ranks, if there are any, run ``name`` while the context is open."""
         return self.others.together(name, *what) if self.others else nullcontext()

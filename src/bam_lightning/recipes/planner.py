@@ -1,4 +1,4 @@
-"""From a config to the Runs to train: pure, and without torch.
+"""Plan the Runs of a recipe from its config. Pure functions, without torch.
 
 A recipe is an ordered mapping of stages; a stage has one Run per task, or one Run of all tasks."""
 
@@ -26,8 +26,8 @@ from bam_lightning.store.run_spec import (
 )
 
 PRETRAIN = "pretrain"
-LARGEST = 2**31 - 1  # examples of a Run: its stream is computed whole, 4 bytes each
-OTHER_SEED = 1000  # between a Run that is refused as a teacher and the next one tried: apart from an ensemble's seeds
+LARGEST = 2**31 - 1  # most examples of a Run; its stream takes 4 bytes for each
+OTHER_SEED = 1000  # added to the seed of a rejected teacher; larger than any ensemble, whose seeds are successive
 
 
 def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
@@ -57,34 +57,34 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
         ]
         last = name == list(stages)[-1]
         done[name] = [replace(run, teaches=name in taught_by, tests=last and config.data.test) for run in runs]
-    every = [run for runs in done.values() for run in runs]
-    for run in every:
+    planned = [run for runs in done.values() for run in runs]
+    for run in planned:
         if run.examples > LARGEST:
             raise ConfigError(
                 f"{run.label} would train on {run.examples:.3g} examples ({run.steps:.3g} optimizer steps of "
                 f"{run.batch_size:.3g}), more than {LARGEST:.3g}; check epochs, batch_size and min_steps"
             )
-    return every
+    return planned
 
 
 def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
-    """Return what a fine-tuned Run must have predicted in this recipe."""
-    found = [PredictionRequest(task, task, DEV) for task in run.tasks]
+    """Return the predictions that this recipe needs of a fine-tuned Run."""
+    requests = [PredictionRequest(task, task, DEV) for task in run.tasks]
     if run.teaches:
-        found += [PredictionRequest(task, task, TRAIN) for task in run.tasks]
+        requests += [PredictionRequest(task, task, TRAIN) for task in run.tasks]
     if run.tests:
         for name, task in config.suite.selected().items():
             head = task.head_of or name
             if head in run.tasks and task.test_split is not None and task.path != "generated":
-                found.append(PredictionRequest(name, head, TEST))
-    return found
+                requests.append(PredictionRequest(name, head, TEST))
+    return requests
 
 
 def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSummary) -> Run:
-    """Return the Run of ``seed``, or of the first other seed that was not refused as a teacher.
+    """Return the Run of ``seed``, or of the first other seed that was not rejected as a teacher.
 
     Raises:
-        TrainingError: with the reason of the first, if as many as ``distillation.other_seeds`` others were refused too.
+        TrainingError: If the Runs of ``seed`` and of ``distillation.other_seeds`` other seeds were all rejected.
     """
     tried = [make(seed + number * OTHER_SEED) for number in range(config.distillation.other_seeds + 1)]
     for run in tried:
@@ -139,14 +139,14 @@ def _finetuning(
 
 
 def _of_task(runs: list[Run], task: str, asker: str) -> tuple[str, ...]:
-    """Return the ids of the Runs that trained ``task``: one for each of the stage's seeds."""
-    found = tuple(run.id for run in runs if task in run.tasks)
-    if not found:
+    """Return the ids of the Runs that trained ``task``, one for each seed of the stage."""
+    run_ids = tuple(run.id for run in runs if task in run.tasks)
+    if not run_ids:
         raise ConfigError(
             f"recipe.stages.{asker} needs a Run of task {task!r} from stage {runs[0].stage!r}, "
             f"which trains {', '.join('+'.join(run.tasks) for run in runs)}"
         )
-    return found
+    return run_ids
 
 
 def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
@@ -169,18 +169,18 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
 
 
 def uses_tuned_decay(run: Run, config: Config, facts: DataSummary) -> bool:
-    """Return whether a Run's layer-wise decay was chosen on its dev set, and no option or file says otherwise."""
+    """Return whether a Run's layer-wise decay was chosen on its dev set and no option overrides it."""
     stage = config.recipe.stages.get(run.stage)
     if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.decays:
         return False
     given = (stage.optimization.layerwise_decay, config.optimization.layerwise_decay)
-    return not any(one is not None for one in (*given, config.suite.tasks[run.tasks[0]].layerwise_decay))
+    return not any(decay is not None for decay in (*given, config.suite.tasks[run.tasks[0]].layerwise_decay))
 
 
 def resolve(config: Config, stage: StageConfig, tasks: tuple[str, ...], decays: Mapping[str, float]) -> Hyperparameters:
-    """Return the hyperparameters of a Run: the stage's, else the command line's, the task's, the profile's.
+    """Return the hyperparameters of a Run: from the stage, else the command line, the task, or the profile.
 
-    For the layer-wise decay of a single task, ``decays`` (what was chosen on its dev set) comes before the profile.
+    For a single task, a layer-wise decay that was chosen on its dev set (``decays``) overrides the profile's.
     """
     optimization = config.optimization
     layers: list[Hyperparameters] = [stage.optimization, optimization]

@@ -1,6 +1,6 @@
-"""A Run's logits on rows of its tasks: dev for its scores, train for its students, test for a submission.
+"""Predict with a Run: dev rows for its scores, training rows for its students, test rows for a submission.
 
-They are computed once, in eval mode, and kept in the store by row content. N rows, K outputs of a head."""
+Logits are computed once, in eval mode, and stored by row content. N rows, K outputs of a head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bam_lightning.training.module import BamModule
 
 
 def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: str) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of ``head`` for the examples, in their order; ranks compute a share of them each."""
+    """Return the logits ``[N, K]`` of ``head`` in the order of the examples; the ranks share the rows."""
     data = ExamplesDataModule({}, predict={head: examples})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
@@ -39,20 +39,23 @@ def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: st
 
 def write_predictions(
     run_id: str,
-    every: Sequence[PredictionRequest],
+    requests: Sequence[PredictionRequest],
     context: Context,
     logits_of: Callable[[TaskSplit, str], NDArray[np.float32]],
 ) -> None:
-    """Predict and keep ``every``; ``logits_of(rows, head)`` does the work, with all processes, and one writes."""
-    for one in every:
-        chosen = context.rows_of(one)
-        logits = logits_of(chosen, one.head)
+    """Predict the rows of all requests and store the logits.
+
+    ``logits_of(rows, head)`` is called on every rank; rank 0 writes.
+    """
+    for request in requests:
+        rows = context.rows_of(request)
+        logits = logits_of(rows, request.head)
         if context.is_rank_zero:
-            context.store.write_predictions(run_id, one.task, one.split, chosen.keys, logits)
+            context.store.write_predictions(run_id, request.task, request.split, rows.keys, logits)
 
 
 def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
-    """Return task -> dev scores of the logits in the store."""
+    """Return task -> dev scores, computed from the stored logits."""
     results = {}
     for task in run.tasks:
         rows = context.rows[task].dev

@@ -1,4 +1,4 @@
-"""A whole recipe: look at the data, plan, train what the store does not have, report."""
+"""Run a recipe: load the data, plan the Runs, train those that the store does not have, report."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ from bam_lightning.store import job_records, tuned_decays
 from bam_lightning.store.run_spec import TRAIN, DataSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
-WAIT_SECONDS = 1.0  # between looks at Runs that other processes are training
+WAIT_SECONDS = 1.0  # between checks of Runs that other processes are training
 
 
 def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
-    """Train the recipe of ``config`` and return its results, which also lie in ``output``.
+    """Train the recipe of ``config``, write its results to ``output`` and return them.
 
-    Finished Runs are taken from ``config.paths.store``. Everything that can be known to be wrong is found out
-    before the first Run is trained. ``trainer.devices`` processes train together: the others are started here, or
-    have been by srun or torchrun; then each of them calls this, and gets the first one's results.
+    Finished Runs are taken from ``config.paths.store``. Data, options and teachers are checked before the first Run is
+    trained. If ``trainer.devices`` is above 1 and neither srun nor torchrun started this process, the ranks are started
+    here. Under srun or torchrun every rank calls this function, and all get the results of rank 0.
 
     Raises:
-        BamError: for bad data, naming task, row and column, or a hub that cannot be reached.
-        RuntimeError: for a loss that is no longer a number; for a process that failed, naming it and its reason.
+        DataError: For invalid data; the message names task, row and column.
+        TrainingError: For a non-finite loss, or a rank that failed.
+        BamError: For other user errors, such as a hub that cannot be reached.
     """
     from bam_lightning.training.distributed import launcher
 
@@ -77,9 +78,9 @@ def _lead(config: Config, output: Path, others: Others | None = None) -> dict[st
 
 
 def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: View) -> list[Run]:
-    """Train the Runs, and others in the place of those that turn out not fit to teach; return them all.
+    """Train the Runs, replace those that are rejected as teachers by Runs of other seeds, and return them all.
 
-    The store knows at any time what is asked for and how it ended.
+    The job's record in the store is kept up to date.
     """
     store, config = context.store, context.config
     record = job_records.make_record(config, runs, facts, context.output)
@@ -100,7 +101,7 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
             job_records.save_record(store, record, job_records.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
-        with suppress(OSError):  # the disk may be what has failed; the first error is the one to read
+        with suppress(OSError):  # a failing disk may be the cause; report the first error
             job_records.save_record(
                 store,
                 record,
@@ -115,19 +116,20 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
 
 
 def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
-    """Return a line for each student that has fewer optimizer steps than one of its teachers: too few, mostly."""
+    """Return a warning for each student with fewer optimizer steps than one of its teachers."""
     steps = {run.id: run.steps for run in runs}
     return [
         f"{run.label} has {run.steps} optimizer steps, a teacher of its {most}; "
         f"recipe.stages.{run.stage}.optimization.min_steps={most} gives it as many"
         for run in runs
-        if (most := max((steps.get(one, 0) for ids in run.teachers.values() for one in ids), default=0)) > run.steps
+        if (most := max((steps.get(run_id, 0) for ids in run.teachers.values() for run_id in ids), default=0))
+        > run.steps
     ]
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Import without the garbage collector, which would scan all modules again and again: 1 s of 4."""
+    """Disable the garbage collector while torch is imported; its scans take 1 of 4 seconds."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -140,7 +142,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def test_rows(config: Config) -> dict[str, TaskSplit]:
-    """Return the unlabelled rows of the test splits, and of diagnostics such as AX, if ``data.test`` asks for them."""
+    """Return the unlabelled rows of the test splits and of diagnostics such as AX if ``data.test`` is set."""
     if not config.data.test:
         return {}
     return {
@@ -153,7 +155,7 @@ def test_rows(config: Config) -> dict[str, TaskSplit]:
 def _plan(
     config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary, store: Store
 ) -> tuple[DataSummary, list[Run]]:
-    """Return the Runs of the recipe, without those that the store knows as not fit to teach, and the facts."""
+    """Plan the recipe, again until no finished Run in it is rejected as a teacher; return the facts and the Runs."""
     while True:
         runs = plan_runs(config, facts)
         more = teachers.rejected_teachers(runs, config, rows, store)
@@ -176,7 +178,7 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Sto
 
 
 def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataSummary]:
-    """Read and check all rows and texts; return them with what the plan must know of them."""
+    """Read and check all rows and texts; return them with the summary that the planner needs."""
     cache = Path(config.paths.cache)
     rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
     texts = pretraining_texts(config)
@@ -199,7 +201,7 @@ def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataS
 
 
 def _precision(config: Config) -> str:
-    """Return the precision that Runs are trained in here; only ``auto`` has to ask the device."""
+    """Return the precision of the Runs; ``auto`` depends on the device."""
     if config.trainer.precision != "auto":
         return str(config.trainer.precision)
     from bam_lightning.training.hardware import precision
@@ -208,7 +210,7 @@ def _precision(config: Config) -> str:
 
 
 def pretraining_texts(config: Config) -> list[str]:
-    """Return the texts that ``encoder.pretraining`` asks for: a user's files, or the generated language."""
+    """Return the texts of ``encoder.pretraining``: the user's files, or generated sentences."""
     settings = config.encoder.pretraining
     if not settings.wanted:
         return []
@@ -220,9 +222,9 @@ def pretraining_texts(config: Config) -> list[str]:
 
 
 def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
-    """Train the Runs in order; one that another process is training is left to it, and the next free one taken.
+    """Train the Runs in order, and skip those that another process is training until it has finished.
 
-    Return ``False`` as soon as one is finished that is not fit to teach.
+    Return ``False`` as soon as a finished Run is rejected as a teacher.
     """
     open_runs, waits = list(runs), False
     while open_runs:
@@ -243,7 +245,7 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
 
 
 def _ensure_run(run: Run, context: Context, view: View) -> bool:
-    """Bring one Run and its predictions into the store; return ``False`` if another process is at it."""
+    """Make sure that the store has a Run and its predictions; return ``False`` if another process holds its lock."""
     store = context.store
     try:
         with store.lock(run.id).acquire():
@@ -262,19 +264,19 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
     return True
 
 
-def _backfill_predictions(run_id: str, every: Sequence[PredictionRequest], context: Context, view: View) -> None:
-    """Predict what a finished Run has not yet: it did not teach when it was trained, or rows have come since."""
-    lacking = [
-        one
-        for one in every
-        if not context.store.has_predictions(run_id, one.task, one.split, context.rows_of(one).keys)
+def _backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], context: Context, view: View) -> None:
+    """Predict with a finished Run what is missing: it was not a teacher when it was trained, or rows were added."""
+    missing = [
+        request
+        for request in requests
+        if not context.store.has_predictions(run_id, request.task, request.split, context.rows_of(request).keys)
     ]
-    if not lacking:
+    if not missing:
         return
     from bam_lightning.recipes.fit import backfill_predictions
 
-    view.say(f"Run {run_id} predicts {', '.join(f'{one.task} ({one.split})' for one in lacking)}")
-    backfill_predictions(run_id, lacking, context)
+    view.say(f"Run {run_id} predicts {', '.join(f'{request.task} ({request.split})' for request in missing)}")
+    backfill_predictions(run_id, missing, context)
 
 
 def _report(

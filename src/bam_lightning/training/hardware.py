@@ -1,4 +1,4 @@
-"""What this machine is and does well: device, precision, allocator, versions."""
+"""The hardware of this machine and the Trainer for it: device, precision, allocator, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bam_lightning.config.validation import suggest
 from bam_lightning.models.attention import ampere
 from bam_lightning.training import distributed
 
-if TYPE_CHECKING:  # a model that only predicts needs no Lightning
+if TYPE_CHECKING:  # prediction alone does not import Lightning
     import pytorch_lightning as pl
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -29,18 +29,18 @@ PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "data
 
 
 def prepare() -> None:
-    """Quiet Lightning's greetings, and let the C library keep freed memory.
+    """Silence Lightning's start-up messages, and let the C library keep freed memory.
 
-    glibc hands large blocks back after every step and maps them anew in the next; keeping them is faster.
+    glibc returns large blocks to the system after every step and maps them again in the next; keeping them is faster.
     """
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # a login node may train, too
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # training on a login node is allowed
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
-            libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # all that older versions take
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the limit of older versions
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
@@ -48,16 +48,16 @@ def on_gpu(settings: TrainerConfig) -> bool:
     """Return whether training runs on CUDA.
 
     Raises:
-        TrainingError: if a GPU is asked for and there is none.
+        TrainingError: If ``trainer.accelerator=gpu`` and there is no GPU.
     """
-    there = torch.cuda.is_available()
-    if settings.accelerator == "gpu" and not there:
+    available = torch.cuda.is_available()
+    if settings.accelerator == "gpu" and not available:
         raise TrainingError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
-    return there and settings.accelerator != "cpu"
+    return available and settings.accelerator != "cpu"
 
 
 def check_devices(settings: TrainerConfig) -> None:
-    """Raise ``ConfigError`` unless every process of this machine has a device that is fit for what is asked of it."""
+    """Raise ``ConfigError`` unless the launcher and the devices of this machine fit the options."""
     wanted = settings.devices * settings.num_nodes
     started = distributed.world_size()
     if distributed.launcher() and wanted != started:
@@ -80,7 +80,7 @@ def check_devices(settings: TrainerConfig) -> None:
 
 
 def precision(settings: TrainerConfig) -> str:
-    """Return Lightning's precision; ``auto`` is bfloat16 where the device is fast at it, else float32."""
+    """Return Lightning's precision; ``auto`` is bf16-mixed if the device is fast at bfloat16, else 32-true."""
     if settings.precision != "auto":
         return settings.precision
     if on_gpu(settings):
@@ -96,11 +96,11 @@ def trainer(
     """Return Lightning's Trainer for a Run.
 
     Args:
-        settings: of the job; ``settings.extra`` goes to the Trainer as it is.
-        output: folder of the job.
-        steps: optimizer steps.
-        loggers: of the Run.
-        callbacks: of the Run; they keep and show what has to be kept and shown.
+        settings: Options of the job; ``settings.extra`` is passed to the Trainer unchanged.
+        output: Folder of the job.
+        steps: Number of optimizer steps.
+        loggers: Loggers of the Run.
+        callbacks: Callbacks of the Run, which write checkpoints and show progress.
     """
     from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
@@ -168,7 +168,7 @@ def device_name(settings: TrainerConfig) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's model where the system tells, else its kind."""
+    """Return the model of the processor if the system names it, else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -177,11 +177,11 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes the numbers."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that affect results."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed

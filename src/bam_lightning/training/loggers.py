@@ -1,4 +1,4 @@
-"""Where training curves go: W&B (offline where nobody is logged in), CSV files, or nowhere."""
+"""Create the loggers of a Run: W&B (offline if nobody is logged in), CSV files, or none."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
 def make_loggers(run: Run, config: Config, output: Path) -> list[Any]:
     """Return Lightning's loggers for one Run: that of ``logger.kind``, and those of ``logger.also``.
 
-    A logger of ``also`` is given ``save_dir`` (or ``log_dir``), ``name`` and ``version`` where it takes and lacks them.
+    A logger of ``also`` gets ``save_dir``, ``name`` and ``version`` if it has these parameters and they are not set.
     """
     first = _make_logger(run, config, output)
-    found = [] if first is None else [first]
+    loggers = [] if first is None else [first]
     for key, section in config.logger.also.items():
         target = localize(str(section.get("_target_")))
         given = {"save_dir": str(output / key), "name": f"{run.label.replace('/', '-')}-{run.id}", "version": ""}
         known = inspect.signature(locate(f"logger.also.{key}", target).__init__).parameters
         options = {name: value for name, value in given.items() if name in known}
-        found.append(instantiate(f"logger.also.{key}", {**options, **section, "_target_": target}))
-    return found
+        loggers.append(instantiate(f"logger.also.{key}", {**options, **section, "_target_": target}))
+    return loggers
 
 
 def _make_logger(run: Run, config: Config, output: Path) -> Any:
@@ -61,28 +61,28 @@ def _wandb(run: Run, name: str, config: Config, output: Path) -> Any:
     settings = config.logger
     options: dict[str, Any] = {
         "name": name,
-        "id": run.id,  # one W&B run per Run, also when it goes on after a stop
+        "id": run.id,  # one W&B run per Run, also when it is resumed
         "save_dir": output,
         "project": settings.project,
         "entity": settings.entity,
         "group": settings.group or config.experiment or config.recipe.name,
         "job_type": run.stage,
         "tags": [*settings.tags, config.scale, config.fidelity, *run.tasks][:60],
-        "config": {**to_json(asdict(config)), **_told_apart(run, config)},
+        "config": {**to_json(asdict(config)), **_run_metadata(run, config)},
         "reinit": "finish_previous",
     }
     logger = WandbLogger(offline=not online(), **options)
     try:
         _one_axis(logger)
-    except Error as error:  # the server answers, but not to us: train on, and sync later
+    except Error as error:  # the server rejects the login: train, and sync later
         print(f"W&B refuses ({str(error).splitlines()[0]}); logging offline", file=sys.stderr)
         logger = WandbLogger(offline=True, **options)
         _one_axis(logger)
     return logger
 
 
-def _told_apart(run: Run, config: Config) -> dict[str, Any]:
-    """Return what tells a Run from the others of its job: teachers and students log the same names."""
+def _run_metadata(run: Run, config: Config) -> dict[str, Any]:
+    """Return metadata that distinguishes the Runs of a job, which log under the same names."""
     return {
         "method": config.experiment or config.recipe.name,
         "last_stage": run.stage == list(config.recipe.stages)[-1],
@@ -92,7 +92,7 @@ def _told_apart(run: Run, config: Config) -> dict[str, Any]:
 
 
 def _one_axis(logger: Any) -> None:
-    """Put everything that is logged on one axis: optimizer steps."""
+    """Use optimizer steps as the axis of all logged values."""
     for names in ("train/*", "val/*", "dev/*", "speed/*"):
         logger.experiment.define_metric(names, step_metric=STEP)
 
@@ -106,7 +106,7 @@ def log_end(logger: Any, manifest: Mapping[str, Any]) -> None:
 
 
 def send_table(project: str, folder: Path, name: str, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Send a table to W&B, as a W&B Table and as the page ``NAME.html`` of ``folder``; offline it is kept to sync."""
+    """Send a table to W&B, as a W&B Table and as the page ``NAME.html`` of ``folder``; offline for a later sync."""
     import wandb
 
     if os.environ.get("WANDB_MODE") == "disabled":
@@ -126,15 +126,15 @@ def finish(logger: Any) -> None:
 
 
 def online() -> bool:
-    """Return whether W&B is to be sent to: somebody is logged in, and the server answers within seconds.
+    """Return whether to log to W&B's server: a key is stored, and the server answers within ``PROBE_SECONDS``.
 
-    Its client alone waits 91 s for a server that cannot be reached.
+    W&B's client waits 91 s for a server that cannot be reached.
     """
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
     base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     address = urlparse(base)
-    if not os.environ.get("WANDB_API_KEY") and not _key_kept(address.hostname or ""):
+    if not os.environ.get("WANDB_API_KEY") and not _has_stored_key(address.hostname or ""):
         return False
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
@@ -144,7 +144,7 @@ def online() -> bool:
     return True
 
 
-def _key_kept(host: str) -> bool:
+def _has_stored_key(host: str) -> bool:
     import netrc
 
     try:

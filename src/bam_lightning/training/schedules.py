@@ -1,7 +1,7 @@
 """Pure schedules over ``progress``, the share of a Run's optimizer steps already done, in [0, 1).
 
 Two families: ``lam``, the weight of the gold label (section 3.2), and the factor on the learning rate
-(not in the paper; the reference code's is ``bert_rate``). Both read one clock, see ``BamModule.progress``."""
+(not in the paper; the reference code's is ``bert_rate``). Both follow ``BamModule.progress``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def linear_rate(progress: float, warmup: float) -> float:
 
 
 def bert_rate(progress: float, warmup: float) -> float:
-    """Return BERT's own factor: it rises to 1, then drops to ``1 - progress``, a line that starts at step 0.
+    """Return BERT's factor: it rises to 1 during warm-up, then is ``1 - progress``, so it drops where warm-up ends.
 
     >>> [round(bert_rate(p, 0.1), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     [0.0, 0.5, 0.9, 0.45, 0.0]

@@ -1,8 +1,10 @@
-"""The layers of BERT's family on a CPU, gradients written out: a third of the operations that autograd needs.
+"""Fused layers of BERT's family on a CPU, with hand-written gradients: a third of autograd's operations.
 
-A layer of ``transformers`` on packed tokens, step for step: the same products, in the same precision. Under autocast
-the products are in its type, and what lies between layers is float32. The top layer goes on with the first token of
-each text alone after attention, for nobody asks for the others. N tokens, M of them wanted, H heads, D width."""
+Each layer computes what the layer of ``transformers`` computes, on packed tokens, with the same products in the same
+precision. Under autocast the products use its type, and the states between layers are float32. After its attention the
+top layer continues with the first token of each text only, since the other tokens are not used.
+
+N tokens, M of them wanted, H heads, D width."""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ PARTS = (nn.Linear, nn.LayerNorm)
 
 
 class Settings(NamedTuple):
-    """What a layer does beside its weights; ``rows``: the tokens that are wanted of it, or none for all."""
+    """Options of a layer. ``rows`` are the tokens to return; ``None`` returns all."""
 
     packing: Packing
     heads: int
@@ -36,9 +38,9 @@ class Settings(NamedTuple):
 
 
 def supports_fused(body: Any) -> bool:
-    """Return whether a transformers model's layers are those of this module, and nobody has put anything into them.
+    """Return whether the fused layers can replace those of a transformers model.
 
-    A hook (FSDP has some), an adapter in a linear layer's place, and gradient checkpointing need the model's own code.
+    Hooks (such as FSDP's), adapters in place of linear layers and gradient checkpointing need the model's own code.
     """
     config = body.config
     if config.model_type not in FAMILIES or config.hidden_act != "gelu":
@@ -49,7 +51,7 @@ def supports_fused(body: Any) -> bool:
 
 
 def _parts(layer: Any) -> tuple[Any, ...]:
-    """Return what has weights in a layer, in the order of ``Layer``'s arguments."""
+    """Return the modules of a layer that have weights, in the order of ``Layer``'s arguments."""
     attention = layer.attention
     return (
         attention.self.query, attention.self.key, attention.self.value, attention.output.dense,
@@ -57,9 +59,9 @@ def _parts(layer: Any) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _altered(one: nn.Module) -> bool:
-    hooks = one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-    return bool(hooks) or getattr(one, "gradient_checkpointing", False)
+def _altered(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or getattr(module, "gradient_checkpointing", False)
 
 
 def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing, first_only: bool = True) -> Tensor:

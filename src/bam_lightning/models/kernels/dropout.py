@@ -1,8 +1,8 @@
-"""Dropout on a CPU without the wait for random numbers: the same distribution, several times faster.
+"""Fast dropout on a CPU, with torch's distribution.
 
-torch draws two 32-bit numbers for every element, one after the other; with attention dropout that is a third of
-a training step. Here one 64-bit draw serves four elements, of 16 bits each, so p is exact to 1 / 65,536; and torch's
-generator only starts another, SFC64, which is three times as fast."""
+torch draws two 32-bit numbers per element, sequentially; with attention dropout that takes a third of a training step.
+Here one 64-bit draw serves four elements with 16 bits each, so p is rounded to 1 / 65,536. The draws come from SFC64,
+which is three times as fast as torch's generator and is seeded by it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEVELS = 1 << 16
 def dropout_mask(shape: Sequence[int], p: float) -> Tensor:
     """Return bytes of the given shape, 1 with probability 1 - p and else 0, from torch's CPU generator.
 
-    Bytes and not booleans, which torch takes seven times as long to turn into numbers.
+    Bytes, since torch converts booleans to numbers seven times more slowly.
     """
     count = math.prod(shape)
     draws = _draws(-(-count // LANES)).view(np.int16)[:count]
@@ -33,7 +33,7 @@ def dropout_mask(shape: Sequence[int], p: float) -> Tensor:
 
 
 class _Source(threading.local):
-    """A generator of each thread's own: it is set and read in two steps."""
+    """A generator per thread, since setting its state and drawing are two steps."""
 
     def __init__(self) -> None:
         self.state = np.random.SFC64(0)
@@ -44,7 +44,7 @@ _source = _Source()
 
 
 def _draws(count: int) -> NDArray[np.int64]:
-    """Return any int64, from a state that three draws of torch's CPU generator give; 1 is the counter at its start."""
+    """Return random int64 from SFC64, seeded by three draws of torch's CPU generator; its counter starts at 1."""
     start = torch.empty(3, dtype=torch.int64).random_(-(1 << 63), None).numpy().view(np.uint64)
     words: Any = {"state": np.append(start, np.uint64(1))}
     _source.state.state = {"bit_generator": "SFC64", "state": words, "has_uint32": 0, "uinteger": 0}
@@ -59,7 +59,7 @@ def dropout(values: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """``torch.nn.Dropout`` with ``dropout`` for its work."""
+    """``torch.nn.Dropout`` that uses ``dropout``."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop elements in training; else return ``values``."""
