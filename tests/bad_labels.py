@@ -13,15 +13,18 @@ CASES = {
         "train.csv",
         "a,b,label\none,x,NaN\ntwo,y,1\n",
         {},
-        "task 'mine', {tmp}/train.csv, row 0: the label is missing; fill it or remove the row",
+        (
+            "task 'mine', {tmp}/train.csv, row 0: label 'NaN' is neither one of no, yes nor a class id "
+            "from 0 to 1; check suite.tasks.mine.head.label_names"
+        ),
     ),
     "a label out of range": (
         "train.csv",
         "a,b,label\none,x,7\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv, row 0: label 7 is neither one of no, yes nor a class id from 0 to 1; "
-            "check suite.tasks.mine.head.label_names"
+            "task 'mine', {tmp}/train.csv, row 0: label '7' is neither one of no, yes nor a class id from "
+            "0 to 1; check suite.tasks.mine.head.label_names"
         ),
     ),
     "a label name unknown": (
@@ -38,8 +41,8 @@ CASES = {
         "a,b,label\none,x,0.5\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv, row 0: label 0.5 is neither one of no, yes nor a class id from 0 to 1; "
-            "check suite.tasks.mine.head.label_names"
+            "task 'mine', {tmp}/train.csv, row 0: label '0.5' is neither one of no, yes nor a class id "
+            "from 0 to 1; check suite.tasks.mine.head.label_names"
         ),
     ),
     "a label with 26 digits": (
@@ -47,8 +50,8 @@ CASES = {
         "a,b,label\none,x,10000000000000000000000000\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv, row 0: label 1e+25 is neither one of no, yes nor a class id from 0 to "
-            "1; check suite.tasks.mine.head.label_names"
+            "task 'mine', {tmp}/train.csv, row 0: label '10000000000000000000000000' is neither one of no, "
+            "yes nor a class id from 0 to 1; check suite.tasks.mine.head.label_names"
         ),
     ),
     "labels that are dates": (
@@ -56,8 +59,8 @@ CASES = {
         "a,b,label\none,x,2020-01-01\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv, row 0: label datetime.date(2020, 1, 1) is neither one of no, yes nor a "
-            "class id from 0 to 1; check suite.tasks.mine.head.label_names"
+            "task 'mine', {tmp}/train.csv, row 0: label '2020-01-01' is neither one of no, yes nor a class "
+            "id from 0 to 1; check suite.tasks.mine.head.label_names"
         ),
     ),
     "labels all -1": (
@@ -74,8 +77,8 @@ CASES = {
         "a,b,label\none,x,true\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv, row 0: label 'true' is neither one of no, yes nor a class id from 0 to "
-            "1; check suite.tasks.mine.head.label_names"
+            "task 'mine', {tmp}/train.csv, row 0: label 'true' is neither one of no, yes nor a class id "
+            "from 0 to 1; check suite.tasks.mine.head.label_names, or write class ids for truth values"
         ),
     ),
     "a score in words": (
@@ -88,13 +91,13 @@ CASES = {
         "train.csv",
         "a,b,label\none,x,5.5\n",
         SCORES,
-        "task 'mine', {tmp}/train.csv, row 0: label 5.5 is not a number from 0 to 5 (label_range)",
+        "task 'mine', {tmp}/train.csv, row 0: label '5.5' is not a number from 0 to 5 (label_range)",
     ),
     "an infinite score": (
         "train.csv",
         "a,b,label\none,x,-inf\n",
         SCORES,
-        "task 'mine', {tmp}/train.csv, row 0: label -inf is not a number from 0 to 5 (label_range)",
+        "task 'mine', {tmp}/train.csv, row 0: label '-inf' is not a number from 0 to 5 (label_range)",
     ),
     "a set with an unknown name": (
         "train.csv",

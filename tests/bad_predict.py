@@ -61,14 +61,14 @@ CASES = {
         "predict",
         [*RUN, "--input=in.xlsx"],
         None,
-        "input: 'in.xlsx' has none of the endings csv, tsv, jsonl, parquet; give input_format, one of them",
+        "input: 'in.xlsx' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them",
     ),
     "predict: no such format": (
         "predict",
         [*RUN, *INTO, "--input-format=xml"],
         pairs,
         (
-            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'jsonl', 'parquet'; "
+            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'json', 'jsonl', 'parquet'; "
             "see `bam predict --help`"
         ),
     ),
@@ -87,13 +87,13 @@ CASES = {
             "--task sst2 --column sentence"
         ),
     ),
-    "predict: semicolons": (
+    "predict: columns of no task": (
         "predict",
         [*RUN, *INTO],
-        file("in.csv", "sentence1;sentence2\na;b\n"),
+        file("in.csv", "first;second\na;b\n"),
         (
-            "input: no task's columns are in it; its columns: sentence1;sentence2; the columns seem to be "
-            "separated by ';', a csv has ','; name the columns to read, as in --task sst2 --column sentence"
+            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task sst2 "
+            "--column sentence"
         ),
     ),
     "predict: UTF-16": (

@@ -21,6 +21,7 @@ HYDRA_WORDS = {"allow_extra_args": True}
 OLD_WORD = re.compile(r"(?:paths\.)?([a-z_]+)=(.*)", re.DOTALL)
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+InputFormat = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 
 Run = Annotated[str, typer.Option(metavar="RUN", help="A Run of the store, a folder, or a hub id.")]
 Store = Annotated[str, typer.Option(metavar="DIR", help="The store: `paths.store` of the jobs that trained the Runs.")]
@@ -185,7 +186,7 @@ def predict(
     ] = "-",
     output: Annotated[str, typer.Option(metavar="FILE", help="As --input; -: standard output.")] = "-",
     input_format: Annotated[
-        FileFormat | None, typer.Option(help="Format of the input, if its name does not end with it.")
+        InputFormat | None, typer.Option(help="Format of the input, if its name does not end with it.")
     ] = None,
     output_format: Annotated[
         FileFormat | None, typer.Option(help="Format of the output, if its name does not end with it.")

@@ -206,3 +206,46 @@ def test_grades_are_read_as_classes_are(tmp_path):
     head = HeadConfig(label_names=["1", "2", "3"])
     found = load(tmp_path, "train.csv", [3, 1, 2], head=head, metric=Metric.quadratic_kappa).labels
     assert (found.tolist(), found.dtype) == ([2, 0, 1], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "ids"),
+    [
+        (["001", "000"], ["000", "001", "000"], [1, 0, 1]),  # names, though both read as numbers
+        (["no", "yes"], ["0.0", "1.0", "1"], [0, 1, 1]),
+        (["1", "0"], ["0.0", "1.0", "0"], [1, 0, 1]),
+        (["false", "true"], ["True", "FALSE", "true"], [1, 0, 1]),
+        (["False", "True"], ["true", "false", "True"], [1, 0, 1]),
+        (["1.0", "0.0"], ["0.0", "1.0", "0.0"], [1, 0, 1]),
+        (["art", "01"], ["01", "0", "1"], [1, 0, 1]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_label_is_a_name_before_it_is_a_class_id(tmp_path, ending, names, labels, ids):
+    found = load(tmp_path, f"train.{ending}", labels, head=HeadConfig(label_names=names), metric=Metric.accuracy)
+    assert found.labels.tolist() == ids
+
+
+@pytest.mark.parametrize(("names", "ids"), [(["false", "true"], [1, 0, 1]), (["True", "False"], [0, 1, 0])])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_truth_values_have_the_names_true_and_false(tmp_path, ending, names, ids):
+    labels = [True, False, True]
+    found = load(tmp_path, f"train.{ending}", labels, head=HeadConfig(label_names=names), metric=Metric.accuracy)
+    assert found.labels.tolist() == ids
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_truth_values_are_no_class_ids_and_the_remedy_is_said(tmp_path, ending):
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path, f"train.{ending}", [True, False, True], head=HeadConfig(label_names=["yes", "no"]),
+             metric=Metric.accuracy)  # fmt: skip
+    assert str(caught.value).endswith(
+        "row 0: label True is neither one of yes, no nor a class id from 0 to 1; check "
+        "suite.tasks.mine.head.label_names, or write class ids for truth values"
+    )
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0, 1.0], ["0.0", "1.0", "1.0"]])
+def test_whole_numbers_may_be_written_with_a_point(tmp_path, labels):
+    found = load(tmp_path, "train.parquet", labels, head=HeadConfig(label_names=["no", "yes"]), metric=Metric.accuracy)
+    assert found.labels.tolist() == [0, 1, 1]

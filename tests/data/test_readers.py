@@ -1,267 +1,236 @@
-"""What is read from outside: each kind of file, any file name, and the whole message where nothing can be read."""
+"""Tables read and written a part at a time; rows that cannot be read are named and do not stop the rest."""
 
-from __future__ import annotations
-
+import csv
+import itertools
+import json
 import os
-import subprocess
-import sys
+import threading
+from contextlib import nullcontext, suppress
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.hub import encoder_fingerprint
-from bam_lightning.data.readers import local_path, read_texts
-from bam_lightning.data.task import task_from_config
-
-ROWS = {"text": ["one", "two"], "label": [0, 1]}
+from bam_lightning.data.readers import TableFile, chunks, format_of
+from bam_lightning.data.writers import make_writer
 
 
-def task(path="nyu-mll/glue", **fields) -> TaskConfig:
-    fields = {"subset": "rte", "text": ["text"], "head": HeadConfig(label_names=["no", "yes"]), **fields}
-    return TaskConfig(path=str(path), **fields)
+def rows_of(path, text, kind):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(TableFile(str(path), kind))
 
 
-def read_split(name, config, data, split):
-    described = task_from_config(name, config, data)
-    return described.source.read(name, described, split)
+def test_csv_keeps_commas_quotes_and_line_ends_inside_cells(tmp_path):
+    found = rows_of(tmp_path / "a.csv", 'a,b\n"x, ""y""","two\nlines"\n\nz,\n', "csv")
+    assert [one.values for one in found] == [{"a": 'x, "y"', "b": "two\nlines"}, {"a": "z", "b": ""}]
+    assert all(one.fault is None for one in found)
+    assert found[-1].place == (tmp_path / "a.csv").stat().st_size
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """An empty folder for the task's files, below a data root."""
-    path = tmp_path / "data" / "rte"
-    path.mkdir(parents=True)
-    return path
-
-
-def read(folder, split="train") -> dict[str, list]:
-    """Return the split's columns, read through ``data.root``."""
-    table, where = read_split("rte", task(), DataConfig(root=str(folder.parent)), split)
-    assert where.startswith(str(folder))
-    return table.to_pydict()
-
-
-def refusal(kind, folder, split="train") -> str:
-    with pytest.raises(kind) as caught:
-        read(folder, split)
-    return str(caught.value)
-
-
-def test_parquet_is_read(folder):
-    parquet.write_table(pa.table(ROWS), folder / "train.parquet")
-    assert read(folder) == ROWS
-
-
-def test_jsonl_is_read(folder):
-    (folder / "train.jsonl").write_text('{"text": "one", "label": 0}\n{"text": "tw\\no", "label": 1}\n')
-    assert read(folder) == {"text": ["one", "tw\no"], "label": [0, 1]}
-
-
-def test_csv_keeps_quotes_commas_and_newlines_inside_quotes(folder):
-    (folder / "train.csv").write_text('text,label\n"one, and\nmore",0\n"he said ""no""",1\n')
-    assert read(folder) == {"text": ["one, and\nmore", 'he said "no"'], "label": [0, 1]}
-
-
-@pytest.mark.parametrize("texts", [["007", "1e3"], ["true", "false"], ["NA", "null"], ["2020-01-01", "1999-12-31"]])
-def test_csv_text_that_looks_like_something_else_stays_text(folder, texts):
-    (folder / "train.csv").write_text(f"text,label\n{texts[0]},0\n{texts[1]},1\n")
-    assert read(folder) == {"text": texts, "label": [0, 1]}
-
-
-def test_csv_of_several_megabytes_keeps_newlines_inside_quotes(folder):
-    text = "a line\nand\nanother\n" * 5  # the file is parsed in blocks of one megabyte
-    (folder / "train.csv").write_text("text,label\n" + f'"{text}",1\n' * 30_000)
-    assert read(folder) == {"text": [text] * 30_000, "label": [1] * 30_000}
-
-
-def test_tsv_takes_quotes_as_ordinary_characters(folder):
-    (folder / "train.tsv").write_text('text\tlabel\n"one\t0\nsay "two", twice\t1\n')
-    assert read(folder) == {"text": ['"one', 'say "two", twice'], "label": [0, 1]}
-
-
-@pytest.mark.parametrize("split", ["train_subset", "train_subset.parquet"])
-def test_any_file_name_may_be_a_split_with_and_without_its_ending(folder, split):
-    parquet.write_table(pa.table(ROWS), folder / "train_subset.parquet")
-    parquet.write_table(pa.table({"text": ["other"], "label": [0]}), folder / "train.parquet")
-    assert read(folder, split) == ROWS
-
-
-def test_split_name_with_a_dot_finds_its_file(folder):
-    parquet.write_table(pa.table(ROWS), folder / "train.v2.parquet")
-    assert read(folder, "train.v2") == ROWS
-
-
-def test_ending_in_the_split_name_chooses_among_files(folder):
-    parquet.write_table(pa.table(ROWS), folder / "train.parquet")
-    (folder / "train.csv").write_text("text,label\nother,1\n")
-    assert read(folder, "train.csv") == {"text": ["other"], "label": [1]}
-    assert read(folder, "train") == ROWS
-
-
-def test_path_of_the_task_may_be_its_folder(folder):
-    parquet.write_table(pa.table(ROWS), folder / "train.parquet")
-    table, where = read_split("rte", task(folder), DataConfig(), "train")
-    assert table.to_pydict() == ROWS
-    assert where == str(folder / "train.parquet")
-
-
-def test_path_that_is_one_file_does_not_stand_for_every_split(folder):
-    path = folder / "train.parquet"
-    parquet.write_table(pa.table(ROWS), path)
-    assert read_split("rte", task(path), DataConfig(), "train")[0].to_pydict() == ROWS
-    with pytest.raises(FileNotFoundError, match="no split 'validation'"):  # else dev scores are those of training rows
-        read_split("rte", task(path), DataConfig(), "validation")
-
-
-def test_task_without_subset_lies_under_its_own_name():
-    assert str(local_path("mine", "nyu-mll/glue", None, "/d")) == "/d/mine"
-    assert str(local_path("mine", "nyu-mll/glue", "rte", "/d")) == "/d/rte"
-    assert local_path("mine", "nyu-mll/glue", "rte", None) is None
-
-
-def test_missing_folder_is_named(folder):
-    folder.rmdir()
-    assert refusal(FileNotFoundError, folder) == (
-        f"task 'rte': no folder {folder}; check data.root and suite.tasks.rte.subset"
-    )
+def test_tsv_in_which_quotes_do_not_pair_has_none_as_in_glue(tmp_path):
+    found = rows_of(tmp_path / "a.tsv", 'a\tb\n"x\ty"\n', "tsv")
+    assert [one.values for one in found] == [{"a": '"x', "b": 'y"'}]
 
 
 @pytest.mark.parametrize(
-    ("files", "there"), [((), "none"), (("validation.csv", "dev.parquet", "notes.md"), "dev.parquet, validation.csv")]
-)
-def test_missing_split_lists_the_files_there(folder, files, there):
-    for name in files:
-        (folder / name).touch()
-    assert refusal(FileNotFoundError, folder) == (
-        f"task 'rte': no split 'train' in {folder} (looked for .parquet, .csv, .tsv, .jsonl); files there: {there}; "
-        "name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
-    )
-
-
-def test_damaged_parquet_is_named(folder):
-    whole = folder / "train.parquet"
-    parquet.write_table(pa.table(ROWS), whole)
-    whole.write_bytes(whole.read_bytes()[:-4] + b"oops")
-    assert refusal(ValueError, folder) == (
-        f"task 'rte': {whole} cannot be read as parquet: Could not open Parquet input source '{whole}': "
-        "Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file."
-    )
-
-
-def test_csv_row_with_a_column_too_many_is_named(folder):
-    (folder / "train.csv").write_text("text,label\none,0\ntwo,1,2\n")
-    assert refusal(ValueError, folder) == (
-        f"task 'rte': {folder}/train.csv cannot be read as csv: CSV parse error: Expected 2 columns, got 3: two,1,2"
-    )
-
-
-def test_csv_that_is_not_utf8_is_named(folder):
-    (folder / "train.csv").write_bytes(b"text,label\ncaf\xe9,0\n")
-    assert refusal(ValueError, folder) == (
-        f"task 'rte': {folder}/train.csv cannot be read as csv: "
-        "In CSV column #0: CSV conversion error to string: invalid UTF8 data; save it as UTF-8"
-    )
-
-
-def test_broken_jsonl_is_named(folder):
-    (folder / "train.jsonl").write_text('{"text": "one", "label": 0}\n{"text": "two", "lab')
-    assert refusal(ValueError, folder).startswith(
-        f"task 'rte': {folder}/train.jsonl cannot be read as jsonl: JSON parse error: "
-    )
-
-
-ASK_THE_HUB = """
-import time
-from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.data.task import task_from_config
-head = HeadConfig(label_names=["a", "b"])
-task = TaskConfig(path="nyu-mll/glue", subset="rte", text=["sentence1"], head=head)
-start = time.monotonic()
-try:
-    described = task_from_config("rte", task, DataConfig())
-    described.source.read("rte", described, "train")
-except Exception as error:
-    print(type(error).__name__, round(time.monotonic() - start, 1), error, sep="|")
-"""
-
-
-@pytest.mark.slow
-def test_unreachable_hub_is_said_within_five_seconds_with_the_way_out(tmp_path):
-    # a process of its own, since the hub's client reads its environment when it is imported
-    places = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}  # port 9 is closed
-    environment = {**os.environ, **places}
-    environment.pop("HF_HUB_OFFLINE")
-    answer = subprocess.run(
-        [sys.executable, "-c", ASK_THE_HUB], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    kind, seconds, said = answer.stdout.strip().split("|")
-    assert kind == "DataError"
-    assert float(seconds) < 5
-    assert said.startswith("task 'rte': nyu-mll/glue (rte, split train) could not be read from the hub (")
-    assert said.endswith(
-        "), and nyu-mll/glue is no folder here; to use local files give data.root=DIR, holding rte/train.parquet "
-        "(or csv, tsv, jsonl), "
-        "or suite.tasks.rte.path=DIR"
-    )
-
-
-def test_texts_are_the_lines_that_are_not_empty(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\n  two  \n", encoding="utf-8")
-    (tmp_path / "b.txt").write_text("caf\u00e9", encoding="utf-8")
-    assert read_texts(["a.txt", str(tmp_path / "b.txt")]) == ["one", "two", "caf\u00e9"]
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "said"),
+    ("line", "fault"),
     [
-        (None, FileNotFoundError, "encoder.pretraining.text: no file my.txt; give text files, one text a line"),
-        (b" \n\n", ValueError, "encoder.pretraining.text: my.txt has no text in it"),
-        (
-            b"caf\xe9 au lait",
-            ValueError,
-            "encoder.pretraining.text: my.txt is not UTF-8 text: "
-            "'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte",
-        ),
+        ("only one", "1 fields, the header has 2"),
+        ("one,two,three", "3 fields, the header has 2"),
+        ('"a"b,c', "not CSV: ',' expected after '\"'"),
     ],
 )
-def test_text_file_that_gives_no_text_is_named(tmp_path, content, kind, said):
-    if content is not None:
-        (tmp_path / "my.txt").write_bytes(content)
-    with pytest.raises(kind) as caught:
-        read_texts(["my.txt"])
-    assert str(caught.value) == said
+def test_a_bad_line_of_csv_is_named_and_the_next_is_read(tmp_path, line, fault):
+    found = rows_of(tmp_path / "a.csv", f"a,b\n{line}\nx,y\n", "csv")
+    assert [one.fault for one in found] == [fault, None]
+    assert found[1].values == {"a": "x", "b": "y"}
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "spiece.model", "pytorch_model.bin"])
-def test_encoder_fingerprint_changes_with_a_byte_of_a_file(tmp_path, name):
-    (tmp_path / "config.json").write_bytes(b"{}")
-    (tmp_path / name).write_bytes(b"some bytes")
-    before = encoder_fingerprint(str(tmp_path), None)
-    assert encoder_fingerprint(str(tmp_path), None) == before
-    (tmp_path / name).write_bytes(b"some bytez")
-    assert encoder_fingerprint(str(tmp_path), None) != before
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("[1, 2]", "list, not a JSON object"),
+        ('{"a": ', "not JSON: Expecting value: line 2 column 1 (char 7)"),
+        ("[" * 100_000, "not JSON: it is nested too deeply"),
+    ],
+)
+def test_a_bad_line_of_json_is_named_and_kept_and_the_next_is_read(tmp_path, line, fault):
+    found = rows_of(tmp_path / "a.jsonl", f'{line}\n\n{{"a": "x"}}\n', "jsonl")
+    assert [one.fault for one in found] == [fault, None]
+    assert found[0].values == {"raw": line.strip()[:1000]}
+    assert found[1].values == {"a": "x"}
 
 
-def test_encoder_fingerprint_does_not_depend_on_where_the_folder_lies_nor_on_notes(tmp_path):
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_bytes(b"{}")
-    (tmp_path / "there" / "README.md").write_text("downloaded on a Monday")
-    assert encoder_fingerprint(str(tmp_path / "here"), None) == encoder_fingerprint(str(tmp_path / "there"), None)
+def test_a_byte_order_mark_is_no_part_of_a_name_and_bad_bytes_are_kept(tmp_path):
+    (one,) = rows_of(tmp_path / "a.csv", b"\xef\xbb\xbfa,b\nx\xff,y\n", "csv")
+    assert one.values == {"a": "x\udcff", "b": "y"}
+    with (tmp_path / "b.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        make_writer(stream, "csv", ["a", "b"], escape=False).write([one.values])
+    assert (tmp_path / "b.csv").read_bytes() == b"a,b\nx\xff,y\n"
 
 
-@pytest.mark.parametrize(("revision", "expected"), [(None, "org/bert@main"), ("abc123", "org/bert@abc123")])
-def test_encoder_of_the_hub_is_known_by_name_and_revision(revision, expected, monkeypatch):
-    monkeypatch.setattr("bam_lightning.config.hub.hub_or_offline", lambda: True)
-    assert encoder_fingerprint("org/bert", revision) == expected
+def test_an_endless_stream_is_read_as_it_comes(monkeypatch):
+    """Rows come out while the other end is still writing: a file need not fit into memory."""
+    out, into = os.pipe()
+    lines = (f'{{"n": {n}}}\n'.encode() for n in itertools.count())
+
+    def feed():
+        with suppress(BrokenPipeError), os.fdopen(into, "wb") as sink:
+            for line in lines:
+                sink.write(line)
+
+    threading.Thread(target=feed, daemon=True).start()
+    monkeypatch.setattr("sys.stdin", os.fdopen(out))
+    parts = chunks(TableFile("-", "jsonl"), 1000)
+    first, second = next(parts), next(parts)
+    assert [one.values["n"] for one in first + second] == list(range(2000))
 
 
-def test_encoder_that_is_neither_here_nor_on_a_reachable_hub_is_named_at_once():
-    with pytest.raises(
-        ConfigError,
-        match=r"^encoder 'org/bert' is no folder here, was not downloaded before, and the hub cannot be reached; give ",
+def test_parquet_keeps_its_types(tmp_path):
+    table = pa.table({"a": ["x", None, "z"], "n": [1, 2, 3], "v": [[1.5], [], [2.0, 3.0]]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = list(TableFile(str(tmp_path / "a.parquet"), "parquet"))
+    assert [one.values for one in found] == table.to_pylist()
+    writer = make_writer(tmp_path / "b.parquet", "parquet", ["a", "n", "v", "none"], escape=False)
+    for part in chunks(iter(found), 2):
+        writer.write([one.values for one in part])
+    writer.close()
+    assert parquet.read_table(tmp_path / "b.parquet").drop(["none"]).to_pylist() == table.to_pylist()
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+@pytest.mark.parametrize(("escape", "before"), [(True, "'"), (False, "")])
+def test_formulas_are_escaped_where_that_is_asked_for(tmp_path, cell, escape, before):
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        make_writer(stream, "csv", ["a", "n"], escape).write([{"a": cell, "n": -1.5}])
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["a", "n"], [before + cell, "-1.5"]]  # a number is no formula
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_what_is_written_is_read_again(tmp_path, seed, kind):
+    rng = np.random.default_rng(seed)
+    letters = [*"ab,\"'\n\r\t=<>&", "\u00e9", "\u4e2d"]
+    rows = [{name: "".join(rng.choice(letters, rng.integers(1, 8))) for name in ("p", "q")} for _ in range(30)]
+    path = tmp_path / f"a.{kind}"
+    with nullcontext(path) if kind == "parquet" else path.open("w", encoding="utf-8", newline="") as target:
+        writer = make_writer(target, kind, ["p", "q"], escape=False)
+        writer.write(rows[:10])
+        writer.write(rows[10:])
+        writer.close()
+    assert [one.values for one in TableFile(str(path), kind)] == rows
+
+
+def test_several_labels_are_joined_in_cells_and_a_list_in_json(tmp_path):
+    row = {"labels": ("red", "blue")}
+    for kind in ("csv", "jsonl"):
+        with (tmp_path / f"a.{kind}").open("w", newline="") as stream:
+            make_writer(stream, kind, ["labels"], escape=False).write([row])
+    assert (tmp_path / "a.csv").read_text() == "labels\nred|blue\n"
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"labels": ["red", "blue"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("x.xlsx", None,
+         "input: 'x.xlsx' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them"),
+        ("-", None,
+         "input: '-' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them"),
+        ("-", "parquet", "input: Parquet cannot be streamed; give a file, or input_format=jsonl"),
+    ],
+)  # fmt: skip
+def test_a_format_that_is_not_known_is_asked_for(name, given, message):
+    with pytest.raises(ValueError) as error:
+        format_of("input", name, given)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "{path} is empty; its first line must name the columns"),
+        ("a,b,a\n", "{path} has two columns of one name: a, b, a; rename one"),
+    ],
+)
+def test_a_csv_file_without_a_sound_header_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError) as error:
+        rows_of(tmp_path / "a.csv", text, "csv")
+    assert str(error.value) == message.format(path=tmp_path / "a.csv")
+
+
+def test_what_is_no_parquet_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^.*a\.parquet cannot be read as parquet: "):
+        rows_of(tmp_path / "a.parquet", "no", "parquet")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_half_a_letter_is_replaced_and_stops_no_row(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    with (
+        nullcontext(path) if kind == "parquet" else path.open("w", encoding="utf-8", errors="surrogateescape") as target
     ):
-        encoder_fingerprint("org/bert", None)
+        writer = make_writer(target, kind, ["a"], escape=False)
+        writer.write([{"a": "x\ud800"}, {"a": "y"}])
+        writer.close()
+    first, second = (one.values["a"] for one in TableFile(str(path), kind))
+    assert set(first) == {"x", "\ufffd"}
+    assert second == "y"
+
+
+def test_formulas_are_escaped_in_joined_labels_too(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        make_writer(stream, "csv", ["a", "b"], escape=True).write([{"a": ("=cmd()", "x"), "b": ["=y"]}])
+    assert (tmp_path / "a.csv").read_text() == "a,b\n'=cmd()|x,'=y\n"
+
+
+def test_numbers_that_come_late_are_numbers(tmp_path):
+    writer = make_writer(tmp_path / "a.parquet", "parquet", ["a", "n"], escape=False, numbers=["n"])
+    writer.write([{"a": "x"}])
+    writer.write([{"a": "y", "n": 0.5}])
+    writer.close()
+    assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == [{"a": "x", "n": None}, {"a": "y", "n": 0.5}]
+
+
+def test_rows_of_mixed_types_are_no_traceback(tmp_path):
+    writer = make_writer(tmp_path / "a.parquet", "parquet", ["a"], escape=False)
+    with pytest.raises(ValueError, match=r"^rows of different types do not fit into one Parquet file .*; write jsonl$"):
+        writer.write([{"a": 1}, {"a": "x"}])
+
+
+def test_a_header_that_is_no_csv_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^.*a\.csv is not CSV: "):
+        rows_of(tmp_path / "a.csv", '"a"b,c\nx,y\n', "csv")
+
+
+def test_columns_that_appear_late_are_known_ahead(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"a": 1}\n' * 5000 + '{"a": 1.5, "ticket": "x", "n": null, "m": 1}\n{"m": "y"}\n'
+    )
+    assert TableFile(str(tmp_path / "a.jsonl"), "jsonl").schema() == {
+        "a": pa.float64(),
+        "ticket": pa.string(),
+        "n": pa.string(),
+        "m": None,
+    }
+
+
+def test_parquet_is_written_with_the_types_of_the_input(tmp_path):
+    """A column may have no value in the first rows."""
+    table = pa.table({"n": pa.array([None] * 5000 + [7], pa.int64()), "d": pa.array([1.0] * 5001, pa.float32())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    source = TableFile(str(tmp_path / "a.parquet"), "parquet")
+    writer = make_writer(tmp_path / "b.parquet", "parquet", ["n", "d"], escape=False, types=source.schema())
+    for part in chunks(source):
+        writer.write([record.values for record in part])
+    writer.close()
+    assert parquet.read_table(tmp_path / "b.parquet") == table
+
+
+def test_the_output_is_written_uncompressed_so_other_endings_are_refused():
+    for name in ("a.csv.gz", "a.json"):
+        with pytest.raises(ValueError, match=r"has none of the endings csv, tsv, jsonl, parquet; give output_format"):
+            format_of("output", name, None)
+    assert format_of("input", "a.CSV.gz", None) == "csv"

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
-from bam_lightning.data import examples, readers, row_cache
+from bam_lightning.data import examples, row_cache, sources
 from bam_lightning.data.examples import load_split
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.row_cache import load
@@ -69,7 +69,7 @@ def blind(monkeypatch):
     def refuse(*_):
         raise AssertionError("a file of rows was read")
 
-    return lambda: monkeypatch.setattr(readers, "read_file", refuse)
+    return lambda: monkeypatch.setattr(sources, "read_columns", refuse)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -169,15 +169,23 @@ def split_of(rows, seed=0):
 @pytest.mark.parametrize(("count", "dev"), [(60, 20), (300, 50), (1000, 100)])
 def test_a_dev_split_is_cut_a_tenth_at_least_50_and_never_more_than_a_third(count, dev):
     found, train, held_out = split_of(many(count))
-    assert abs(len(held_out) - dev) <= 2  # each class is rounded
+    assert len(held_out) == dev
     assert not train & held_out
     assert len(train) + len(held_out) == count
     assert "no dev split, so" in found.notes[-1]
 
 
+@pytest.mark.parametrize("labels", ["abca", "abcd", "aabb", "aaab", "abcda" * 2])
+def test_a_tiny_set_has_dev_rows_too(labels):
+    found, train, held_out = split_of([{"a": f"text {n}", "label": label} for n, label in enumerate(labels)])
+    assert len(held_out) == len(labels) // 3
+    assert len(train) == len(labels) - len(held_out)
+    assert len(found.dev.labels) == len(held_out)
+
+
 def test_no_more_than_5000_rows_are_cut():
     found, _, held_out = split_of(many(60_000))
-    assert abs(len(held_out) - 5_000) <= 2
+    assert len(held_out) == 5_000
     assert found.dev.keys == sorted(found.dev.keys)
 
 
@@ -246,6 +254,7 @@ def test_a_symmetric_task_is_also_trained_on_its_pairs_in_the_other_order():
          "metric names 'f1'; choices: spearman"),
         (lambda: bam.Task.from_list([], text="a", split={"validation": "x"}),
          "split names 'validation'; choices: train, dev, test"),
+        (lambda: bam.Task.from_file("a.csv", text="a", delimiter=";;"), "delimiter must be one character, got ';;'"),
         (lambda: bam.Task.from_list([], text="a", symmetric=True), "symmetric needs two text columns, got ['a']"),
         (lambda: bam.Task.from_list([], text="a", dropout=1.0), "dropout must be in [0, 1), got 1.0"),
         (lambda: bam.Task.from_list(["x"], text="a"), "split 'train', row 0 must be a dictionary, got str"),

@@ -1,10 +1,13 @@
 """The command that scores a file: same numbers as in Python, same order, no row lost, nothing overwritten."""
 
 import csv
+import gzip
 import json
 import subprocess
+from io import BytesIO, TextIOWrapper
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -173,7 +176,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(command, tmp_pat
 
 
 def test_what_was_done_before_a_failure_is_kept_and_the_output_is_not(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bam_lightning.data.records.CHUNK_ROWS", 20)
+    monkeypatch.setattr("bam_lightning.data.readers.CHUNK_ROWS", 20)
     monkeypatch.setattr("bam_lightning.inference.predict_file.chunks", lambda records: bam_chunks(records, 20))
     calls = []
 
@@ -194,6 +197,58 @@ def test_what_was_done_before_a_failure_is_kept_and_the_output_is_not(command, t
 
 
 def bam_chunks(records, size):
-    from bam_lightning.data.records import chunks
+    from bam_lightning.data.readers import chunks
 
     return chunks(records, size)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Read 20 rows at a time."""
+    monkeypatch.setattr("bam_lightning.inference.predict_file.chunks", lambda records: bam_chunks(records, 20))
+
+
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_column_that_appears_late_is_kept(command, tmp_path, small_chunks, target):
+    rows = [{"sentence": text, **({"ticket": n, "note": f"note {n}"} if n > 40 else {})}
+            for n, (text, _) in enumerate(PAIRS)]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command(task=["sst2"], input=f"{tmp_path}/in.jsonl", output=f"{tmp_path}/{target}")
+    found = read_rows(tmp_path / target)
+    assert [row.get("note") or None for row in found] == [row.get("note") for row in rows]
+    assert [str(row.get("ticket") or "") for row in found] == [str(row.get("ticket", "")) for row in rows]
+
+
+def test_parquet_keeps_the_types_of_its_input(command, tmp_path, small_chunks):
+    table = pa.table(
+        {
+            "sentence": [text for text, _ in PAIRS],
+            "late": pa.array([None] * 50 + [1] * 10, pa.int64()),
+            "small": pa.array(range(60), pa.int8()),
+        }
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    command(task=["sst2"], input=f"{tmp_path}/in.parquet", output=f"{tmp_path}/out.parquet")
+    assert parquet.read_table(tmp_path / "out.parquet").select(table.column_names) == table
+
+
+def test_a_stream_says_ahead_that_late_columns_are_left_out(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b'{"sentence": "the cat"}\n')))
+    command(task=["sst2"], input_format="jsonl", output=f"{tmp_path}/out.csv")
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "standard input cannot be read ahead: a column that first appears after row 4,096 will be left out; "
+        "--output-format jsonl keeps all"
+    )
+
+
+def test_training_files_can_be_predicted_as_they_are(command, tmp_path):
+    """A compressed file with semicolons, and an array of JSON."""
+    with gzip.open(tmp_path / "in.CSV.gz", "wt") as stream:
+        stream.write("sentence;n\nthe cat;1\n")
+    (tmp_path / "in.json").write_text('[{"sentence": "the cat", "n": 1}]')
+    found = []
+    for name in ("in.CSV.gz", "in.json"):
+        command(task=["sst2"], input=f"{tmp_path}/{name}", output=f"{tmp_path}/{name}.jsonl")
+        (row,) = read_rows(tmp_path / f"{name}.jsonl")
+        found.append(row)
+    assert found[0] == {**found[1], "n": "1"}

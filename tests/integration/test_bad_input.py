@@ -51,7 +51,7 @@ PROCESSES = {
     "a word mistyped": (["seeed=1"], "no option 'seeed'; did you mean 'seed'?"),
     "a split that is not there": (
         ["suite.tasks.rte.dev_split=dev"],
-        "task 'rte': no split 'dev' in {tmp}/data/rte (looked for .parquet, .csv, .tsv, .jsonl); files there: "
+        "task 'rte': no split 'dev' in {tmp}/data/rte (looked for .csv, .tsv, .json, .jsonl, .parquet); files there: "
         "train.parquet, validation.parquet; name one with suite.tasks.rte.train_split=, .dev_split= or .test_split=",
     ),
     "a file for a store": (

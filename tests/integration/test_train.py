@@ -67,8 +67,8 @@ def test_a_bad_file_is_one_message_before_any_training(tiny_job, tiny_data):
     done = call(*tiny_job)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"error: task 'rte': no split 'validation' in {tiny_data}/rte (looked for .parquet, .csv, .tsv, .jsonl); files "
-        "there: train.parquet; name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
+        f"error: task 'rte': no split 'validation' in {tiny_data}/rte (looked for .csv, .tsv, .json, .jsonl, "
+        ".parquet); files there: train.parquet; name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
     )
 
 

@@ -153,6 +153,8 @@ IDLE = [
     "data.workers=2",
     "suite.tasks.rte.train_split=other",
     "suite.tasks.rte.in_average=false",
+    "suite.tasks.rte.delimiter=';'",
+    "suite.tasks.rte.quoting=false",
     "suite.tasks.rte.label_separator=';'",
     "optimization.single.epochs=9",
 ]

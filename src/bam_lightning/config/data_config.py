@@ -62,6 +62,7 @@ class TaskConfig:
     ``text`` names one or two columns of texts, ``label`` the column of labels. ``label_separator`` separates the labels
     of a multi-label row where the column holds text and not lists. ``head_of`` names the task whose head scores this
     one; such a task is not trained.
+    ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null finds out.
     """
 
     path: str = MISSING
@@ -70,6 +71,8 @@ class TaskConfig:
     label: str = "label"
     label_separator: str = "|"
     id_column: str | None = None
+    delimiter: str | None = None
+    quoting: bool | None = None
     train_split: str | None = "train"
     dev_split: str | None = "validation"
     test_split: str | None = "test"
@@ -109,6 +112,8 @@ class TaskConfig:
                 check_at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
             raise ConfigError(f"{key}.label_separator must be at least one character, got ''")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ConfigError(f"{key}.delimiter must be one character, got {self.delimiter!r}")
         if self.symmetric and len(self.text) != 2:
             raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text}")
         if self.layerwise_decay is not None:

@@ -1,11 +1,11 @@
-"""A small artificial language with a meaning: words, sentences, and what follows from what.
+"""A small artificial language whose sentences have a defined meaning: lexicon, grammar and entailment.
 
-A clause is a subject (quantifier, noun), an auxiliary (affirming or negating), a verb, an object (article, noun),
-maybe a place and an evaluative adverb: "mulno fazok ases liben ta bokik zosoum topili".  Quantifier and article
-agree with their noun's gender, the auxiliary with the quantifier's number; only beings can be subjects and only
-things objects, so the object may come first.  Content words have a rarer synonym, nouns a class noun above them;
-verbs and evaluative words come in antonym pairs; "all" implies "many" implies "one"; a negation turns a verb into
-its antonym."""
+A clause has a subject (quantifier, noun), an auxiliary (affirming or negating), a verb and an object (article, noun).
+It may have a place and an evaluative adverb: "mulno fazok ases liben ta bokik zosoum topili". Quantifiers and articles
+agree with the gender of their noun, auxiliaries with the number of the quantifier. Only beings can be subjects and only
+things objects, so the object may come first. Every content word has a rarer synonym, every noun a hypernym. Verbs and
+evaluative words come in antonym pairs. "All" implies "many", which implies "one". A negation turns a verb into its
+antonym."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-RARE = 0.3  # share of the rarer of two synonyms
+RARE = 0.3  # probability of the rarer synonym
 MEMBERS, VERB_PAIRS, VALUE_PAIRS, PLACES = (3, 3, 4, 4)  # few words, so that a tiny model learns them in seconds
 QUANTIFIERS = (("ona", "ono"), ("mulna", "mulno"), ("alna", "alno"))  # one, many, all; by gender
 ARTICLES, AUXILIARIES = (("ta", "to"), (("as", "ases"), ("nas", "nases")))  # by gender; affirming, negating by number
@@ -51,11 +51,12 @@ class Event:
 
     @property
     def side(self) -> int:
-        """Which of two antonyms is meant: a negation turns a verb into its antonym, and two turns cancel."""
+        """Which of two antonyms is meant. A negation turns a verb into its antonym, and two turns cancel."""
         return self.verb & 1 ^ self.neg
 
 
 def draw_event(rng: random.Random, value: float = 0.4, place: float = 0.5) -> Event:
+    """Draw an event. ``value`` and ``place`` are the probabilities of an evaluation and a place."""
     return Event(
         rng.randrange(3),
         (rng.randrange(2), rng.randrange(MEMBERS)),
@@ -68,16 +69,18 @@ def draw_event(rng: random.Random, value: float = 0.4, place: float = 0.5) -> Ev
 
 
 def say_one(name: str, concept: int | None, rng: random.Random) -> list[str]:
+    """Return a word for a concept, one of its two synonyms; no word for ``None``."""
     return [] if concept is None else [LEXICON[name][2 * concept + (rng.random() < RARE)]]
 
 
 def say_noun(marker: tuple[str, ...], noun: Noun, rng: random.Random) -> list[str]:
+    """Return a noun after the quantifier or article that agrees with it."""
     word = say_one("noun", noun[0] * MEMBERS + noun[1], rng) if noun[1] >= 0 else [LEXICON["class"][noun[0]]]
     return [marker[noun[0] % 2], *word]
 
 
 def say(event: Event, rng: random.Random, ask: str = "") -> list[str]:
-    """The words of an event, synonyms and order drawn at random; `ask` replaces one part by a question word."""
+    """Return the words of an event; synonyms and order are random. ``ask`` replaces one part by a question word."""
     subj = [] if ask == "subj" else say_noun(QUANTIFIERS[event.quant], event.subj, rng)
     verb = [AUXILIARIES[event.neg][ask != "subj" and event.quant > 0], *say_one("verb", event.verb, rng)]
     obj = [] if ask == "obj" else say_noun(ARTICLES, event.obj, rng)
@@ -88,11 +91,12 @@ def say(event: Event, rng: random.Random, ask: str = "") -> list[str]:
 
 
 def other(value: int, size: int, rng: random.Random) -> int:
+    """Draw a value below ``size`` that differs from ``value``."""
     return (value + rng.randrange(1, size)) % size
 
 
 def edit(e: Event, names: Sequence[str], rng: random.Random) -> Event:
-    """Changes of meaning, one after the other; one that does not apply leaves the event as it is."""
+    """Apply changes of meaning in order; one that does not apply leaves the event as it is."""
 
     def noun(kind: int, member: int) -> Noun:  # a sibling (same gender and class noun) or of the neighbouring class
         return (kind, other(member, MEMBERS, rng)) if rng.random() < 0.5 else (kind ^ 1, rng.randrange(MEMBERS))
@@ -119,7 +123,7 @@ def edit(e: Event, names: Sequence[str], rng: random.Random) -> Event:
 
 
 def relation(p: Event, h: Event) -> int:
-    """Of a premise to a hypothesis: 0 entailment, 1 neutral, 2 contradiction; both speak of one situation."""
+    """Return the relation of premise ``p`` to hypothesis ``h``: 0 entailment, 1 neutral, 2 contradiction."""
     nouns = all(low == high or high == (low[0], -1) for low, high in ((p.subj, h.subj), (p.obj, h.obj)))
     opposite = p.value is not None and h.value is not None and p.value ^ 1 == h.value
     known = (
@@ -133,7 +137,7 @@ def relation(p: Event, h: Event) -> int:
 
 
 def overlap(a: Event, b: Event) -> float:
-    """Share of the meaning that two events have in common."""
+    """Return the share of meaning that two events have in common, from 0 to 1."""
     verb = 0.0 if a.verb // 2 != b.verb // 2 else 0.3 if a.side != b.side else 1.0
     noun = sum(1.0 if x == y else 0.4 * (x[0] == y[0]) for x, y in ((a.subj, b.subj), (a.obj, b.obj)))
     return (

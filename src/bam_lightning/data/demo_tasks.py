@@ -1,8 +1,8 @@
-"""Eight tasks of GLUE's kinds over one artificial language, drawn afresh from a seed.
+"""The demo suite: eight generated tasks of the same kinds as GLUE's, all in one artificial language.
 
-Labels follow from the meanings of sentences (``language.Event``) by rules that the tasks share, so a small task
-profits from its large relative; a little label noise keeps every score below its ceiling. Scores on these tasks
-say nothing about GLUE."""
+Labels follow from the meaning of the sentences (``demo_grammar.Event``) by rules that the tasks share, so that a small
+task can profit from a large one. A share of wrong labels keeps every score below 100. Scores on these tasks say nothing
+about GLUE."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Row = tuple[str, str, float]
 
 
 def _hypothesis(premise: Event, label: int, rng: random.Random) -> Event:
-    """A hypothesis in the wanted relation, by edits that are drawn until the rule agrees."""
+    """Return a hypothesis in the wanted relation: draw edits until the rule agrees."""
     while True:
         # Entailed hypotheses say less, as those of annotators do: a cue that even the smallest task can learn.
         names = rng.sample(UP, rng.randrange(2) if label else rng.randrange(1, 4))
@@ -83,7 +83,7 @@ def _acceptability(rng: random.Random) -> Row:
 
 
 def _opinion(rng: random.Random, praise: bool | None = None) -> tuple[list[str], int]:
-    """An evaluating clause and how much it praises."""
+    """Return the words of an evaluating clause, and its score: positive for praise."""
     value = rng.randrange(2 * VALUE_PAIRS)
     noun, quant = (2 * rng.randrange(2) + rng.randrange(2), rng.randrange(MEMBERS)), rng.randrange(3)
     very, neg = rng.random() < 0.3, rng.random() < 0.15
@@ -103,13 +103,13 @@ def _sentiment(rng: random.Random) -> Row:
 
 
 def _visible(event: Event, ask: str) -> Event:
-    """The event without what a question for one part leaves open."""
+    """Return the event without the part that a question asks for."""
     hidden: dict[str, Any] = {"subj": {"subj": (0, 0), "quant": 0}, "obj": {"obj": (2, 0)}, "place": {"place": None}}
     return replace(event, **hidden[ask]) if ask else event
 
 
 def _paraphrase(rng: random.Random, ask: bool = False) -> Row:
-    """Two statements, or two questions: do they say (ask) the same?"""
+    """Return two statements, or two questions, and whether they mean the same."""
     same, part = rng.random() < (0.38 if ask else 0.5), rng.choice(("subj", "obj")) if ask else ""
     event = other = draw_event(rng) if ask else draw_event(rng, 0.6, 0.7)
     while not same and overlap(_visible(event, part), _visible(other, part)) == overlap(event, event):
@@ -131,7 +131,7 @@ def _entailment(rng: random.Random, small: bool = False) -> Row:
 
 
 def _answer_entailment(rng: random.Random) -> Row:
-    """A question and a sentence that answers it (0) or does not (1)."""
+    """Return a question and a sentence that answers it (label 0) or does not (label 1)."""
     label, ask = rng.randrange(2), rng.choice(list(ASK))
     while True:
         sentence = draw_event(rng, place=0.8 if ask == "place" else 0.5)
@@ -155,10 +155,10 @@ _MAKERS: dict[str, Callable[[random.Random], Row]] = {
 }
 
 
-@lru_cache(maxsize=1)  # a task's splits are asked for one after the other
+@lru_cache(maxsize=1)  # the splits of a task are read one after the other
 def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[str, list]]:
-    """Rows of one task as columns by split; no text (or pair of texts) occurs twice."""
-    rng = random.Random(f"{kind} {seed}")  # a text as seed does not depend on hash randomisation
+    """Generate a task: split -> column -> values. No text, or pair of texts, occurs twice."""
+    rng = random.Random(f"{kind} {seed}")  # a string seed does not depend on hash randomization
     rows: dict[tuple[str, str], int | float] = {}
     while len(rows) < train + dev:
         first, second, label = _MAKERS[kind](rng)
@@ -167,7 +167,7 @@ def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str,
             if kind == "similarity"
             else (other(int(label), len(LABELS[kind]), rng) if rng.random() < NOISE else int(label))
         )
-        rows.setdefault((first, second), faulty)  # annotators make small faults
+        rows.setdefault((first, second), faulty)  # scores are noisy, as annotators' are
     data: dict[str, dict[str, list]] = {}
     for split, part in (("train", list(rows.items())[:train]), ("validation", list(rows.items())[train:])):
         pairs = {"text_b": [texts[1] for texts, _ in part]} if kind not in ("acceptability", "sentiment") else {}
@@ -181,11 +181,11 @@ def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str,
 
 
 def generate_sentences(sentences: int, seed: int = 0) -> list[str]:
-    """Unlabelled documents of two related clauses, so that a masked word can be found by its like in the other."""
+    """Generate unlabelled documents of two related clauses: one helps to predict a masked word of the other."""
     rng, documents = random.Random(f"corpus {seed}"), []
     for _ in range(sentences):
         form, event = rng.random(), draw_event(rng)
-        first, second = say(event, rng), say(event, rng)  # mostly the same once more in other words
+        first, second = say(event, rng), say(event, rng)  # mostly a paraphrase
         if form < 0.15:  # opinions that agree
             first, second = (_opinion(rng, form < 0.075)[0] for _ in range(2))
         elif form < 0.25:

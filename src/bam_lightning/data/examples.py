@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
-from bam_lightning.config.validation import wrong_separator
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.task import Task
@@ -90,7 +88,7 @@ class TaskExamples(NamedTuple):
         return hashlib.sha256(f"{self.train.fingerprint}{dev}".encode()).hexdigest()[:16]
 
 
-def load_examples(name: str, task: Task, seed: int = 0, cache_dir: str | Path | None = None) -> TaskExamples:
+def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     """Read and check the rows of a task, and infer what it leaves open.
 
     Args:
@@ -98,7 +96,6 @@ def load_examples(name: str, task: Task, seed: int = 0, cache_dir: str | Path | 
         task: What to read.
         seed: Decides which rows become the dev split if the source has none. Use the seed of the data, never the
             seed of training: a teacher would otherwise train on the student's dev rows.
-        cache_dir: Folder for checked rows of large files, or ``None``.
 
     Raises:
         DataError: If a split cannot be found or reached.
@@ -177,19 +174,27 @@ def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tu
             f"{where}: {len(groups)} different rows are too few to set some aside as dev rows; give a dev split"
         )
     total = len(rows.keys)
-    wanted = min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total))
+    wanted = max(1, min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total)))
     strata: dict[int, list[bytes]] = {}
     by_class = task.kind in ("classification", "ordinal")
     for key, members in groups.items():
         strata.setdefault(int(min(rows.labels[row] for row in members)) if by_class else 0, []).append(key)
-    salt = f"dev {seed}".encode()
+    if all(len(keys) == 1 for keys in strata.values()):
+        strata = {0: list(groups)}  # every class has one text: nothing to stratify by
+    rank = {key: hashlib.blake2b(key + f"dev {seed}".encode(), digest_size=16).digest() for key in groups}
+    ordered = {label: sorted(keys, key=rank.__getitem__) for label, keys in sorted(strata.items())}
+    shares = {label: wanted * sum(len(groups[key]) for key in keys) / total for label, keys in ordered.items()}
+    quotas = {label: int(share) for label, share in shares.items()}
+    by_remainder = sorted(
+        (label for label in shares if len(ordered[label]) > 1), key=lambda label: quotas[label] - shares[label]
+    )
+    for label in by_remainder[: wanted - sum(quotas.values())]:
+        quotas[label] += 1
     dev: list[int] = []
-    for keys in strata.values():
-        share = round(wanted * sum(len(groups[key]) for key in keys) / total)
-        ordered = sorted(keys, key=lambda key: hashlib.blake2b(key, digest_size=16, salt=salt[:16]).digest())
+    for label, keys in ordered.items():
         taken: list[int] = []
-        for key in ordered[:-1]:  # each class keeps at least one training row
-            if len(taken) >= share:
+        for key in keys[:-1]:  # each class keeps at least one training text
+            if len(taken) >= quotas[label]:
                 break
             taken += groups[key]
         dev += taken
@@ -230,6 +235,8 @@ def load_unlabelled(
     table, where = read_table(name, task, split, [])
     if in_order and task.id_column:
         ids = table.column(task.id_column).to_pylist()
+        if all(isinstance(one, str) and one.isdecimal() for one in ids):
+            ids = [int(one) for one in ids]  # columns of CSV are text
         for row, (one, following) in enumerate(pairwise(ids)):
             if one > following:
                 raise DataError(
@@ -249,11 +256,10 @@ def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range:
 
 def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.Table, str]:
     """Return a split that has rows, unique ids, the text columns and ``more``; and where it comes from."""
-    table, where = task.source.read(name, task, split)
+    table, there, where = task.source.read(name, task, split)
     where = f"task {name!r}, {where}"
-    if table.num_rows == 0:
+    if not there:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
-    there = table.column_names
     for column in [*task.text, *more, *([task.id_column] if task.id_column else [])]:
         if column not in there:
             options = (
@@ -261,12 +267,11 @@ def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.T
                 if task.config_key
                 else "text=, label= or id_column="
             )
-            raise DataError(
-                f"{where}: no column {column!r}; columns there: {', '.join(there)}"
-                f"{wrong_separator(there, where.rpartition('.')[2])}; set {options}"
-            )
+            raise DataError(f"{where}: no column {column!r}; columns there: {', '.join(there)}; set {options}")
         if there.count(column) > 1:
             raise DataError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
+    if table.num_rows == 0:
+        raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     if task.id_column:
         _check_ids(where, task, table.column(task.id_column))
     return table, where

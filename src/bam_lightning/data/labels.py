@@ -17,9 +17,11 @@ from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.task import Task
 
 UNLABELLED = -1
+_UNLABELLED = (UNLABELLED, "-1", "-1.0")
 MOST_CLASSES = 1_000  # inferred ones; more of them are scores, ids or texts
 SHOWN_NAMES = 8
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+\Z")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
 
 
@@ -134,7 +136,7 @@ def has_labels(task: Task, table: pa.Table) -> bool:
     if table.column_names.count(task.label) != 1:
         return False
     values = table.column(task.label).to_pylist()
-    return not all(value is None or value in (UNLABELLED, str(UNLABELLED), "") for value in values)
+    return any(isinstance(value, list) or value not in (None, "", *_UNLABELLED) for value in values)
 
 
 def read_labels(where: str, name: str, task: Task, table: pa.Table, check_range: bool = True) -> NDArray[np.generic]:
@@ -158,7 +160,7 @@ def read_labels(where: str, name: str, task: Task, table: pa.Table, check_range:
     for row, value in enumerate(values):
         if value is None or value != value or value == "":
             raise DataError(f"{where}, row {row}: the label is missing; fill it or remove the row")
-    if all(value == UNLABELLED for value in values):
+    if all(value in _UNLABELLED for value in values):
         under = f"under {task.config_key}" if task.config_key else "with split="
         raise DataError(
             f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
@@ -194,21 +196,38 @@ def _check_names(where: str, task: Task, schema: pa.Schema) -> None:
 def _numbered(
     where: str, task: Task, labels: Iterable[tuple[int, Any]], more: str = ""
 ) -> Iterator[tuple[int, Any, int]]:
-    """Yield (row, label, class id) for each (row, label); ``more`` ends the message about an unknown label."""
+    """Yield (row, label, class id) for each (row, label); ``more`` ends the message about an unknown label.
+
+    A label is a name. If no name is a number from 0 to C - 1, it may be a class id instead, so that no label has two
+    meanings. ``1.0`` is 1, and ``True`` is ``true``.
+    """
     names = task.labels or ()
     ids = {label: number for number, label in enumerate(names)}
-    if not any(str(number) in ids for number in range(len(names))):  # names that are numbers are names first
+    if not any(str(number) in ids for number in range(len(names))):
         ids |= {str(number): number for number in range(len(names))}
-    hint = "; YAML reads yes, no, on and off as truth values, so quote them" if "True" in names else ""
     for row, label in labels:
         word = label if isinstance(label, str) else str(label)
         if word not in ids:
+            word = _spell(word, ids)
+        if word not in ids:
+            hint = ""
+            if "True" in names:
+                hint = "; YAML reads yes, no, on and off as truth values, so quote them"
+            elif word.lower() in ("true", "false"):
+                hint = ", or write class ids for truth values"
             raise DataError(
                 f"{where}, row {row}: label {label!r} is neither one of {', '.join(names)} nor a class "
-                f"id from 0 to {len(names) - 1}; check {task.option('labels')}"
-                f"{hint}{more}"
+                f"id from 0 to {len(names) - 1}; check {task.option('labels')}{hint}{more}"
             )
         yield row, label, ids[word]
+
+
+def _spell(word: str, known: Iterable[str]) -> str:
+    """Return another spelling of a number or truth value that is known: ``1`` for ``1.0``, ``true`` for ``True``."""
+    if word.lower() in ("true", "false"):
+        same = [name for name in known if name.lower() == word.lower()]
+        return same[0] if len(same) == 1 else word
+    return word.partition(".")[0] if _WHOLE.match(word) else word
 
 
 def _scores(where: str, task: Task, values: list, check_range: bool) -> NDArray[np.generic]:

@@ -1,363 +1,451 @@
-"""What is read from outside: a split of a task (hub, Parquet, CSV, TSV, JSONL), plain text, encoder files."""
+"""Read tables of any kind: CSV, TSV, JSON, JSON lines, Parquet, each of them compressed or not, and standard input.
+
+Training and prediction share one reader. ``TableFile`` yields rows as they come and hands on a row that cannot be
+read with the reason; ``read_columns`` needs every row and raises an error for the first such row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from bam_lightning.config.exceptions import DataError, DataPathError
-from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.validation import check_choice, expand_path
 
-if TYPE_CHECKING:
-    from bam_lightning.data.task import Task
-
-ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
-LONGEST_ROW = 1 << 20  # bytes: the block in which pyarrow parses CSV and JSON lines
-DEEP = 200  # brackets in a row of JSON lines from which on their nesting is looked at
-
-
-class Source(Protocol):
-    """Where the splits of a task are read."""
-
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist."""
-
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Return the rows of a split of task ``name`` and, for error messages, where they came from."""
-
-    def paths(self, split: str) -> list[Path]:
-        """Return the local files of a split; none if it is not read from files."""
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
+STREAM = "-"
+CHUNK_ROWS = 4_096
+LONGEST_FIELD = 1 << 20  # characters; a quote that is never closed must not swallow a whole file
+SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
+DELIMITERS = (",", ";", "\t", "|")
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what damaged compressed files raise
 
 
-@dataclass(frozen=True)
-class FileSource:
-    """Local files.
+class Record(NamedTuple):
+    """One row: its columns, why it could not be read (or ``None``), and how far into the source it lies (bytes)."""
+
+    values: dict[str, Any]
+    fault: str | None
+    place: int
+
+
+class Dialect(NamedTuple):
+    """How fields of CSV and TSV are separated, and whether ``"`` quotes them."""
+
+    delimiter: str
+    quoting: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the csv module."""
+        if self.quoting:
+            return {"delimiter": self.delimiter, "strict": True}
+        return {"delimiter": self.delimiter, "quoting": csv.QUOTE_NONE, "quotechar": None}
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """Return a file's name without its endings, and its format, or an empty one.
+
+    >>> split_ending("train.CSV.gz"), split_ending("notes.md")
+    (('train', 'csv'), ('notes.md', ''))
+    """
+    path = Path(name)
+    if path.suffix.lower() in _OPENERS:
+        path = path.with_suffix("")
+    kind = path.suffix.lower().removeprefix(".")
+    kind = {"ndjson": "jsonl", "pq": "parquet"}.get(kind, kind)
+    return (path.stem, kind) if kind in FORMATS else (Path(name).name, "")
+
+
+def format_of(key: str, name: str, given: str | None) -> str:
+    """Return the format of a file by its ending, or the one that is ``given``.
+
+    Raises:
+        DataError: For an unknown one, or a stream without one.
+    """
+    formats = FORMATS if key == "input" else WRITTEN_FORMATS
+    ending = split_ending(name)[1] if key == "input" else Path(name).suffix.lower().removeprefix(".")
+    found = given or ("" if name == STREAM else ending)
+    if given is not None:
+        check_choice(f"{key}_format", given, formats)
+    if found not in formats:
+        raise DataError(f"{key}: {name!r} has none of the endings {', '.join(formats)}; give {key}_format, one of them")
+    if found == "parquet" and name == STREAM:
+        raise DataError(f"{key}: Parquet cannot be streamed; give a file, or {key}_format=jsonl")
+    return found
+
+
+class TableFile:
+    """The rows of a file or of standard input, read a part at a time.
 
     Args:
-        files: Split name -> file, a folder with one file per split, or the file of the training split.
-        folder_of_splits: Look for the splits in the folder of ``files`` if that is a single file.
+        name: Path, or ``-`` for standard input.
+        kind: One of ``FORMATS``.
+        delimiter: Of CSV and TSV. ``None`` finds it in the header.
+        quoting: Whether ``"`` quotes fields of TSV; in CSV it always does. ``None``: if the first rows can be read
+            that way.
+        unique_columns: Refuse two columns of one name.
+
+    Attributes:
+        columns: Names in the header of CSV and TSV or in Parquet's schema, known once the first row was asked for;
+            each row of JSON has its own.
     """
 
-    files: Mapping[str, Path] | Path
-    folder_of_splits: bool = False
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        delimiter: str | None = None,
+        quoting: bool | None = None,
+        unique_columns: bool = True,
+    ) -> None:
+        self.name, self.kind = name, kind
+        self.delimiter, self.quoting, self.unique_columns = delimiter, quoting, unique_columns
+        self.columns: list[str] = []
 
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist."""
-        if isinstance(self.files, Mapping):
-            return list(self.files)
-        path = self.files.expanduser()
-        if not self.folder_of_splits and not path.is_dir():
-            return ["train"]
-        folder = path.parent if path.is_file() else path
-        if not folder.is_dir():
-            raise DataPathError(f"no folder {folder}")
-        return sorted({path.stem for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()})
-
-    def _path(self, name: str, task: Task, split: str) -> Path:
-        if isinstance(self.files, Mapping):
-            if split not in self.files:
-                raise DataPathError(
-                    f"task {name!r}: no split {split!r}; splits given: {', '.join(self.files)}; "
-                    f"name one with {_split_option(task)}"
-                )
-            path = expand_path(f"task {name!r}: the file of split {split!r}", str(self.files[split]))
-        else:
-            path = expand_path(task.option("path"), str(self.files))
-            if self.folder_of_splits or (_there(path) and path.is_dir()):
-                return split_file(name, task, path, split)
-        if not (_there(path) and path.is_file()):
-            raise DataPathError(f"task {name!r}: no file {path}")
-        return path
-
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Return the rows of a split and their file.
+    def __iter__(self) -> Iterator[Record]:
+        """Yield the rows.
 
         Raises:
-            DataPathError: If there is no such file; the message lists those that exist.
-            DataError: If the file cannot be parsed.
+            DataError: If there is no such file, or it is not a table.
         """
-        path = self._path(name, task, split)
+        if self.kind == "parquet":
+            yield from self._parquet()
+            return
         try:
-            table = read_file(path, [*task.text, *[task.label] * task.multi_label])
-            table.validate(full=True)  # damaged Parquet: invalid UTF-8, list offsets outside their values
-            _ = table.column_names  # names are decoded here
-        except (pa.ArrowException, ValueError, OSError) as error:
-            reason = _why(path, error)
-            raise DataError(f"task {name!r}: {path} cannot be read as {path.suffix[1:]}: {reason}") from error
-        return table, str(path)
+            with self._open() as source:
+                counted = _CountedLines(self._lines(source))
+                if self.kind == "jsonl":
+                    yield from _json_lines(counted)
+                elif self.kind == "json":
+                    yield from self._json(counted)
+                else:
+                    yield from self._csv(counted)
+        except _UNREADABLE as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
-    def paths(self, split: str) -> list[Path]:
-        """Return the file of a split, if it exists."""
-        if isinstance(self.files, Mapping):
-            return [self.files[split].expanduser()] if split in self.files else []
-        path = self.files.expanduser()
-        if not self.folder_of_splits and not path.is_dir():
-            return [path]
-        found = _find_split(path.parent if path.is_file() else path, split)
-        return [] if found is None else [found]
+    def schema(self) -> dict[str, pa.DataType | None] | None:
+        """Return every column and its type, or ``None`` for a column of several types.
 
-
-@dataclass(frozen=True)
-class HubSource:
-    """A data set of the Hugging Face hub."""
-
-    path: str
-    subset: str | None = None
-    revision: str | None = None
-
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist.
-
-        Raises:
-            DataError: If the hub cannot be reached within five seconds.
+        JSON is read once for it. Standard input cannot be read twice: the answer is ``None``.
         """
-        hub_or_offline()
-        from datasets import get_dataset_split_names
+        if self.name == STREAM:
+            return None
+        if self.kind == "parquet":
+            from pyarrow import parquet
 
+            schema = parquet.read_schema(Path(self.name).expanduser())
+            return dict(zip(schema.names, schema.types, strict=True))
+        if self.kind in ("csv", "tsv"):
+            next(iter(self), None)
+            return dict.fromkeys(self.columns, pa.string())
+        kinds: dict[str, set[type]] = {}
+        for record in self:
+            for column, value in record.values.items():
+                kinds.setdefault(column, set()).add(type(value))
+        return {column: _arrow_type(found - {type(None)}) for column, found in kinds.items()}
+
+    def _open(self) -> Any:
+        if self.name == STREAM:
+            return sys.stdin.buffer
+        path = Path(self.name).expanduser()
+        if not path.is_file():
+            raise DataPathError(f"no file {path}")
+        return _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
+
+    def _lines(self, source: Iterable[bytes]) -> Iterator[str]:
+        for number, line in enumerate(source):
+            if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{self.name} is UTF-16 text, not UTF-8; save it as UTF-8")
+            yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
+
+    def _csv(self, lines: _CountedLines) -> Iterator[Record]:
+        csv.field_size_limit(LONGEST_FIELD)
+        sample = lines.peek(1 if self.name == STREAM else SAMPLE_BYTES)  # a pipe is not waited for: its header alone
+        title = self.kind.upper()
+        found = find_dialect(sample, self.kind, self.delimiter, self.quoting)
+        rows = csv.reader(lines, **found.options)
         try:
-            return [str(split) for split in get_dataset_split_names(self.path, self.subset, revision=self.revision)]
-        except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise DataError(
-                f"{self.path} ({self.subset or 'default'}) could not be read from the hub: {reason}"
-            ) from error
+            header: list[str] | None = []
+            while header is not None and not header:
+                header = next(rows, None)  # empty lines may come first
+        except csv.Error as error:
+            raise DataError(f"{self.name} is not {title}: {_csv_reason(error)}") from error
+        if header is None:
+            raise DataError(f"{self.name} is empty; its first line must name the columns")
+        if self.unique_columns and len(set(header)) < len(header):
+            raise DataError(f"{self.name} has two columns of one name: {', '.join(header)}; rename one")
+        self.columns[:] = header
+        while True:
+            fault = None
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                row, fault = [], f"not {title}: {_csv_reason(error)}"
+            if row is None:
+                return
+            if fault is None and not row:
+                continue  # an empty line
+            if fault is None and len(row) != len(header):
+                fault = f"{len(row)} fields, the header has {len(header)}"
+            fields = [*row, *[None] * len(header)][: len(header)]
+            yield Record(dict(zip(header, fields, strict=True)), fault, lines.place)
 
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Return the rows of a split.
-
-        Raises:
-            DataError: If the hub cannot be reached within five seconds; the message says how to use local files.
-        """
-        hub_or_offline()
-        from datasets import load_dataset
-
-        what = f"{self.path} ({self.subset or 'default'}, {split})"
+    def _json(self, lines: _CountedLines) -> Iterator[Record]:
+        """Yield the rows of an array of objects; other files named ``.json`` are JSON lines."""
+        if not lines.peek(1).lstrip().startswith("["):
+            yield from _json_lines(lines)
+            return
         try:
-            dataset = load_dataset(self.path, self.subset, split=split, revision=self.revision)
-        except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            what = f"{self.path} ({self.subset or 'default'}, split {split})"
-            remedy = (
-                f"; to use local files give data.root=DIR, holding {self.subset or name}/{split}.parquet "
-                f"(or csv, tsv, jsonl), or {task.option('path')}=DIR"
-                if task.config_key
-                else "; to use local files, make the task with Task.from_file"
-            )
-            raise DataError(
-                f"task {name!r}: {what} could not be read from the hub ({reason}), and {self.path} is no folder here"
-                f"{remedy}"
-            ) from error
-        return _arrow_table(dataset), what
+            rows = json.loads("".join(lines), object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.name} is not JSON: {_json_reason(error)}") from error
+        for values in rows:
+            fault = None if isinstance(values, dict) else f"{type(values).__name__}, not a JSON object"
+            yield Record({"raw": json.dumps(values)[:1000]} if fault else values, fault, lines.place)
 
-    def paths(self, split: str) -> list[Path]:
-        """Return no files: ``datasets`` keeps its own cache."""
-        return []
-
-
-@dataclass(frozen=True, eq=False)
-class TableSource:
-    """Tables in memory; ``what`` names them in error messages."""
-
-    tables: Mapping[str, pa.Table]
-    what: str
-
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist."""
-        return list(self.tables)
-
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Return the rows of a split."""
-        if split not in self.tables:
-            raise DataError(
-                f"task {name!r}: {self.what} has no split {split!r}; splits: {', '.join(self.tables)}; "
-                f"name one with {_split_option(task)}"
-            )
-        return self.tables[split], f"{self.what} ({split})"
-
-    def paths(self, split: str) -> list[Path]:
-        """Return no files."""
-        return []
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetSource:
-    """Splits of a ``datasets.DatasetDict``."""
-
-    splits: Mapping[str, Any]
-
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist."""
-        return list(self.splits)
-
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Return the rows of a split."""
-        if split not in self.splits:
-            raise DataError(
-                f"task {name!r}: the data set has no split {split!r}; splits: {', '.join(self.splits)}; "
-                f"name one with {_split_option(task)}"
-            )
-        return _arrow_table(self.splits[split]), f"the data set ({split})"
-
-    def paths(self, split: str) -> list[Path]:
-        """Return no files."""
-        return []
-
-
-@dataclass(frozen=True)
-class DemoSource:
-    """Generated rows of the demo suite. ``key`` is the prefix of the options that error messages name."""
-
-    kind: str
-    train_rows: int | None
-    dev_rows: int | None
-    seed: int
-    key: str
-
-    def split_names(self) -> list[str]:
-        """Return the names of the splits that exist."""
-        return ["train", "validation"]
-
-    def read(self, name: str, task: Task, split: str) -> tuple[pa.Table, str]:
-        """Generate the rows of a split.
-
-        Raises:
-            DataError: For an unknown kind or split, or if the numbers of rows are not given.
-        """
-        from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
-
-        check_choice(f"{self.key}.subset", self.kind, DEMO_TASKS)
-        if self.train_rows is None or self.dev_rows is None:
-            raise DataError(f"{self.key} is generated, so it needs train_rows and dev_rows")
-        splits = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
-        if split not in splits:
-            raise DataError(f"{self.key} is generated and has no split {split!r}; splits: {', '.join(splits)}")
-        return pa.table(splits[split]), f"the generated suite ({split})"
-
-    def paths(self, split: str) -> list[Path]:
-        """Return no files."""
-        return []
-
-
-def _split_option(task: Task) -> str:
-    if task.config_key:
-        return f"{task.config_key}.train_split=, .dev_split= or .test_split="
-    return "split={'train': ..., 'dev': ..., 'test': ...}"
-
-
-def _arrow_table(dataset: Any) -> pa.Table:
-    """Return the rows of a ``datasets.Dataset`` in their order, with the features in the schema's metadata."""
-    table = dataset.with_format(None).flatten_indices().data.table if dataset._indices is not None else (
-        dataset.with_format(None).data.table
-    )  # fmt: skip
-    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)
-
-
-def local_path(name: str, path: str, subset: str | None, root: str | None) -> Path | None:
-    """Return the folder or file that holds the task, or ``None`` if it comes from the hub."""
-    local = expand_path(f"suite.tasks.{name}.path", path)
-    if _there(local) or path.startswith((".", "/", "~")) or path.count("/") > 1 or local.suffix in ENDINGS:
-        return local  # a hub id has at most one slash
-    return expand_path("data.root", root) / (subset or name) if root is not None else None
-
-
-def split_file(name: str, task: Task, folder: Path, split: str) -> Path:
-    """Return the file of ``split`` in a folder: that very name, or the name with one of the known endings."""
-    if folder.is_file():
-        folder = folder.parent
-    found = _find_split(folder, split)
-    if found is not None:
-        return found
-    if not folder.is_dir():
-        check = f"; check data.root and {task.option('subset')}" if task.config_key else ""
-        raise DataPathError(f"task {name!r}: no folder {folder}{check}")
-    there = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)
-    raise DataPathError(
-        f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(ENDINGS)}); files there: "
-        f"{', '.join(there) or 'none'}; name one with {_split_option(task)}"
-    )
-
-
-def _find_split(folder: Path, split: str) -> Path | None:
-    for candidate in (folder / split, *(folder / f"{split}{ending}" for ending in ENDINGS)):
-        if candidate.suffix in ENDINGS and _there(candidate) and candidate.is_file():
-            return candidate
-    return None
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than any file's, say
-        return False
-
-
-def _why(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read, in the words of who wrote it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if path.suffix != ".parquet":
-        with path.open("rb") as source:
-            start = source.read(4)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return "it is UTF-16 text, not UTF-8; save it as UTF-8"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in reason:
-        return f"{reason}; save it as UTF-8"
-    if "straddl" in reason:
-        return f"a row is longer than {LONGEST_ROW >> 20} MiB, by a quote that is never closed perhaps; mend that row"
-    if "Column() changed from" in reason:
-        return "each line must be one row as a JSON object, {...}, not a list or a value"
-    return reason
-
-
-def read_file(path: Path, text_columns: list[str]) -> pa.Table:
-    """Read one file; in CSV and TSV the columns named are text, whatever they look like.
-
-    TSV is unquoted, as GLUE's files are.
-    """
-    if path.suffix == ".parquet":
+    def _parquet(self) -> Iterator[Record]:
         from pyarrow import parquet
 
-        return parquet.read_table(path)
-    if path.suffix == ".jsonl":
-        from pyarrow import json
+        path = Path(self.name).expanduser()
+        if not path.is_file():
+            raise DataPathError(f"no file {path}")
+        try:
+            with parquet.ParquetFile(path) as opened:
+                total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
+                names = opened.schema_arrow.names
+                self.columns[:] = names
+                if len(set(names)) < len(names):
+                    raise DataError(f"two columns have one name: {', '.join(names)}; rename one")
+                for batch in opened.iter_batches(CHUNK_ROWS):
+                    batch.validate(full=True)
+                    for values in batch.to_pylist():
+                        done += 1
+                        yield Record(values, None, size * done // total)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise DataError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
-        _check_depth(path)
-        return json.read_json(path)
-    from pyarrow import csv
 
-    tabs = path.suffix == ".tsv"
-    return csv.read_csv(
-        path,
-        parse_options=csv.ParseOptions(
-            delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
-        ),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(text_columns, pa.string()),
-            true_values=[],
-            false_values=[],  # class names
-        ),
+class _CountedLines:
+    """Lines, and how many bytes of them were read; the first ones can be looked at before they are read."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.place = lines, 0
+        self.peeked: list[str] = []
+
+    def __iter__(self) -> _CountedLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.peeked.pop() if self.peeked else next(self.lines)
+        self.place += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+        return line
+
+    def peek(self, size: int) -> str:
+        """Return the first lines, up to the one that reaches ``size`` characters. They stay to be read."""
+        taken: list[str] = []
+        for line in self.lines:
+            taken.append(line)
+            size -= len(line)
+            if size <= 0:
+                break
+        self.peeked = taken[::-1]
+        return "".join(taken)
+
+
+def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | None) -> Dialect:
+    """Return the delimiter and quoting of CSV or TSV, as far as they are not given, from the file's first lines.
+
+    The delimiter is the ending's own (comma, tab), or another usual one that the header has instead. CSV is quoted.
+    TSV is quoted, as pandas writes it, unless a line cannot be read that way: GLUE's files use ``"`` as a letter.
+
+    >>> find_dialect('a;b;label\\n', "csv", None, None)
+    Dialect(delimiter=';', quoting=True)
+    >>> find_dialect('a\\tb\\n"one\\ttwo\\n', "tsv", None, None)
+    Dialect(delimiter='\\t', quoting=False)
+    """
+    header = next((line for line in sample.splitlines() if line.strip()), "")
+    usual = "\t" if kind == "tsv" else ","
+    if delimiter is None:
+        others = sorted(DELIMITERS, key=header.count, reverse=True)
+        delimiter = usual if usual in header or not any(map(header.count, others)) else others[0]
+    if kind == "csv":
+        quoting = True
+    elif quoting is None:
+        quoting = _reads_quoted(sample, delimiter)
+    return Dialect(delimiter, quoting)
+
+
+def _reads_quoted(sample: str, delimiter: str) -> bool:
+    """Return whether each line of a sample has as many fields as the first if ``"`` quotes fields."""
+    csv.field_size_limit(LONGEST_FIELD)
+    lines = sample.splitlines(keepends=True)[: None if len(sample) < SAMPLE_BYTES else -1]
+    if not any('"' in line for line in lines):
+        return True
+    try:
+        widths = {len(row) for row in csv.reader(lines, delimiter=delimiter, strict=True) if row}
+    except csv.Error:
+        return False
+    return len(widths) <= 1
+
+
+def _csv_reason(error: csv.Error) -> str:
+    if "field larger than field limit" in str(error):
+        return f"a field is longer than {LONGEST_FIELD >> 20} MiB, perhaps by a quote that is never closed"
+    return str(error)
+
+
+def _json_reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} stands twice in one object")
+    return values
+
+
+def _json_lines(lines: _CountedLines) -> Iterator[Record]:
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line, object_pairs_hook=_object)
+            fault = None if isinstance(values, dict) else f"{type(values).__name__}, not a JSON object"
+        except (ValueError, RecursionError) as error:
+            values, fault = None, f"not JSON: {_json_reason(error)}"
+        yield Record({"raw": line.strip()[:1000]} if fault else values, fault, lines.place)
+
+
+def _arrow_type(kinds: set[type]) -> pa.DataType | None:
+    """Return the Arrow type of values of the given Python types; ``None`` if they have none in common."""
+    if not kinds:
+        return pa.string()
+    if kinds == {int, float}:
+        return pa.float64()
+    simple = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return simple.get(next(iter(kinds))) if len(kinds) == 1 else None
+
+
+def chunks(records: Iterable[Record], size: int = CHUNK_ROWS) -> Iterator[list[Record]]:
+    """Yield the records in lists of ``size``.
+
+    >>> [len(part) for part in chunks(iter([Record({}, None, 0)] * 5), 2)]
+    [2, 2, 1]
+    """
+    rows = iter(records)
+    while part := list(islice(rows, size)):
+        yield part
+
+
+class Columns(NamedTuple):
+    """Some columns of a file as a table, and the names of all that the file has."""
+
+    table: pa.Table
+    names: list[str]
+
+
+def read_columns(
+    path: Path, wanted: Sequence[str], delimiter: str | None = None, quoting: bool | None = None
+) -> Columns:
+    """Return the wanted columns of a file, those that exist; what is in the others does not matter.
+
+    Columns of CSV and TSV are text. Those of JSON have the type of their values; labels of several types become text.
+
+    Raises:
+        DataError: If the file or a row of it cannot be read.
+    """
+    kind = split_ending(path.name)[1]
+    if kind == "parquet":
+        return _read_parquet(path, wanted)
+    source = TableFile(str(path), kind, delimiter, quoting, unique_columns=False)
+    found: dict[str, None] = {}
+    values: dict[str, list[Any]] = {column: [] for column in dict.fromkeys(wanted)}
+    rows = 0
+    for rows, record in enumerate(source, start=1):
+        if record.fault:
+            raise DataError(f"row {rows - 1}: {record.fault}; mend that row")
+        if kind in ("json", "jsonl"):
+            found.update(dict.fromkeys(record.values))
+        for column, cells in values.items():
+            cells.append(record.values.get(column))
+    names = list(found) or source.columns
+    arrays = {}
+    for column, cells in values.items():
+        if column in names:
+            arrays[column] = _column(column, cells)
+    table = pa.table(arrays) if arrays else pa.table({"": pa.nulls(rows)}).select([])
+    return Columns(table, names)
+
+
+def _column(column: str, cells: list[Any]) -> pa.Array:
+    try:
+        return pa.array(cells)
+    except UnicodeEncodeError as error:
+        row = next(row for row, cell in enumerate(cells) if isinstance(cell, str) and not _is_utf8(cell))
+        raise DataError(f"row {row}: column {column!r} is not UTF-8 text; save the file as UTF-8") from error
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        kinds = ", ".join(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+        raise DataError(
+            f"column {column!r} holds values of several types ({kinds}); write all of them as text"
+        ) from error
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as opened:
+        names = list(opened.schema_arrow.names)
+        existing = [column for column in dict.fromkeys(wanted) if names.count(column) == 1]
+        table = opened.read(columns=existing)
+        if not existing:
+            table = pa.table({"": pa.nulls(opened.metadata.num_rows)}).select([])
+        table = table.replace_schema_metadata(opened.schema_arrow.metadata)
+    table.validate(full=True)  # damaged Parquet: invalid UTF-8, list offsets outside their values
+    return Columns(table.select(existing), names)
+
+
+def read_error(error: Exception) -> str:
+    """Return why a file cannot be read, in plain words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"{reason}; save it as UTF-8" if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in reason else reason
     )
 
 
-def _check_depth(path: Path) -> None:
-    """Raise ``DataError`` for a row of lists in lists in lists, which would end the process in pyarrow's parser."""
-    from json import loads
-
-    with path.open("rb") as source:
-        for row, line in enumerate(source):
-            if line.count(b"[") + line.count(b"{") > DEEP:
-                try:
-                    loads(line)
-                except RecursionError as error:
-                    raise DataError(f"row {row} is nested too deeply; mend it") from error
-                except ValueError:
-                    pass  # pyarrow says it better
+def path_exists(path: Path) -> bool:
+    """Return whether a path exists; one that cannot be asked for, as its name is too long, does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read_texts(files: Iterable[str]) -> list[str]:
@@ -369,7 +457,7 @@ def read_texts(files: Iterable[str]) -> list[str]:
     texts: list[str] = []
     for name in files:
         path = expand_path("encoder.pretraining.text", name)
-        if not (_there(path) and path.is_file()):
+        if not (path_exists(path) and path.is_file()):
             raise DataPathError(f"encoder.pretraining.text: no file {path}; give text files, one text a line")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]

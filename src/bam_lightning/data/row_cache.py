@@ -26,7 +26,7 @@ from bam_lightning.store.run_dir import file_hash
 from bam_lightning.store.run_spec import to_json
 from bam_lightning.store.run_store import KEY_BYTES, digest
 
-FORMAT = 1  # of what is kept and of how rows are checked: what is of another one is not found
+FORMAT = 2  # of what is kept and of how rows are checked: what is of another one is not found
 WORTH = 1 << 22  # bytes of a training file; a smaller one is read in no time
 Tensors = dict[str, NDArray[Any]]
 
@@ -73,7 +73,7 @@ def _splits(name: str, task: Task) -> tuple[Split, Split] | None:
         return None
     paths = [path for split in names for path in task.source.paths(str(split))]
     try:
-        if len(paths) < 2 or paths[0].stat().st_size < WORTH:
+        if len(paths) != 2 or paths[0].stat().st_size < WORTH:
             return None
         hashes = [file_hash(path) for path in paths]
     except OSError:  # whoever reads the rows says it better

@@ -15,7 +15,7 @@ import pyarrow as pa
 from bam_lightning.config.data_config import CLASSES, SETS, DataConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.validation import check_choice, check_range
-from bam_lightning.data.readers import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
+from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
 KINDS = ("classification", "regression", "ordinal", "multi_label")
 PARTS = ("train", "dev", "test")
@@ -146,17 +146,27 @@ class Task:
 
     @classmethod
     def from_file(
-        cls, path: str | Path | Mapping[str, str | Path], *, text: str | Sequence[str], **options: Any
+        cls,
+        path: str | Path | Mapping[str, str | Path],
+        *,
+        text: str | Sequence[str],
+        delimiter: str | None = None,
+        quoting: bool | None = None,
+        **options: Any,
     ) -> Task:
-        """Describe rows in CSV, TSV, JSON, JSON lines or Parquet files.
+        """Describe rows in CSV, TSV, JSON, JSON lines or Parquet files, which may be compressed (``.gz``).
 
         Args:
-            path: The file of training rows, a folder with one file per split, or a mapping of split name to file.
+            path: The file of training rows, a folder with one file or set of shards per split, or a mapping of split
+                name to file.
             text: One or two text columns.
+            delimiter: Separator of CSV and TSV. ``None`` finds it in the header.
+            quoting: Whether ``"`` quotes fields of TSV, as it does in CSV. ``None``: if the first rows can be read that
+                way. GLUE's TSV files need ``False``.
             options: See the class.
         """
         files = {str(split): Path(file) for split, file in path.items()} if isinstance(path, Mapping) else Path(path)
-        return cls._make(FileSource(files), text, options)
+        return cls._make(FileSource(files, delimiter=delimiter, quoting=quoting), text, options)
 
     @classmethod
     def from_pandas(cls, frame: Any, *, text: str | Sequence[str], **options: Any) -> Task:
@@ -250,6 +260,11 @@ class Task:
         return f"{self.option(keyword)}={spelled}"
 
     @property
+    def columns(self) -> list[str]:
+        """The columns that the task reads: texts, label and id."""
+        return list(dict.fromkeys([*self.text, self.label, *([self.id_column] if self.id_column else [])]))
+
+    @property
     def multi_label(self) -> bool:
         """Whether a row may have any number of labels."""
         return self.kind == "multi_label"
@@ -337,7 +352,7 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
     if task.path == "generated":
         source = DemoSource(task.subset or "", task.train_rows, task.dev_rows, data.seed, f"suite.tasks.{name}")
     elif folder is not None:
-        source = FileSource(folder, folder_of_splits=True)
+        source = FileSource(folder, True, task.subset, task.delimiter, task.quoting)
     else:
         source = HubSource(task.path, task.subset)
     names = tuple(task.head.label_names)

@@ -13,23 +13,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from bam_lightning.config.exceptions import StoreError
+from bam_lightning.config.exceptions import ConfigError, StoreError
+from bam_lightning.config.validation import check_choice
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.store.atomic_io import atomic_write
 
 CHUNK_ROWS = 10_000
-FORMAT = 3  # of the cached files; one of another format is not found
+FORMAT = 4  # of the cached files; one of another format is not found
+LONG_TEXT = 32  # characters per token of max_length, from which on a text is cut before it is tokenized
+TRUNCATIONS = ("longest_first", "head_tail")
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Tokens(NamedTuple):
-    """``ids``: int32 ``[M]``; row i has ``ids[offsets[i]:offsets[i + 1]]``; ``types``: segment ids ``[M]`` or none."""
+    """The tokens of N rows.
+
+    Attributes:
+        ids: int32 ``[M]``; row i has ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: int32 ``[N + 1]``.
+        types: Segment ids ``[M]``, or ``None`` if the model takes none.
+        n_truncated: Number of rows that were longer than ``max_length`` and lost tokens.
+    """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
     types: NDArray[np.uint8] | None
+    n_truncated: int = 0
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -49,21 +61,29 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path) -> Tokens:
+def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, truncation: str = "longest_first") -> Tokens:
     """Return the rows' tokens, from the cache where it has them.
 
-    Pairs are cut from the longer side, single texts at the end, to ``max_length`` tokens with the special ones.
+    Args:
+        rows: N rows of one or two texts.
+        tokenizer: A tokenizer of transformers.
+        max_length: Most tokens of a row, special tokens included.
+        cache: Folder of the cached tokens.
+        truncation: ``longest_first`` cuts pairs from the longer text and single texts at the end; ``head_tail`` keeps
+            the beginning and the end of a text that is too long (Sun et al. 2019, section 5.3.1).
     """
-    text = f"{FORMAT} {b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length}"
+    text = f"{FORMAT} {b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length} {truncation}"
     path = cache / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:20]}.arrow"
     if not path.exists():
-        _write(path, _table(rows.texts, tokenizer, max_length))
+        _write(path, _table(rows.texts, tokenizer, max_length, truncation))
     return _read(path)
 
 
-def tokenise(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) -> Tokens:
-    """Return the tokens of one or two columns of N texts, cut as ``encode`` does; nothing is kept."""
-    return _tokens(_table(texts, tokenizer, max_length))
+def tokenise(
+    texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str = "longest_first"
+) -> Tokens:
+    """Return the tokens of one or two columns of N texts, cut as ``encode`` does, without a cache."""
+    return _tokens(_table(texts, tokenizer, max_length, truncation))
 
 
 def join(parts: Sequence[Tokens]) -> Tokens:
@@ -76,36 +96,124 @@ def join(parts: Sequence[Tokens]) -> Tokens:
         np.concatenate([part.ids for part in parts]),
         np.cumsum(lengths, dtype=np.int32),
         np.concatenate(types) if types else None,
+        sum(part.n_truncated for part in parts),
     )
 
 
-def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int) -> pa.Table:
+def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str) -> pa.Table:
+    check_choice("truncation", truncation, TRUNCATIONS)
     wants_types = "token_type_ids" in tokenizer.model_input_names
     parts = []
     for first in range(0, len(texts[0]), CHUNK_ROWS):
         columns = [list(column[first : first + CHUNK_ROWS]) for column in texts]
-        ids, types = _encoded(columns, tokenizer, max_length)
-        part = {"ids": pa.array(ids, pa.list_(pa.int32()))}
+        ids, types, cut = _encoded(columns, tokenizer, max_length)
+        if truncation == "head_tail" and any(cut):
+            rows = [row for row, was_cut in enumerate(cut) if was_cut]
+            pairs = [_keep_head_and_tail([column[row] for column in columns], tokenizer, max_length) for row in rows]
+            for row, new_ids, new_types in zip(
+                rows,
+                *_encoded([list(column) for column in zip(*pairs, strict=True)], tokenizer, max_length)[:2],
+                strict=True,
+            ):
+                ids[row], types[row] = new_ids, new_types
+        part = {"ids": pa.array(ids, pa.list_(pa.int32())), "cut": pa.array(cut, pa.bool_())}
         if wants_types:
             part["types"] = pa.array(types, pa.list_(pa.uint8()))
         parts.append(pa.table(part))
     return pa.concat_tables(parts).combine_chunks()
 
 
-def _encoded(columns: list[list[str]], tokenizer: Any, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the token ids and segment ids of each row.
+def _encoded(
+    columns: list[list[str]], tokenizer: Any, max_length: int
+) -> tuple[list[list[int]], list[list[int]], list[bool]]:
+    """Return the token ids and segment ids of each row, and whether it was cut.
 
-    A fast tokenizer is asked for one row, which leaves its backend set to the length, and the backend for all: what
-    transformers does with each row after that takes as long as the backend.
+    A fast tokenizer is called for a short row, which sets its backend to the length, and the backend for all rows:
+    what transformers does with each row after that takes as long as the backend.
     """
-    words = {"truncation": True, "max_length": max_length, "return_token_type_ids": True}
+    options = {"truncation": True, "max_length": max_length, "return_token_type_ids": True}
     if not tokenizer.is_fast:
-        encoded = tokenizer(*columns, return_attention_mask=False, **words)
-        return encoded["input_ids"], encoded["token_type_ids"]
-    tokenizer(*(column[:1] for column in columns), **words)
-    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    found = tokenizer.backend_tokenizer.encode_batch_fast(rows)
-    return [one.ids for one in found], [one.type_ids for one in found]
+        encoded = tokenizer(*columns, return_attention_mask=False, **options)
+        ids, types = encoded["input_ids"], encoded["token_type_ids"]
+        full = [row for row, tokens in enumerate(ids) if len(tokens) >= max_length]
+        longer = {row for row in full if len(tokenizer(*(column[row] for column in columns))["input_ids"]) > max_length}
+        return ids, types, [row in longer for row in range(len(ids))]
+    tokenizer(*(["a"] for _ in columns), **options)
+    backend = tokenizer.backend_tokenizer
+    shorter, was_cut = [], [False] * len(columns[0])
+    for column in columns:
+        texts = _shorten(column, backend, max_length)
+        was_cut = [cut or new is not old for cut, new, old in zip(was_cut, texts, column, strict=True)]
+        shorter.append(texts)
+    rows = shorter[0] if len(shorter) == 1 else list(zip(*shorter, strict=True))
+    found = backend.encode_batch_fast(rows)
+    cut = [old or bool(len(row) == max_length and row.overflowing) for old, row in zip(was_cut, found, strict=True)]
+    return [row.ids for row in found], [row.type_ids for row in found], cut
+
+
+def _shorten(texts: list[str], backend: Any, max_length: int) -> list[str]:
+    """Return the texts without what lies far behind their first ``max_length`` tokens.
+
+    The backend keeps all pieces of a text that it cuts, and of a pair every combination: two texts of 40,000
+    characters take seconds and gigabytes. A text is only shortened if what is left has ``max_length`` tokens or more,
+    so that the row's tokens stay the same.
+    """
+    limit, result = LONG_TEXT * max_length, list(texts)
+    waiting = [place for place, text in enumerate(texts) if len(text) > limit]
+    while waiting:
+        heads = [_head(texts[place], limit) for place in waiting]
+        lengths = [len(row) for row in backend.encode_batch_fast(heads, add_special_tokens=False)]
+        left = []
+        for place, head, length in zip(waiting, heads, lengths, strict=True):
+            if length >= max_length:
+                result[place] = head
+            elif len(texts[place]) > 2 * limit:
+                left.append(place)
+        waiting, limit = left, 2 * limit
+    return result
+
+
+def _head(text: str, limit: int) -> str:
+    """Return the first ``limit`` characters of a text or fewer, up to the end of a word if there is one."""
+    end = text.rfind(" ", limit // 2, limit)
+    return text[: limit if end < 0 else end]
+
+
+def _keep_head_and_tail(texts: list[str], tokenizer: Any, max_length: int) -> list[str]:
+    """Return the texts of a row that is too long without their middles, so that about ``max_length`` tokens remain."""
+    if not tokenizer.is_fast:
+        raise ConfigError("truncation=head_tail needs a fast tokenizer; use longest_first")
+    spans = [tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] for text in texts]
+    budget = max_length - tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    shares = _longest_first([len(one) for one in spans], budget)
+    result = []
+    for text, offsets, share in zip(texts, spans, shares, strict=True):
+        if share >= len(offsets):
+            result.append(text)
+            continue
+        head, tail = share - share // 2, share // 2
+        end = offsets[head - 1][1] if head else 0
+        start = offsets[len(offsets) - tail][0] if tail else len(text)
+        result.append(f"{text[:end]} {text[start:]}")
+    return result
+
+
+def _longest_first(lengths: list[int], budget: int) -> list[int]:
+    """Return how many tokens each text of a row keeps if the longer one is cut first.
+
+    >>> _longest_first([7, 2], 5), _longest_first([9, 9], 5), _longest_first([3], 5)
+    ([3, 2], [3, 2], [3])
+    """
+    if len(lengths) == 1:
+        return [min(lengths[0], budget)]
+    first, second = lengths
+    if first + second <= budget:
+        return lengths
+    if second <= budget // 2:
+        return [budget - second, second]
+    if first <= budget - budget // 2:
+        return [first, budget - first]
+    return [budget - budget // 2, budget // 2]
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -136,4 +244,5 @@ def _read(path: Path) -> Tokens:
 def _tokens(table: pa.Table) -> Tokens:
     ids = table.column("ids").chunk(0)
     types = table.column("types").chunk(0).values.to_numpy() if "types" in table.column_names else None
-    return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types)
+    n_truncated = int(pc.sum(table.column("cut")).as_py() or 0)
+    return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types, n_truncated)

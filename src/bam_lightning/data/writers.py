@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from bam_lightning.config.exceptions import DataError
-from bam_lightning.data.records import dialect
+from bam_lightning.data.readers import Dialect
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 
@@ -26,7 +26,12 @@ class Writer(Protocol):
 
 
 def make_writer(
-    target: TextIO | Path, kind: str, columns: Sequence[str], escape: bool, numbers: Sequence[str] = ()
+    target: TextIO | Path,
+    kind: str,
+    columns: Sequence[str],
+    escape: bool,
+    numbers: Sequence[str] = (),
+    types: Mapping[str, Any] | None = None,
 ) -> Writer:
     """Return what writes rows with the given columns.
 
@@ -35,10 +40,11 @@ def make_writer(
         kind: one of ``FORMATS``.
         columns: names and order of the columns; what a row has beside them is left out, except in JSON lines.
         numbers: of Parquet: columns of numbers, though the first rows may have none.
+        types: of Parquet: Arrow types of columns, where they are known; others are those of the first rows' values.
         escape: put an apostrophe before cells of CSV and TSV that a spreadsheet would run as a formula.
     """
     if isinstance(target, Path):
-        return _ParquetWriter(target, columns, numbers)
+        return _ParquetWriter(target, columns, numbers, types or {})
     return _JsonWriter(target) if kind == "jsonl" else _CsvWriter(target, kind, columns, escape)
 
 
@@ -65,7 +71,7 @@ class _CsvWriter:
 
     def __init__(self, stream: TextIO, kind: str, columns: Sequence[str], escape: bool) -> None:
         self.stream, self.columns, self.kind, self.escape = stream, columns, kind, escape
-        self.writer = csv.writer(_Lines(stream), **({} if kind == "csv" else dialect(kind)))
+        self.writer = csv.writer(_Lines(stream), **({} if kind == "csv" else Dialect("\t", False).options))
         self.writer.writerow([self._text(name) for name in columns])
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -82,8 +88,8 @@ class _CsvWriter:
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, columns: Sequence[str], numbers: Sequence[str]) -> None:
-        self.path, self.columns, self.numbers = path, columns, numbers
+    def __init__(self, path: Path, columns: Sequence[str], numbers: Sequence[str], types: Mapping[str, Any]) -> None:
+        self.path, self.columns, self.numbers, self.types = path, columns, numbers, types
         self.writer: Any = None
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -92,8 +98,7 @@ class _ParquetWriter:
 
         try:
             if self.writer is None:
-                table = pa.table({name: [_cell(row.get(name)) for row in rows] for name in self.columns})
-                fields = [self._field(field) for field in table.schema]
+                fields = [self._field(name, [_cell(row.get(name)) for row in rows]) for name in self.columns]
                 self.writer = parquet.ParquetWriter(self.path, pa.schema(fields))
             schema = self.writer.schema
             arrays = [pa.array([_cell(row.get(field.name)) for row in rows], field.type) for field in schema]
@@ -103,13 +108,16 @@ class _ParquetWriter:
             ) from error
         self.writer.write_table(pa.table(arrays, schema=schema))
 
-    def _field(self, field: Any) -> Any:
-        """Return the column as it is written: numbers we add are numbers, what has no value yet is text."""
+    def _field(self, name: str, values: list[Any]) -> Any:
+        """Return a column's name and type; a column that has no value yet and no known type is text."""
         import pyarrow as pa
 
-        if field.name in self.numbers:
-            return field.with_type(pa.float64())
-        return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+        if name in self.numbers:
+            return pa.field(name, pa.float64())
+        if self.types.get(name) is not None:
+            return pa.field(name, self.types[name])
+        kind = pa.array(values).type
+        return pa.field(name, pa.string() if pa.types.is_null(kind) else kind)
 
     def close(self) -> None:
         if self.writer is None:

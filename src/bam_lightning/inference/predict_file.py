@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError, DataPathError, OutputExistsError
 from bam_lightning.config.validation import wrong_separator
-from bam_lightning.data.records import STREAM, Record, Source, chunks, format_of
+from bam_lightning.data.readers import CHUNK_ROWS, STREAM, Record, TableFile, chunks, format_of
 from bam_lightning.data.writers import Writer, make_writer
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 
@@ -50,15 +50,18 @@ def predict_file(options: PredictOptions) -> int:
         BamError: If the model, the input or the output cannot be used; nothing is written then.
     """
     input_format = format_of("input", options.input, options.input_format)
-    stream_format = ("jsonl" if input_format == "parquet" else input_format) if options.output == STREAM else None
+    stream_format = (
+        ("jsonl" if input_format in ("json", "parquet") else input_format) if options.output == STREAM else None
+    )
     output_format = format_of("output", options.output, options.output_format or stream_format)
     _check_paths(options)
-    source = Source(options.input, input_format)
+    source = TableFile(options.input, input_format)
     batches = chunks(source)
     first = next(batches, [])
     info = read_model_info(find_model(options.run, options.store))
     available = _column_names(source, [record for record in first if not record.fault])
-    plan = _plan_tasks(info, options, available or next(iter(info.tasks.values())).columns)
+    every = [column for task in info.tasks.values() for column in task.columns]  # for an input without rows
+    plan = _plan_tasks(info, options, available or every)
     from bam_lightning.inference.predictor import load
 
     model = load(info.run.path, device=options.device, precision=options.precision, heads=options.heads)
@@ -68,17 +71,33 @@ def predict_file(options: PredictOptions) -> int:
             raise DataError(f"the output would have two columns {column!r}, since that task has a label named 'label'")
         if column in available:
             raise DataError(f"input has a column {column!r}, which the output needs; rename it")
-    copied = [column for column in _column_names(source, first) if column != ERROR_COLUMN]
+    types = _column_types(source, output_format)
+    copied = [column for column in dict.fromkeys([*_column_names(source, first), *types]) if column != ERROR_COLUMN]
     numeric = [column for column in added if not column.endswith(".label")]
-    with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric) as writer:
+    with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric, types) as writer:
         counts = _score_batches(model, plan, first, batches, writer, _file_size(options.input))
     _print_summary(counts, options.output)
     return 1 if counts.rows and counts.failed == counts.rows else 0
 
 
-def _column_names(source: Source, records: Sequence[Record]) -> list[str]:
+def _column_names(source: TableFile, records: Sequence[Record]) -> list[str]:
     """Return the columns of the header and of the given records, in order."""
     return list(dict.fromkeys([*source.columns, *(name for record in records for name in record.values)]))
+
+
+def _column_types(source: TableFile, to_kind: str) -> dict[str, Any]:
+    """Return the input's columns and their types, if the output's header or schema needs them ahead of the rows."""
+    rows_have_columns = source.kind in ("json", "jsonl")
+    if not (to_kind == "parquet" or (rows_have_columns and to_kind != "jsonl")):
+        return {}
+    types = source.schema()
+    if types is None and rows_have_columns:
+        print(
+            f"standard input cannot be read ahead: a column that first appears after row {CHUNK_ROWS:,} will be left "
+            "out; --output-format jsonl keeps all",
+            file=sys.stderr,
+        )
+    return types or {}
 
 
 def _check_paths(options: PredictOptions) -> None:
@@ -199,7 +218,7 @@ def score_records(
 
 @contextmanager
 def _open_output(
-    options: PredictOptions, kind: str, columns: Sequence[str], numeric: Sequence[str]
+    options: PredictOptions, kind: str, columns: Sequence[str], numeric: Sequence[str], types: Mapping[str, Any]
 ) -> Iterator[Writer]:
     """Yield a writer to a temporary file, which is renamed on success. After a failure the temporary file remains."""
     errors = "backslashreplace" if kind == "jsonl" else "surrogateescape"  # copy bytes that are not UTF-8 as they are
@@ -213,7 +232,7 @@ def _open_output(
     path = Path(options.output).expanduser()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     stream = None if kind == "parquet" else temporary.open("w", encoding="utf-8", errors=errors, newline="")
-    writer = make_writer(stream or temporary, kind, columns, options.escape_formulas, numeric)
+    writer = make_writer(stream or temporary, kind, columns, options.escape_formulas, numeric, types)
     try:
         yield writer
     except BaseException:

@@ -30,6 +30,8 @@ PLACES = (
     "label",
     "label_separator",
     "id_column",
+    "delimiter",
+    "quoting",
     "in_average",
     "teacher",
     "layerwise_decay",

@@ -1,0 +1,380 @@
+"""Where the splits of a task are read: files, the Hugging Face hub, tables in memory, the demo suite."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from bam_lightning.config.exceptions import ConfigError, DataError, DataPathError
+from bam_lightning.config.hub import hub_or_offline
+from bam_lightning.config.validation import check_choice, expand_path
+from bam_lightning.data.readers import FORMATS, Columns, path_exists, read_columns, read_error, split_ending
+
+if TYPE_CHECKING:
+    from bam_lightning.data.task import Task
+
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\Z")
+
+
+class Rows(NamedTuple):
+    """A split as it was read.
+
+    Attributes:
+        table: The columns that were asked for, those that exist.
+        columns: Names of all columns of the source.
+        where: Where the rows came from, for error messages.
+    """
+
+    table: pa.Table
+    columns: list[str]
+    where: str
+
+
+class Source(Protocol):
+    """Where the splits of a task are read."""
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Return the columns of a split that task ``name`` needs."""
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the local files of a split; none if it is not read from files."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Local files.
+
+    Args:
+        files: Split name -> file, a folder with one file (or one set of shards) per split, or the file of the
+            training split.
+        folder_of_splits: Look for the splits in the folder of ``files`` if that is a single file.
+        subset: Subfolder to look in first, as data sets of the hub with several configurations have them.
+        delimiter: Of CSV and TSV; ``None`` finds it.
+        quoting: Whether ``"`` quotes fields of TSV; ``None`` finds out.
+    """
+
+    files: Mapping[str, Path] | Path
+    folder_of_splits: bool = False
+    subset: str | None = None
+    delimiter: str | None = None
+    quoting: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for a delimiter that the csv module does not take."""
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ConfigError(f"delimiter must be one character, got {self.delimiter!r}")
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        if isinstance(self.files, Mapping):
+            return list(self.files)
+        path = self.files.expanduser()
+        if not self.folder_of_splits and not path.is_dir():
+            return ["train"]
+        folder = path.parent if path.is_file() else path
+        if not folder.is_dir():
+            raise DataPathError(f"no folder {folder}")
+        return sorted({split for split, _ in _split_files(folder, self.subset)})
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Return the columns of a split that the task needs.
+
+        Raises:
+            DataPathError: If there is no such file; the message lists those that exist.
+            DataError: If a file cannot be parsed.
+        """
+        paths = self._find(name, task, split)
+        parts = [self._read_file(name, task, path) for path in paths]
+        for path, part in zip(paths[1:], parts[1:], strict=True):
+            if part.table.schema.names != parts[0].table.schema.names:
+                raise DataError(
+                    f"task {name!r}: {path} has the columns {', '.join(part.names)}, but {paths[0]} has "
+                    f"{', '.join(parts[0].names)}; all shards need the same"
+                )
+        try:
+            table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"task {name!r}: the shards of split {split!r} have different types: {reason}") from error
+        where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more shards"
+        return Rows(table, parts[0].names, where)
+
+    def _read_file(self, name: str, task: Task, path: Path) -> Columns:
+        kind = split_ending(path.name)[1]
+        if not kind:
+            raise DataError(f"task {name!r}: {path} has none of the endings {', '.join(FORMATS)}")
+        try:
+            return read_columns(path, task.columns, self.delimiter, self.quoting)
+        except (pa.ArrowException, ValueError, OSError, EOFError) as error:
+            reason = read_error(error).replace(f"{path} ", "it ", 1)
+            raise DataError(f"task {name!r}: {path} cannot be read as {kind}: {reason}") from error
+
+    def _find(self, name: str, task: Task, split: str) -> list[Path]:
+        if isinstance(self.files, Mapping):
+            if split not in self.files:
+                raise DataPathError(
+                    f"task {name!r}: no split {split!r}; splits given: {', '.join(self.files)}; "
+                    f"name one with {_split_option(task)}"
+                )
+            path = expand_path(f"task {name!r}: the file of split {split!r}", str(self.files[split]))
+        else:
+            path = expand_path(task.option("path"), str(self.files))
+            if self.folder_of_splits or (path_exists(path) and path.is_dir()):
+                return find_split(name, task, path, split, self.subset)
+        if not (path_exists(path) and path.is_file()):
+            there = _names_of_files(path.parent)
+            raise DataPathError(f"task {name!r}: no file {path}; files there: {', '.join(there) or 'none'}")
+        return [path]
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the files of a split, if they exist."""
+        if isinstance(self.files, Mapping):
+            return [self.files[split].expanduser()] if split in self.files else []
+        path = self.files.expanduser()
+        if not self.folder_of_splits and not path.is_dir():
+            return [path]
+        return _find_split(path.parent if path.is_file() else path, split, self.subset)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set of the Hugging Face hub."""
+
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist.
+
+        Raises:
+            DataError: If the hub cannot be reached within five seconds.
+        """
+        hub_or_offline()
+        from datasets import get_dataset_split_names
+
+        try:
+            return [str(split) for split in get_dataset_split_names(self.path, self.subset, revision=self.revision)]
+        except (OSError, ValueError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise DataError(
+                f"{self.path} ({self.subset or 'default'}) could not be read from the hub: {reason}"
+            ) from error
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: If the hub cannot be reached within five seconds; the message says how to use local files.
+        """
+        hub_or_offline()
+        from datasets import load_dataset
+
+        what = f"{self.path} ({self.subset or 'default'}, {split})"
+        try:
+            dataset = load_dataset(self.path, self.subset, split=split, revision=self.revision)
+        except (OSError, ValueError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            what = f"{self.path} ({self.subset or 'default'}, split {split})"
+            remedy = (
+                f"; to use local files give data.root=DIR, holding {self.subset or name}/{split}.parquet "
+                f"(or csv, tsv, jsonl), or {task.option('path')}=DIR"
+                if task.config_key
+                else "; to use local files, make the task with Task.from_file"
+            )
+            raise DataError(
+                f"task {name!r}: {what} could not be read from the hub ({reason}), and {self.path} is no folder here"
+                f"{remedy}"
+            ) from error
+        return _select(_arrow_table(dataset), task, what)
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files: ``datasets`` keeps its own cache."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class TableSource:
+    """Tables in memory; ``what`` names them in error messages."""
+
+    tables: Mapping[str, pa.Table]
+    what: str
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return list(self.tables)
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Return the rows of a split."""
+        if split not in self.tables:
+            raise DataError(
+                f"task {name!r}: {self.what} has no split {split!r}; splits: {', '.join(self.tables)}; "
+                f"name one with {_split_option(task)}"
+            )
+        return _select(self.tables[split], task, f"{self.what} ({split})")
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSource:
+    """Splits of a ``datasets.DatasetDict``."""
+
+    splits: Mapping[str, Any]
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return list(self.splits)
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Return the rows of a split."""
+        if split not in self.splits:
+            raise DataError(
+                f"task {name!r}: the data set has no split {split!r}; splits: {', '.join(self.splits)}; "
+                f"name one with {_split_option(task)}"
+            )
+        return _select(_arrow_table(self.splits[split]), task, f"the data set ({split})")
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+@dataclass(frozen=True)
+class DemoSource:
+    """Generated rows of the demo suite. ``key`` is the prefix of the options that error messages name."""
+
+    kind: str
+    train_rows: int | None
+    dev_rows: int | None
+    seed: int
+    key: str
+
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that exist."""
+        return ["train", "validation"]
+
+    def read(self, name: str, task: Task, split: str) -> Rows:
+        """Generate the rows of a split.
+
+        Raises:
+            DataError: For an unknown kind or split, or if the numbers of rows are not given.
+        """
+        from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
+
+        check_choice(f"{self.key}.subset", self.kind, DEMO_TASKS)
+        if self.train_rows is None or self.dev_rows is None:
+            raise DataError(f"{self.key} is generated, so it needs train_rows and dev_rows")
+        splits = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
+        if split not in splits:
+            raise DataError(f"{self.key} is generated and has no split {split!r}; splits: {', '.join(splits)}")
+        return _select(pa.table(splits[split]), task, f"the generated suite ({split})")
+
+    def paths(self, split: str) -> list[Path]:
+        """Return no files."""
+        return []
+
+
+def _select(table: pa.Table, task: Task, where: str) -> Rows:
+    """Return the columns that a task needs, as far as there is one of that name."""
+    names = table.column_names
+    return Rows(table.select([column for column in task.columns if names.count(column) == 1]), names, where)
+
+
+def _split_option(task: Task) -> str:
+    if task.config_key:
+        return f"{task.config_key}.train_split=, .dev_split= or .test_split="
+    return "split={'train': ..., 'dev': ..., 'test': ...}"
+
+
+def _arrow_table(dataset: Any) -> pa.Table:
+    """Return the rows of a ``datasets.Dataset`` in their order, with the features in the schema's metadata."""
+    table = dataset.with_format(None).flatten_indices().data.table if dataset._indices is not None else (
+        dataset.with_format(None).data.table
+    )  # fmt: skip
+    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)
+
+
+def local_path(name: str, path: str, subset: str | None, root: str | None) -> Path | None:
+    """Return the folder or file that holds the task, or ``None`` if it comes from the hub."""
+    local = expand_path(f"suite.tasks.{name}.path", path)
+    if path_exists(local) or path.startswith((".", "/", "~")) or path.count("/") > 1 or split_ending(local.name)[1]:
+        return local  # a hub id has at most one slash
+    return expand_path("data.root", root) / (subset or name) if root is not None else None
+
+
+def find_split(name: str, task: Task, folder: Path, split: str, subset: str | None = None) -> list[Path]:
+    """Return the files of a split in a folder: that very name, the name with an ending, or its shards.
+
+    Raises:
+        DataPathError: If there is none, or a shard is missing.
+    """
+    if folder.is_file():
+        folder = folder.parent
+    found = _find_split(folder, split, subset)
+    if found:
+        _check_shards(name, found)
+        return found
+    if not folder.is_dir():
+        check = f"; check data.root and {task.option('subset')}" if task.config_key else ""
+        raise DataPathError(f"task {name!r}: no folder {folder}{check}")
+    raise DataPathError(
+        f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(f'.{kind}' for kind in FORMATS)}); "
+        f"files there: {', '.join(_names_of_files(folder)) or 'none'}; name one with {_split_option(task)}"
+    )
+
+
+def _find_split(folder: Path, split: str, subset: str | None) -> list[Path]:
+    files = list(_split_files(folder, subset))
+    exact = [path for _, path in files if path.name == split]
+    if exact:
+        return exact
+    named = [path for stem, path in files if stem == split]
+    if not named:
+        return []
+    if _SHARD.match(split_ending(named[0].name)[0]):
+        return sorted(path for path in named if path.parent == named[0].parent)
+    return named[:1]
+
+
+def _split_files(folder: Path, subset: str | None) -> Iterator[tuple[str, Path]]:
+    """Yield the split and the path of each table in a folder, and in the folders that the hub's layout has in it.
+
+    Among files of one split, Parquet comes first, then the other formats by name.
+    """
+    folders = [folder / subset] if subset else []
+    for place in [*folders, folder, folder / "data"]:
+        if not place.is_dir():
+            continue
+        tables = [path for path in place.iterdir() if split_ending(path.name)[1] and path.is_file()]
+        for path in sorted(tables, key=lambda path: (split_ending(path.name)[1] != "parquet", path.name)):
+            stem = split_ending(path.name)[0]
+            shard = _SHARD.match(stem)
+            yield (shard["split"] if shard else stem), path
+
+
+def _check_shards(name: str, paths: list[Path]) -> None:
+    shard = _SHARD.match(split_ending(paths[0].name)[0])
+    if shard and len(paths) != int(shard["count"]):
+        there = ", ".join(path.name for path in paths)
+        raise DataPathError(
+            f"task {name!r}: {len(paths)} of {int(shard['count'])} shards of split {shard['split']!r} are in "
+            f"{paths[0].parent}: {there}; add the others"
+        )
+
+
+def _names_of_files(folder: Path) -> list[str]:
+    """Return the names of all files in a folder, so that one with another ending is seen."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
