@@ -81,6 +81,19 @@ def tiny_bert(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def still_bert(tiny_bert, tmp_path_factory) -> Path:
+    """The tiny BERT without dropout."""
+    from transformers import AutoTokenizer, BertModel
+
+    folder = tmp_path_factory.mktemp("still_bert")
+    BertModel.from_pretrained(tiny_bert, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(
+        folder
+    )
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    return folder
+
+
 def sentences(count: int, seed: int, longest: int = 12) -> list[str]:
     """Return different texts of the tiny vocabulary."""
     rng = np.random.default_rng(seed)

@@ -110,6 +110,9 @@ def _escape(text: str) -> str:
 
 def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:
     spec = manifest["spec"]
+    versions = "versions: " + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    if "steps" not in manifest:  # saved by BamModule.save_pretrained: not a Run of a recipe
+        return [f"texts cut to {spec['max_length']} tokens", versions]
     teachers = manifest.get("teachers") or {}
     lines = [
         f"Run {manifest['id']}, stage {manifest['stage']}, seed {manifest['seed']}: {manifest['examples']:,} examples "
@@ -119,7 +122,7 @@ def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[
         f"{spec['layerwise_decay']:g}",
         "data fingerprints: " + ", ".join(f"{task} {settings['data']}" for task, settings in spec["tasks"].items()),
         "teachers: " + (", ".join(f"{task} from {run}" for task, run in teachers.items()) or "none, gold labels only"),
-        "versions: " + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        versions,
     ]
     if job is not None:
         lines.append(f"encoder: {job.encoder.split()[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,25 @@ ENCODER = "encoder"
 
 def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, tokenizer: Any) -> None:
     """Write weights, configuration and tokenizer. None of the files can run code when it is read."""
-    from safetensors.torch import save_file
-
     state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     if heads is not None:
         state |= {f"heads.{name}": value for name, value in heads.state_dict().items()}
+    save_state(folder, state, encoder.body.config, tokenizer)
+
+
+def save_state(folder: Path, state: Mapping[str, torch.Tensor], config: Any, tokenizer: Any) -> None:
+    """Write a model whose weights are already collected.
+
+    Args:
+        folder: where to.
+        state: name -> weight, as ``MultiTaskModel`` names them.
+        config: the encoder's configuration, of transformers.
+        tokenizer: the encoder's tokenizer.
+    """
+    from safetensors.torch import save_file
+
     save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
-    encoder.body.config.save_pretrained(folder / ENCODER)
+    config.save_pretrained(folder / ENCODER)
     tokenizer.save_pretrained(folder / ENCODER)
 
 

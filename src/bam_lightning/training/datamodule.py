@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from bam_lightning.data.tokenization import encode
 from bam_lightning.data.tokenization import tokenise as tokenize
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
 from bam_lightning.models.multi_task import MultiTaskModel
+from bam_lightning.store.atomic_io import atomic_write
+from bam_lightning.training.hardware import versions
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
@@ -287,12 +291,15 @@ class MultiTaskDataModule(ExamplesDataModule):
 
         Args:
             task: name of the task.
-            source: a ``BamModule`` or ``Predictor`` that has the task; an array of logits ``[N, K]`` in the order of
-                ``self.rows[task].train``; or a list of these, an ensemble.
-            trainer: predicts with a ``BamModule``; default: a Trainer on one device.
+            source: a ``BamModule`` or ``Predictor`` that has the task; what ``bam_lightning.load`` reads (a folder, a
+                Run, a hub id) or a Lightning checkpoint, ``.ckpt``; an array of logits ``[N, K]`` in the order of
+                ``self.rows[task].train``; or a list of these, an ensemble. With several processes, every rank gives
+                the same source.
+            trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
 
         Raises:
             DataError: for logits of another shape, or that are not finite.
+            TrainingError: for a Trainer whose strategy starts processes by spawn or fork.
         """
         check_choice("task", task, self.tasks)
         if isinstance(source, (list, tuple)):
@@ -306,11 +313,12 @@ class MultiTaskDataModule(ExamplesDataModule):
 
     def _column(self, task: str, source: Any, trainer: Any) -> NDArray[np.float32]:
         split = self.rows[task].train
+        if isinstance(source, (str, Path)):
+            source = _load_teacher(source)
         if hasattr(source, "predict_step"):
             logits = self._predict_column(task, source, trainer)
         elif hasattr(source, "logits"):
-            rows = list(zip(*split.texts, strict=True))
-            logits = source.logits(rows, [task])[task]
+            logits = self._cached_logits(task, source, split)
         else:
             logits = np.asarray(source, dtype=np.float32)
         if logits.ndim != 2 or len(logits) != len(split.keys):
@@ -323,6 +331,23 @@ class MultiTaskDataModule(ExamplesDataModule):
             raise DataError(f"teacher of {task!r}: logits of training row {row} are not finite")
         return np.ascontiguousarray(logits, dtype=np.float32)
 
+    def _cached_logits(self, task: str, predictor: Any, split: TaskSplit) -> NDArray[np.float32]:
+        """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""
+        check_choice("task", task, predictor.tasks)
+        model = predictor.saved
+        parts = [model.run.files(), model.max_length, predictor.precision, str(predictor.device), versions(), task]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"".join(split.keys)).hexdigest()[:32]
+        path = self.cache_dir / "teachers" / f"{key}.npy"
+        if path.is_file():
+            with suppress(ValueError, EOFError):  # damaged: predict again
+                cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
+                return cached
+        found: NDArray[np.float32] = predictor.logits(list(zip(*split.texts, strict=True)), [task])[task]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+        return found
+
     def _predict_column(self, task: str, module: Any, trainer: Any) -> NDArray[np.float32]:
         """Return a module's logits on the training rows, tokenized as that module asks for."""
         check_choice("task", task, module.tasks)
@@ -332,9 +357,15 @@ class MultiTaskDataModule(ExamplesDataModule):
         else:
             tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
         data = ExamplesDataModule({}, predict={task: Examples(tokens, split.labels)}, num_workers=self.num_workers)
+        trainer = trainer or module._trainer
         if trainer is None:
             options: Any = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
             trainer = pl.Trainer(accelerator="auto", devices=1, **options)
+        if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
+            raise TrainingError(
+                "data.teach cannot predict with a Trainer that starts processes by spawn or fork, since their "
+                "predictions are not returned; use strategy='ddp' under torchrun, or another trainer="
+            )
         with _whole_prediction(trainer):
             parts = trainer.predict(module, datamodule=data)
         rows = np.concatenate([part[task][0].numpy() for part in parts])
@@ -365,3 +396,12 @@ def _whole_prediction(trainer: Any) -> Iterator[None]:
 
 def _unlabelled(split: TaskSplit) -> bool:
     return bool(split.labels.dtype.kind == "i" and (np.asarray(split.labels) < 0).any())
+
+
+def _load_teacher(source: str | Path) -> Any:
+    """Return the model of a checkpoint, a folder, a Run or a hub id."""
+    if str(source).endswith(".ckpt"):
+        from bam_lightning.training.module import BamModule
+
+        return BamModule.load_from_checkpoint(source, map_location="cpu", weights_only=True)
+    return import_module("bam_lightning").load(source)

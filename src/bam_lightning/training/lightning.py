@@ -12,10 +12,11 @@ NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-    from pytorch_lightning.utilities.rank_zero import rank_zero_info
+    from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 else:
     pl = importlib.import_module(next((name for name in sys.modules if name in NAMES), "pytorch_lightning"))
-    rank_zero_info = importlib.import_module(f"{pl.__name__}.utilities.rank_zero").rank_zero_info
+    rank_zero = importlib.import_module(f"{pl.__name__}.utilities.rank_zero")
+    rank_zero_info, rank_zero_warn = rank_zero.rank_zero_info, rank_zero.rank_zero_warn
 
 
 def localize(target: str) -> str:
@@ -30,4 +31,4 @@ def localize(target: str) -> str:
     return target
 
 
-__all__ = ["localize", "pl", "rank_zero_info"]
+__all__ = ["localize", "pl", "rank_zero_info", "rank_zero_warn"]

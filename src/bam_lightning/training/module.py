@@ -9,11 +9,13 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.metrics.torch_metrics import TaskMetric
@@ -21,10 +23,11 @@ from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import ensemble_mean, mix_targets
-from bam_lightning.training.lightning import pl, rank_zero_info
+from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
 from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing
+from bam_lightning.training.spec import build_model, save_folder
 
 Schedule = Callable[[float], float]
 SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
@@ -81,8 +84,6 @@ class BamModule(pl.LightningModule):
         super().__init__()
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         if model is None:
-            from bam_lightning.training.spec import build_model
-
             if (data is None) == (spec is None):
                 raise ConfigError("BamModule needs a data module, BamModule(data), or a spec; give one of them")
             model = build_model(data, self.seed) if data is not None else build_model(spec, self.seed)
@@ -102,22 +103,22 @@ class BamModule(pl.LightningModule):
         self.metric_names = dict(metrics or (spec or {}).get("metrics", {}))
         self.averaged = list(average if average is not None else (spec or {}).get("average", self.metric_names))
         self.metrics = nn.ModuleDict({task: self._metric(task, name) for task, name in self.metric_names.items()})
-        self._set_hparams(
-            {
-                "spec": self.spec,
-                "learning_rate": learning_rate,
-                "layerwise_decay": layerwise_decay,
-                "annealing": to_plain(self.annealing),
-                "optimizer": to_plain(optimizer),
-                "lr_schedule": lr_schedule,
-                "warmup": warmup,
-                "weight_decay": weight_decay,
-                "gradient_clip_val": gradient_clip_val,
-                "task_weights": self.task_weights,
-                "total_steps": total_steps,
-                "seed": self.seed,
-            }
-        )
+        hparams = {
+            "learning_rate": learning_rate,
+            "layerwise_decay": layerwise_decay,
+            "annealing": self.annealing,
+            "optimizer": optimizer,
+            "lr_schedule": lr_schedule,
+            "warmup": warmup,
+            "weight_decay": weight_decay,
+            "gradient_clip_val": gradient_clip_val,
+            "task_weights": self.task_weights,
+            "metrics": None if metrics is None else dict(metrics),
+            "average": average,
+            "total_steps": total_steps,
+            "seed": self.seed,
+        }
+        self._set_hparams({"spec": self.spec, **to_plain(hparams)})
         self._hparams_initial = copy.deepcopy({k: v for k, v in self._hparams.items() if k != "spec"})  # for loggers
         self._log_hyperparams = True
         self._steps: float = 0.0  # T of the current fit
@@ -269,10 +270,16 @@ class BamModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _make_optimizer(self, groups: Any) -> torch.optim.Optimizer:
-        if self.optimizer_factory is not None:
-            return self.optimizer_factory(groups)
-        fused = self._lightning.precision != "16-mixed"  # a fused step unscales gradients after they were clipped
-        return torch.optim.AdamW(groups, lr=self.learning_rate, eps=1e-6, fused=fused)
+        scaled = self._lightning.precision == "16-mixed"  # a fused step unscales gradients after they were clipped
+        if self.optimizer_factory is None:
+            return torch.optim.AdamW(groups, lr=self.learning_rate, eps=1e-6, fused=not scaled)
+        optimizer = self.optimizer_factory(groups)
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise TrainingError(
+                f"a fused {type(optimizer).__name__} cannot be used under 16-mixed, since it clips scaled gradients; "
+                "give the optimizer fused=False, or use bf16-mixed"
+            )
+        return optimizer
 
     def _count_steps(self) -> float:
         steps = self.total_steps if self.total_steps is not None else self._lightning.estimated_stepping_batches
@@ -288,14 +295,14 @@ class BamModule(pl.LightningModule):
         return float(steps)
 
     def setup(self, stage: str) -> None:
-        """Freeze parameters that no loss reaches where several processes train: DDP refuses them otherwise."""
-        if stage == "fit" and self._lightning.world_size > 1:
-            names = self.model.freeze_unreached()
-            if names:
-                rank_zero_info(f"no loss reaches {', '.join(names)}; not trained")
+        """Refuse Trainer options that cannot train correctly; freeze parameters that no loss reaches.
 
-    def on_fit_start(self) -> None:
-        """Refuse what cannot train correctly, before the first step."""
+        Raises:
+            TrainingError: for an unsupported strategy or precision, ``GradientAccumulationScheduler``, or
+                ``reload_dataloaders_every_n_epochs``.
+        """
+        if stage != "fit":
+            return
         trainer = self._lightning
         name = type(trainer.strategy).__name__
         if name not in SUPPORTED_STRATEGIES:
@@ -311,9 +318,45 @@ class BamModule(pl.LightningModule):
             raise TrainingError(
                 "reload_dataloaders_every_n_epochs is not needed, and restarts the stream; leave it out"
             )
+        if trainer.world_size > 1 and (names := self.model.freeze_unreached()):  # DDP refuses them otherwise
+            rank_zero_info(f"no loss reaches {', '.join(names)}; not trained")
+
+    def configure_model(self) -> None:
+        """Shard the parameters under ``ModelParallelStrategy`` (FSDP2), unless they are sharded already."""
+        if self._trainer is None or type(self._trainer.strategy).__name__ != "ModelParallelStrategy" or self._sharded:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        strategy: Any = self._trainer.strategy
+        mesh, encoder = self.device_mesh["data_parallel"], self.model.encoder  # type: ignore[index]
+        with strategy.precision_plugin.forward_context():
+            one_call = encoder.packs_on(strategy.root_device)
+        # where texts are padded, ranks call the layers different numbers of times, and gathering layer by layer hangs
+        for part in [*(encoder.stack() if one_call else []), encoder, self.model]:
+            fully_shard(part, mesh=mesh)
+
+    @property
+    def _sharded(self) -> bool:
+        return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+
+    def on_fit_start(self) -> None:
+        """Take the sampler's task weights; compare the teachers of all ranks.
+
+        Raises:
+            TrainingError: if the ranks have different teachers.
+        """
+        trainer = self._lightning
         if self.task_weights is None and (weights := getattr(trainer.datamodule, "sampler_weights", None)):
             self.task_weights = weights()
         self._bad_step = None
+        if trainer.world_size > 1:
+            mine = self._fit_state()["teachers"]
+            same = trainer.strategy.broadcast(mine) == mine
+            if not trainer.strategy.reduce_boolean_decision(same, all=True):
+                raise TrainingError(
+                    "the ranks have different teachers; start the script with torchrun, so that its processes train "
+                    "each teacher together, and give data.teach the same source on every rank"
+                )
 
     def on_train_start(self) -> None:
         """Compare what a checkpoint was trained with; read the steps of the fit anew."""
@@ -338,11 +381,12 @@ class BamModule(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Warn where training ended before lam reached its end."""
-        if self._steps and not math.isinf(self._steps) and self._lightning.global_step < self._steps:
-            self.print(
-                f"training ended at step {self._lightning.global_step} of {self._steps:g}, with lam "
-                f"{self.annealing(self.progress):.3f}"
-            ) if not self._lightning.fast_dev_run else None
+        step = self._lightning.global_step
+        if not math.isinf(self._steps) and step < self._steps:
+            rank_zero_warn(
+                f"Training ended at step {step} of {self._steps:g}, at lam {self.annealing(self.progress):.3f}. The "
+                "annealing and the learning rate are planned for all steps; set total_steps if you end sooner."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the length of the fit and what has been summed for the next log; refuse non-finite weights."""
@@ -358,7 +402,9 @@ class BamModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore them; keep the precision of float64 weights."""
+        if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
+            self.double()  # Lightning casts the module only after it has loaded the weights
         saved = checkpoint.get("bam")
         if saved is None:
             return
@@ -397,10 +443,11 @@ class BamModule(pl.LightningModule):
             if metric.update_called:
                 values[task] = (f"{prefix}/{task}/{name}", float(metric.compute()))
             metric.reset()
-        self.log_dict(dict(values.values()))
+        together = self._lightning.world_size > 1  # every rank has the same value; this tells Lightning so
+        self.log_dict(dict(values.values()), sync_dist=together)
         averaged = [value for task, (_, value) in values.items() if task in self.averaged]
         if averaged:
-            self.log(f"{prefix}/average", sum(averaged) / len(averaged), prog_bar=True)
+            self.log(f"{prefix}/average", sum(averaged) / len(averaged), prog_bar=True, sync_dist=together)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
         """Return task -> (row ids ``[n]``, float32 logits ``[n, K]``), those of all ranks on every rank."""
@@ -417,6 +464,38 @@ class BamModule(pl.LightningModule):
     def head(self, task: str) -> Head:
         """Return the head of a task."""
         return self.model.head(task)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a folder that ``bam_lightning.load`` reads: weights, encoder configuration, tokenizer and tasks.
+
+        With several processes, all of them must call it; rank 0 writes. A model saved there before is replaced.
+
+        Raises:
+            ConfigError: if the module was built from ``model=``, or has a head without a ``_target_`` form.
+            OutputExistsError: if there is something else in the folder.
+        """
+        if self.spec is None:
+            raise ConfigError("a BamModule built from model= does not know its tokenizer; give it data or spec")
+        state = self._whole_state()
+        if torch.distributed.is_initialized():
+            if torch.distributed.get_rank() == 0:
+                self._write(Path(folder), state)
+            torch.distributed.barrier()
+        else:
+            self._write(Path(folder), state)
+        return Path(folder)
+
+    def _write(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        precision = None if self._trainer is None else str(self._trainer.precision)
+        save_folder(folder, self.spec or {}, state, self.model.encoder.body.config, precision)
+
+    def _whole_state(self) -> dict[str, Any]:
+        """Return the model's weights, gathered if they are sharded; then ranks above 0 get none."""
+        if not self._sharded:
+            return dict(self.model.state_dict())
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
     @property
     def hparams_initial(self) -> Any:

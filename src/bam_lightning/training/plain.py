@@ -9,17 +9,24 @@ from collections.abc import Mapping
 from functools import partial as partially
 from typing import Any
 
+import numpy as np
+
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.instantiate import instantiate
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value in plain types: dataclasses and ``functools.partial`` of classes by their ``_target_`` form.
+    """Return a value in plain types: dataclasses, classes, functions and partials by their ``_target_`` form.
 
     What has no such form, a lambda for example, becomes ``{"_target_": None}``: it must be passed again on loading.
     """
-    if value is None or isinstance(value, (str, bool, int, float)):
+    if value is None or type(value) in (str, bool, int, float):
         return value
+    if isinstance(value, (np.bool_, np.integer, np.floating)):
+        return value.item()
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)  # a member of an enum, for example
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -29,7 +36,7 @@ def to_plain(value: Any) -> Any:
         return {"_target_": _name(type(value)), **fields}
     if isinstance(value, partially) and not value.args and _importable(value.func):
         return {"_target_": _name(value.func), "_partial_": True, **{k: to_plain(v) for k, v in value.keywords.items()}}
-    if inspect.isclass(value) and _importable(value):
+    if (inspect.isclass(value) or inspect.isfunction(value)) and _importable(value):
         return {"_target_": _name(value), "_partial_": True}
     return {"_target_": None}
 

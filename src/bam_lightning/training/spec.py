@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.exceptions import ConfigError, OutputExistsError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
+from bam_lightning.models.saving import ENCODER, WEIGHTS, save_state
+from bam_lightning.store.atomic_io import apply_umask, translate_os_errors, write_text
+from bam_lightning.store.run_dir import MANIFEST, file_hash
+from bam_lightning.training.hardware import versions
 
 VERSION = 1
 
@@ -72,3 +78,58 @@ def load_tokenizer_files(files: Mapping[str, str]) -> Any:
         for name, content in files.items():
             (Path(folder) / Path(name).name).write_bytes(base64.b64decode(content))
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+PRECISION = {"bf16-mixed": "bfloat16", "64-true": "float64"}  # of a Trainer -> of ``bam_lightning.load``
+
+
+def save_folder(
+    folder: Path, spec: Mapping[str, Any], state: Mapping[str, torch.Tensor], config: Any, precision: str | None
+) -> None:
+    """Write a model as a folder that ``bam_lightning.load`` reads.
+
+    Args:
+        folder: where to; a model saved there before is replaced.
+        spec: what ``MultiTaskDataModule.spec`` returns.
+        state: name -> weight, as ``MultiTaskModel`` names them.
+        config: the encoder's configuration, of transformers.
+        precision: of the Trainer, or ``None``.
+
+    Raises:
+        ConfigError: for a head without a ``_target_`` form.
+        OutputExistsError: if there is something else in the folder.
+    """
+    tasks = spec["tasks"]
+    for task, part in tasks.items():
+        if part["head"] is None:
+            raise ConfigError(f"the head of task {task!r} was made by a function without a _target_ form; give one")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        raise OutputExistsError(f"{folder} is or holds something else; give a new folder")
+    with translate_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # written last: a folder with one is whole
+        shutil.rmtree(folder / ENCODER, ignore_errors=True)
+        save_state(folder, state, config, load_tokenizer_files(spec["tokenizer"]))
+        names = [WEIGHTS, *(f"{ENCODER}/{path.name}" for path in sorted((folder / ENCODER).iterdir()))]
+        apply_umask(*(folder / name for name in names))
+        files = {name: file_hash(folder / name) for name in names}
+        manifest = {
+            "id": files[WEIGHTS][:12],
+            "stage": "multi-task" if len(tasks) > 1 else "single-task",
+            "kind": "finetune",
+            "tasks": list(tasks),
+            "metrics": {},
+            "reads": {
+                task: {"text_columns": part["text"], "allow_empty_text": part["allow_empty_text"]}
+                for task, part in tasks.items()
+            },
+            "spec": {
+                "tasks": {task: {"head": part["head"], "metric": part["metric"]} for task, part in tasks.items()},
+                "max_length": spec["max_length"],
+                "pooling": spec["pooling"],
+                "precision": PRECISION.get(str(precision), "float32"),
+            },
+            "versions": versions(),
+            "files": files,
+        }
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
