@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -588,3 +589,13 @@ def test_first_example_runs_with_either_lightning(tiny_bert, tmp_path, name):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "average" in done.stdout
     assert "Prediction(label=" in done.stdout
+
+
+def test_each_row_of_the_documentation_names_a_test():
+    here = Path(__file__).parent
+    page = (here.parents[1] / "docs" / "lightning.md").read_text()
+    code = "".join((here / name).read_text() for name in ("test_trainer.py", "test_processes.py"))
+    lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what ")]
+    named = [re.findall(r"`(test_\w+)` \|$", line) for line in lines]
+    assert len(named) > 20
+    assert all(len(names) == 1 and f"def {names[0]}(" in code for names in named)
