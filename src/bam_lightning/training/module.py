@@ -318,7 +318,8 @@ class BamModule(pl.LightningModule):
             raise TrainingError(
                 "reload_dataloaders_every_n_epochs is not needed, and restarts the stream; leave it out"
             )
-        if trainer.world_size > 1 and (names := self.model.freeze_unreached()):  # DDP refuses them otherwise
+        several = trainer.world_size > 1 and not self._sharded
+        if several and (names := self.model.freeze_unreached()):  # DDP refuses them otherwise
             rank_zero_info(f"no loss reaches {', '.join(names)}; not trained")
 
     def configure_model(self) -> None:
