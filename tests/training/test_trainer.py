@@ -396,7 +396,7 @@ def test_a_checkpoint_holds_plain_types_only(data, tmp_path):
         learning_rate=np.float64(1e-3),
         total_steps=np.int64(2 * STEPS),
         annealing=bam.ConstantAnnealing(0.5),
-        optimizer=partial(bam.BertAdam, betas=(0.9, np.float64(0.5))),
+        optimizer=partial(bam.BertAdam, betas=(0.9, 0.5)),
         task_weights={"mood": np.float32(2.0), "size": 1},
     )
     keeper = ModelCheckpoint(tmp_path, monitor="val/average", mode="max", filename="best")

@@ -334,7 +334,7 @@ class MultiTaskDataModule(ExamplesDataModule):
     def _cached_logits(self, task: str, predictor: Any, split: TaskSplit) -> NDArray[np.float32]:
         """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""
         check_choice("task", task, predictor.tasks)
-        model = predictor.saved
+        model = predictor.info
         parts = [model.run.files(), model.max_length, predictor.precision, str(predictor.device), versions(), task]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"".join(split.keys)).hexdigest()[:32]
         path = self.cache_dir / "teachers" / f"{key}.npy"

@@ -95,7 +95,8 @@ class BamModule(pl.LightningModule):
         self.optimizer_factory = from_plain("optimizer", optimizer, None, partial=True)
         if lr_schedule not in LR_SCHEDULES:
             raise ConfigError(f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}, got {lr_schedule!r}")
-        self.learning_rate, self.layerwise_decay, self.weight_decay = learning_rate, layerwise_decay, weight_decay
+        self.learning_rate, self.layerwise_decay = float(learning_rate), float(layerwise_decay)
+        self.weight_decay = float(weight_decay)  # checkpoints hold plain numbers, not those of NumPy
         self.lr_schedule, self.warmup = lr_schedule, warmup
         self.default_clip_val = gradient_clip_val
         self.task_weights = None if task_weights is None else dict(task_weights)

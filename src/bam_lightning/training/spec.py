@@ -120,7 +120,7 @@ def save_folder(
             "tasks": list(tasks),
             "metrics": {},
             "reads": {
-                task: {"text_columns": part["text"], "allow_empty_text": part["allow_empty_text"]}
+                task: {"text": part["text"], "allow_empty_text": part["allow_empty_text"]}
                 for task, part in tasks.items()
             },
             "spec": {
