@@ -68,7 +68,7 @@ CASES = {
         [*RUN, *INTO, "--input-format=xml"],
         pairs,
         (
-            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'json', 'jsonl', 'parquet'; "
+            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'json', 'jsonl', 'parquet'; "  # noqa: E501
             "see `bam predict --help`"
         ),
     ),
@@ -92,7 +92,7 @@ CASES = {
         [*RUN, *INTO],
         file("in.csv", "first;second\na;b\n"),
         (
-            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task sst2 "
+            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task sst2 "  # noqa: E501
             "--column sentence"
         ),
     ),
