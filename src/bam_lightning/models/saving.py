@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bam_lightning.config.exceptions import StoreError
 from bam_lightning.models.encoder import Encoder, check_vocabulary, from_folder, load_tokenizer
@@ -16,14 +15,6 @@ from bam_lightning.store.run_dir import MANIFEST, RunFolder
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder"
-
-
-def save_model(folder: Path, encoder: Encoder, heads: nn.ModuleDict | None, tokenizer: Any) -> None:
-    """Write weights, configuration and tokenizer. None of the files can run code when it is read."""
-    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    if heads is not None:
-        state |= {f"heads.{name}": value for name, value in heads.state_dict().items()}
-    save_state(folder, state, encoder.body.config, tokenizer)
 
 
 def save_state(folder: Path, state: Mapping[str, torch.Tensor], config: Any, tokenizer: Any) -> None:

@@ -26,7 +26,7 @@ from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.models.saving import load_encoder, save_model
+from bam_lightning.models.saving import load_encoder, save_state
 from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.manifest import make_manifest
@@ -90,16 +90,18 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
             if context.is_rank_zero:
                 context.store.delete_predictions(run.id)
             _write_predictions(run.id, required_predictions(run, context.config), context, prepared)
+        module = prepared.module
+        encoder = module.encoder if isinstance(module, MaskedModule) else module.model.encoder
+        if isinstance(module, MaskedModule):
+            state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+        else:
+            state = module.full_state()  # every rank gives its share
     if not context.is_rank_zero:
         return {}
     _check_unchanged(run, context.config)
-    module = prepared.module
-    heads, scores = None, {}
-    encoder = module.encoder if isinstance(module, MaskedModule) else module.model.encoder
-    if isinstance(module, BamModule):
-        heads, scores = module.model.heads, predictions.score_run(run, context)
+    scores = predictions.score_run(run, context) if isinstance(module, BamModule) else {}
     with translate_os_errors(folder):
-        save_model(folder, encoder, heads, prepared.tokenizer)
+        save_state(folder, state, encoder.body.config, prepared.tokenizer)
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
     manifest = make_manifest(run, context.config, seconds, prepared.tokens, scores)
@@ -121,6 +123,8 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
         target = localize(str(section.get("_target_")))
         callbacks.append(instantiate(f"callbacks.{name}", {**section, "_target_": target}))
     settings = replace(settings, extra={**_validation(run, config, prepared), **settings.extra})
+    if run.kind is StageKind.pretrain and settings.strategy == "fsdp":
+        settings = replace(settings, strategy="ddp")  # the encoder is small enough to be pretrained from scratch here
     trainer = hardware.trainer(settings, context.output, run.steps, loggers, callbacks)
     saved = last_checkpoint(folder)
     if hardware.precision(settings) == "64-true":

@@ -478,7 +478,7 @@ class BamModule(pl.LightningModule):
         """
         if self.spec is None:
             raise ConfigError("a BamModule built from model= does not know its tokenizer; give it data or spec")
-        state = self._whole_state()
+        state = self.full_state()
         if torch.distributed.is_initialized():
             if torch.distributed.get_rank() == 0:
                 self._write(Path(folder), state)
@@ -491,7 +491,7 @@ class BamModule(pl.LightningModule):
         precision = None if self._trainer is None else str(self._trainer.precision)
         save_folder(folder, self.spec or {}, state, self.model.encoder.body.config, precision)
 
-    def _whole_state(self) -> dict[str, Any]:
+    def full_state(self) -> dict[str, Any]:
         """Return the model's weights, gathered if they are sharded; then ranks above 0 get none."""
         if not self._sharded:
             return dict(self.model.state_dict())
