@@ -68,8 +68,8 @@ CASES = {
         [*RUN, *INTO, "--input-format=xml"],
         pairs,
         (
-            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'json', 'jsonl', 'parquet'; "  # noqa: E501
-            "see `bam predict --help`"
+            "Invalid value for '--input-format': Value error, 'xml' is not one of 'csv', 'tsv', 'json', 'jsonl', "
+            "'parquet'; see `bam predict --help`"
         ),
     ),
     "predict: no such task": (
@@ -92,8 +92,8 @@ CASES = {
         [*RUN, *INTO],
         file("in.csv", "first;second\na;b\n"),
         (
-            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task sst2 "  # noqa: E501
-            "--column sentence"
+            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task "
+            "sst2 --column sentence"
         ),
     ),
     "predict: UTF-16": (

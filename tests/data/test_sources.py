@@ -344,11 +344,12 @@ def test_encoder_fingerprint_changes_with_a_byte_of_a_file(tmp_path, name):
     assert encoder_fingerprint(str(tmp_path), None) != before
 
 
-def test_encoder_fingerprint_does_not_depend_on_where_the_folder_lies_nor_on_notes(tmp_path):
+def test_encoder_fingerprint_does_not_depend_on_where_the_folder_lies_nor_on_hidden_files(tmp_path):
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_bytes(b"{}")
-    (tmp_path / "there" / "README.md").write_text("downloaded on a Monday")
+    (tmp_path / "there" / ".cache").mkdir()
+    (tmp_path / "there" / ".cache" / "note").write_text("downloaded on a Monday")
     assert encoder_fingerprint(str(tmp_path / "here"), None) == encoder_fingerprint(str(tmp_path / "there"), None)
 
 

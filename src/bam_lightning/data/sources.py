@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -41,8 +41,8 @@ class Source(Protocol):
     def split_names(self) -> list[str]:
         """Return the names of the splits that exist."""
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
-        """Return the columns of a split that task ``name`` needs."""
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
+        """Return the columns of a split that task ``name`` needs, and ``more`` of them."""
 
     def paths(self, split: str) -> list[Path]:
         """Return the local files of a split; none if it is not read from files."""
@@ -84,7 +84,7 @@ class FileSource:
             raise DataPathError(f"no folder {folder}")
         return sorted({split for split, _ in _split_files(folder, self.subset)})
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
         """Return the columns of a split that the task needs.
 
         Raises:
@@ -92,7 +92,7 @@ class FileSource:
             DataError: If a file cannot be parsed.
         """
         paths = self._find(name, task, split)
-        parts = [self._read_file(name, task, path) for path in paths]
+        parts = [self._read_file(name, path, [*task.columns, *more]) for path in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
             if part.table.schema.names != parts[0].table.schema.names:
                 raise DataError(
@@ -107,12 +107,12 @@ class FileSource:
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more shards"
         return Rows(table, parts[0].names, where)
 
-    def _read_file(self, name: str, task: Task, path: Path) -> Columns:
+    def _read_file(self, name: str, path: Path, columns: Sequence[str]) -> Columns:
         kind = split_ending(path.name)[1]
         if not kind:
             raise DataError(f"task {name!r}: {path} has none of the endings {', '.join(FORMATS)}")
         try:
-            return read_columns(path, task.columns, self.delimiter, self.quoting)
+            return read_columns(path, columns, self.delimiter, self.quoting)
         except (pa.ArrowException, ValueError, OSError, EOFError) as error:
             reason = read_error(error).replace(f"{path} ", "it ", 1)
             raise DataError(f"task {name!r}: {path} cannot be read as {kind}: {reason}") from error
@@ -169,7 +169,7 @@ class HubSource:
                 f"{self.path} ({self.subset or 'default'}) could not be read from the hub: {reason}"
             ) from error
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
         """Return the rows of a split.
 
         Raises:
@@ -194,7 +194,7 @@ class HubSource:
                 f"task {name!r}: {what} could not be read from the hub ({reason}), and {self.path} is no folder here"
                 f"{remedy}"
             ) from error
-        return _select(_arrow_table(dataset), task, what)
+        return _select(_arrow_table(dataset), [*task.columns, *more], what)
 
     def paths(self, split: str) -> list[Path]:
         """Return no files: ``datasets`` keeps its own cache."""
@@ -212,14 +212,14 @@ class TableSource:
         """Return the names of the splits that exist."""
         return list(self.tables)
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
         """Return the rows of a split."""
         if split not in self.tables:
             raise DataError(
                 f"task {name!r}: {self.what} has no split {split!r}; splits: {', '.join(self.tables)}; "
                 f"name one with {_split_option(task)}"
             )
-        return _select(self.tables[split], task, f"{self.what} ({split})")
+        return _select(self.tables[split], [*task.columns, *more], f"{self.what} ({split})")
 
     def paths(self, split: str) -> list[Path]:
         """Return no files."""
@@ -236,14 +236,14 @@ class DatasetSource:
         """Return the names of the splits that exist."""
         return list(self.splits)
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
         """Return the rows of a split."""
         if split not in self.splits:
             raise DataError(
                 f"task {name!r}: the data set has no split {split!r}; splits: {', '.join(self.splits)}; "
                 f"name one with {_split_option(task)}"
             )
-        return _select(_arrow_table(self.splits[split]), task, f"the data set ({split})")
+        return _select(_arrow_table(self.splits[split]), [*task.columns, *more], f"the data set ({split})")
 
     def paths(self, split: str) -> list[Path]:
         """Return no files."""
@@ -264,7 +264,7 @@ class DemoSource:
         """Return the names of the splits that exist."""
         return ["train", "validation"]
 
-    def read(self, name: str, task: Task, split: str) -> Rows:
+    def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
         """Generate the rows of a split.
 
         Raises:
@@ -278,17 +278,17 @@ class DemoSource:
         splits = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
         if split not in splits:
             raise DataError(f"{self.key} is generated and has no split {split!r}; splits: {', '.join(splits)}")
-        return _select(pa.table(splits[split]), task, f"the generated suite ({split})")
+        return _select(pa.table(splits[split]), [*task.columns, *more], f"the generated suite ({split})")
 
     def paths(self, split: str) -> list[Path]:
         """Return no files."""
         return []
 
 
-def _select(table: pa.Table, task: Task, where: str) -> Rows:
-    """Return the columns that a task needs, as far as there is one of that name."""
+def _select(table: pa.Table, columns: Sequence[str], where: str) -> Rows:
+    """Return the columns of the given names, those that exist once."""
     names = table.column_names
-    return Rows(table.select([column for column in task.columns if names.count(column) == 1]), names, where)
+    return Rows(table.select([column for column in dict.fromkeys(columns) if names.count(column) == 1]), names, where)
 
 
 def _split_option(task: Task) -> str:

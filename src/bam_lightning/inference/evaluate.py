@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bam_lightning.config.data_config import SETS, Metric
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
 from bam_lightning.data.labels import read_labels
-from bam_lightning.data.readers import FileSource, HubSource, Source, TableSource
+from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
 from bam_lightning.data.task import Task
 from bam_lightning.inference.model_info import TaskInfo, check_rows, find_model, read_model_info
 from bam_lightning.metrics.report import (
@@ -114,15 +114,16 @@ def _read_rows(task: TaskInfo, options: EvaluateOptions) -> tuple[pa.Table, str,
         split = options.split
         source = FileSource(path) if path.is_dir() else HubSource(options.input, options.subset)
     described = _describe(task, source, options.label, options.separator)
-    table, where = source.read(task.name, described, split)
-    if table.num_rows == 0:
-        raise DataError(f"{where}: expected labelled rows, found none")
-    for column in [*task.columns, options.label, *([options.by] if options.by is not None else [])]:
+    more = [] if options.by is None else [options.by]
+    table, columns, where = source.read(task.name, described, split, more)
+    for column in [*described.columns, *more]:
         if column not in table.column_names:
             raise DataError(
-                f"{where}: no column {column!r}; its columns: {', '.join(table.column_names)}; choose others with "
+                f"{where}: no column {column!r}; its columns: {', '.join(columns)}; choose others with "
                 "--column, --label or --by"
             )
+    if table.num_rows == 0:
+        raise DataError(f"{where}: expected labelled rows, found none")
     return table, where, read_labels(where, task.name, described, table)
 
 

@@ -50,10 +50,9 @@ def predict_file(options: PredictOptions) -> int:
         BamError: If the model, the input or the output cannot be used; nothing is written then.
     """
     input_format = format_of("input", options.input, options.input_format)
-    stream_format = (
-        ("jsonl" if input_format in ("json", "parquet") else input_format) if options.output == STREAM else None
-    )
-    output_format = format_of("output", options.output, options.output_format or stream_format)
+    stream_format = "jsonl" if input_format in ("json", "parquet") else input_format
+    given = options.output_format or (stream_format if options.output == STREAM else None)
+    output_format = format_of("output", options.output, given)
     _check_paths(options)
     source = TableFile(options.input, input_format)
     batches = chunks(source)
