@@ -114,7 +114,8 @@ CASES = {
         ["table1", "--scale=paper", "--store={store}"],
         None,
         (
-            "no finished job of single, multi, single_single, multi_multi, single_multi with scale=paper "
+            "no finished job of single, multi, single_single, multi_multi, single_multi, "
+            "single_multi_single_multi with scale=paper "
             "fidelity=paper in {store}; there: single_multi (small, paper, finished); train them, or give --scale, "
             "--fidelity or --store"
         ),

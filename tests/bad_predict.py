@@ -197,7 +197,7 @@ CASES = {
         ),
         (
             "{tmp}/model/run.json does not describe a model that this version can read (ValueError: 'half' is not a "
-            "valid Precision); download or copy the model again"
+            "precision); download or copy the model again"
         ),
     ),
     "predict: a head of a stranger": (

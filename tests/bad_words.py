@@ -74,7 +74,8 @@ WORDS = {
     ),
     "+suite.tasks.mine.path=x": (
         "+suite.tasks.mine.path=x: must be a mapping of path, subset, text, label, label_separator, "
-        "id_column, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, head_of, in_average, "
+        "id_column, delimiter, quoting, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, "
+        "head_of, in_average, "
         "teacher, symmetric, allow_empty_text, layerwise_decay, in a YAML file of its group; got dict"
     ),
     "data=nope": "no data 'nope'; choices: default",

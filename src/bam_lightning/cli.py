@@ -423,7 +423,7 @@ def run(words: list[str]) -> int:
         if not callable(format_message := getattr(error, "format_message", None)):
             raise
         context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "bam"
+        path = context.command_path if context is not None else f"bam {words[0]}"
         message = " ".join(str(format_message()).split()).rstrip(".")
         print(f"error: {message}; see `{path} --help`", file=sys.stderr)
         return 2

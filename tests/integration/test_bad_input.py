@@ -56,7 +56,7 @@ PROCESSES = {
     ),
     "a file for a store": (
         ["paths.store={tmp}/data/stsb/train.csv"],
-        "paths.store: cannot write {tmp}/data/stsb/train.csv (Not a directory): a file lies where a folder should; "
+        "paths.store: cannot write {tmp}/data/stsb/train.csv (File exists): a file lies where a folder should; "
         "give another folder",
     ),
 }
@@ -130,7 +130,7 @@ def test_an_encoder_that_cannot_be_used_is_refused(name, places, capsys):
     path = change(folder) or folder
 
     def load():
-        encoder, tokenizer = from_path(str(path), None, True), load_tokenizer(path)
+        encoder, tokenizer = from_path(str(path), None, "pooler"), load_tokenizer(path)
         check_vocabulary(encoder, tokenizer, f"encoder {str(path)!r}")
 
     assert said(load, capsys) == expected.format(**places, hint=bad_encoders.HINT)
@@ -158,4 +158,4 @@ def test_a_good_one_of_each_kind_is_not_refused(tmp_path, tiny_bert):
     (tmp_path / "validation.csv").write_text(bad_files.GOOD)
     config = compose([*words, f"encoder.path={tiny_bert}"])
     assert len(plan_runs(config, load_data(config)[2])) == 2
-    from_path(str(tiny_bert), None, True)
+    from_path(str(tiny_bert), None, "pooler")

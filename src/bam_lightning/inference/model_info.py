@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
+from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.store.run_dir import MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
@@ -178,7 +179,9 @@ def read_model_info(run: RunFolder) -> ModelInfo:
                 raise StoreError(f"task {name!r} {reason}")
         if int(manifest["spec"]["max_length"]) < 1:
             raise ValueError(f"max_length is {manifest['spec']['max_length']}")
-        str(manifest["spec"]["precision"]), str(manifest["spec"]["pooling"]), str(manifest["id"])
+        if manifest["spec"]["precision"] not in PRECISIONS:
+            raise ValueError(f"{manifest['spec']['precision']!r} is not a precision")
+        str(manifest["spec"]["pooling"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
         raise StoreError(
