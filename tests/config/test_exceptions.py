@@ -8,7 +8,6 @@ import pytest
 
 import bam_lightning as bam
 from bam_lightning import train
-from bam_lightning.config import options
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import DataError, ServingError, StorePathError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error
@@ -46,7 +45,6 @@ def test_each_kind_is_a_bam_error_and_the_built_in_that_fits(kind, builtin):
         (lambda: compose(["seed=x"]), True),
         (lambda: compose(["encoder=null"]), True),  # Hydra raises a bare ValueError
         (lambda: count_steps({"a": 1}, float("nan"), 1), False),
-        (lambda: options.split(3, []), False),
         (lambda: check_at_least("seed", "x", 0), False),
         (lambda: int("x"), False),
     ],

@@ -39,16 +39,9 @@ BAD = [
     ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be at least 1, got 0"),
     ("trainer.devices=0", "trainer.devices must be at least 1, got 0"),
     ("trainer.num_nodes=0", "trainer.num_nodes must be at least 1, got 0"),
-    (
-        "trainer.strategy=dp",
-        "Error merging override trainer.strategy=dp: Invalid value 'dp', expected one of [auto, ddp, fsdp]",
-    ),
+    ("trainer.strategy=dp", "trainer.strategy names 'dp'; choices: auto, ddp, fsdp; did you mean 'ddp'?"),
     ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
-    (
-        "trainer.precision=fp8",
-        "Error merging override trainer.precision=fp8: Invalid value 'fp8', "
-        "expected one of [auto, float64, float32, bfloat16]",
-    ),
+    ("trainer.precision=fp8", "trainer.precision names 'fp8'; choices: auto, bf16-mixed, 16-mixed, 32-true, 64-true"),
     (
         "suite.include=[sentimet]",
         "suite.include names 'sentimet'; choices: acceptability, sentiment, paraphrase, similarity, "
@@ -141,7 +134,7 @@ def test_a_bad_value_is_refused_with_its_key(override, expected):
 
 
 def test_compiled_layers_and_shared_ones_do_not_go_together():
-    with pytest.raises(ValueError, match=r"^trainer\.compile=true and trainer\.strategy=fsdp do not go together; "):
+    with pytest.raises(ValueError, match=r"^run\.compile=true and trainer\.strategy=fsdp do not go together; "):
         compose(["run.compile=true", "trainer.strategy=fsdp"])
 
 

@@ -34,7 +34,7 @@ def set_option(config, key: str, value) -> None:
          "LRSchedule.bert, LRSchedule.constant, got 'bert'"),
         ("recipe.stages.student", None, "recipe.stages.student must be a StageConfig, got None"),
         ("trainer.devices", 0, "trainer.devices must be at least 1, got 0"),
-        ("trainer.log_every", 3, "no option 'trainer.log_every'; did you mean 'log_every_n_steps'?"),
+        ("trainer.log_every_n_step", 3, "no option 'trainer.log_every_n_step'; did you mean 'log_every_n_steps'?"),
         ("experiment", "a/b", "experiment: 'a/b' is no name: use letters, digits and _, with a letter first, as in "
          "'a_b'"),
     ],

@@ -240,13 +240,13 @@ def test_how_an_export_is_read_gives_the_heads_own_predictions():
     names = ["a", "b", "c", "d"]
     one = ClassificationHead(2, names)
     assert one.export_spec(names).outputs == tuple(names)
-    assert one.predict(logits).tolist() == special.softmax(logits.numpy(), -1).argmax(-1).tolist()
+    assert one.decode(logits).tolist() == special.softmax(logits.numpy(), -1).argmax(-1).tolist()
     several = MultiLabelHead(2, names)
     assert several.export_spec(names)[:2] == ("multi_label_classification", tuple(names))
-    assert several.predict(logits).tolist() == (special.expit(logits.numpy()) > 0.5).astype(int).tolist()
+    assert several.decode(logits).tolist() == (special.expit(logits.numpy()) > 0.5).astype(int).tolist()
     order = OrdinalHead(2, names)
     assert order.export_spec(names)[:2] == ("multi_label_classification", ("above a", "above b", "above c"))
-    assert order.predict(logits[:, :3]).tolist() == (special.expit(logits[:, :3].numpy()) > 0.5).sum(-1).tolist()
+    assert order.decode(logits[:, :3]).tolist() == (special.expit(logits[:, :3].numpy()) > 0.5).sum(-1).tolist()
     for sigmoid, problem in ((True, None), (False, "regression")):
         head = RegressionHead(2, [1.0, 7.0], sigmoid=sigmoid)
         assert head.export_spec([])[:3] == (problem, ("score",), "1 + 6 * score")

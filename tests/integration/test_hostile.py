@@ -113,7 +113,7 @@ def test_label_names_that_no_weights_stand_for_are_refused_before_the_head_is_bu
     names = [str(number) for number in range(1_000_000)]
     edit(folder, "run.json", lambda kept: kept["spec"]["tasks"]["rte"]["head"].update(label_names=names))
     said = refusal(folder)
-    assert said.startswith(f"{folder}: weights of head 'rte' do not fit: ")
+    assert said.startswith(f"{folder}: the weights of head 'rte' do not fit")
     assert "torch.Size([2, 32]) from checkpoint, the shape in current model is torch.Size([1000000, 32])" in said
 
 

@@ -211,6 +211,8 @@ class Config:
             check_at_least(name, getattr(self, name), 0)
         for part in (self.suite, self.data, self.encoder, self.optimization, self.distillation, self.trainer, self.run):
             part.check()
+        if self.run.compile and self.trainer.strategy == "fsdp":
+            raise ConfigError("run.compile=true and trainer.strategy=fsdp do not go together; leave one of them out")
         self.recipe.check(self.suite)
         for task in self.distillation.teachers:
             check_choice("distillation.teachers", task, self.suite.trained())
