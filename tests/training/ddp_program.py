@@ -61,7 +61,7 @@ def exercise(name: str, double: bool, encoder: Path, folder: Path) -> dict[str, 
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     return {
         "sharded": sum(isinstance(parameter, DTensor) for parameter in module.parameters()),
-        "weights": module._whole_state(),
+        "weights": module.full_state(),
         "losses": memory.column("train/loss/mood"),
         "norms": memory.column("train/gradient_norm"),
         "scores": scores,
