@@ -358,7 +358,8 @@ def test_lam_and_rate_follow_the_steps_of_the_fit(tiny_bert, name, rate):
 
 def test_total_steps_are_the_clock_where_they_are_given(tiny_bert):
     module, history = build(tiny_bert, total_steps=24), History()
-    fit(module, pool(0), [history], max_steps=6, log_every_n_steps=1)
+    with pytest.warns(UserWarning, match=r"^Training ended at step 6 of 24, at lam 0\.250\."):
+        fit(module, pool(0), [history], max_steps=6, log_every_n_steps=1)
     assert [row["lam"] for row in history.rows] == pytest.approx([s / 24 for s in range(6)], abs=1e-12)
 
 

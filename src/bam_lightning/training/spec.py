@@ -15,6 +15,7 @@ import torch
 
 from bam_lightning.config.exceptions import ConfigError, OutputExistsError
 from bam_lightning.config.instantiate import instantiate
+from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
@@ -80,9 +81,6 @@ def load_tokenizer_files(files: Mapping[str, str]) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-PRECISION = {"bf16-mixed": "bfloat16", "64-true": "float64"}  # of a Trainer -> of ``bam_lightning.load``
-
-
 def save_folder(
     folder: Path, spec: Mapping[str, Any], state: Mapping[str, torch.Tensor], config: Any, precision: str | None
 ) -> None:
@@ -127,7 +125,7 @@ def save_folder(
                 "tasks": {task: {"head": part["head"], "metric": part["metric"]} for task, part in tasks.items()},
                 "max_length": spec["max_length"],
                 "pooling": spec["pooling"],
-                "precision": PRECISION.get(str(precision), "float32"),
+                "precision": precision if precision in PRECISIONS else "32-true",
             },
             "versions": versions(),
             "files": files,
