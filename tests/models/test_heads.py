@@ -35,7 +35,7 @@ def test_classification_outputs_are_scipys_softmax():
 
 def test_classification_predicts_the_likeliest_class():
     logits = torch.tensor([[0.1, 2.0, -1.0], [3.0, 2.0, 1.0]])
-    assert ClassificationHead(4, NAMES).predict(logits).tolist() == [1, 0]
+    assert ClassificationHead(4, NAMES).decode(logits).tolist() == [1, 0]
 
 
 def test_cross_entropy_by_hand():
@@ -92,7 +92,7 @@ def test_sigmoid_outputs_are_scipys_and_predictions_are_in_label_units():
 def test_spearman_of_predictions_is_that_of_the_logits(sigmoid):
     rng = np.random.default_rng(0)
     logits, gold = torch.from_numpy(rng.normal(size=(200, 1))).float(), rng.random(200)
-    predictions = RegressionHead(4, [0.0, 5.0], sigmoid=sigmoid).predict(logits)
+    predictions = RegressionHead(4, [0.0, 5.0], sigmoid=sigmoid).decode(logits)
     before = stats.spearmanr(logits[:, 0], gold).statistic
     assert stats.spearmanr(predictions, gold).statistic == pytest.approx(before, abs=1e-12)
 
@@ -210,7 +210,7 @@ def test_probabilities_of_grades_by_hand():
     falling = torch.logit(torch.tensor([[0.9, 0.6, 0.2], [0.6, 0.2, 0.9]]))
     found = OrdinalHead(4, GRADES).probabilities(falling)
     torch.testing.assert_close(found, torch.tensor([[0.1, 0.3, 0.4, 0.2]] * 2), atol=1e-6, rtol=0)
-    assert OrdinalHead(4, GRADES).predict(falling).tolist() == [2, 2]
+    assert OrdinalHead(4, GRADES).decode(falling).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -81,12 +81,12 @@ def test_delete_damaged_removes_records_runs_and_abandoned_files(fake, capsys):
     for path in (old, new):
         path.write_text("half")
     os.utime(old, (time.time() - 7200,) * 2)
-    options = RunsOptions(str(fake.store.root), check=True)
+    options = RunsOptions(store=str(fake.store.root), check=True)
     assert job(options) == 1
     listed = capsys.readouterr()
     assert f"{odd} is damaged: not the record of a job (experiment is missing)" in listed.err
     assert f"{edited} is damaged (it was edited after the Run had finished)" in listed.err
-    assert job(RunsOptions(str(fake.store.root), delete="damaged", yes=True)) == 0
+    assert job(RunsOptions(store=str(fake.store.root), delete="damaged", yes=True)) == 0
     assert "deleted 1 Runs and 1 damaged records" in capsys.readouterr().out
     assert not odd.exists()
     assert not edited.parent.exists()
@@ -123,7 +123,7 @@ def test_a_manifest_without_a_field_is_damaged(fake, field):
 def test_a_nan_score_survives_the_store(fake):
     fake.add("single", 0, {"rte": float("nan")})
     assert verify(fake.store, "single-1") is None
-    assert job(RunsOptions(str(fake.store.root), check=True)) == 0
+    assert job(RunsOptions(store=str(fake.store.root), check=True)) == 0
 
 
 def test_a_store_of_version_01_is_refused_in_one_sentence(tmp_path):
