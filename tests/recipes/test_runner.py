@@ -241,7 +241,7 @@ def test_a_test_split_that_is_not_there_is_said_before_training(tiny_job, tmp_pa
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("run.compile=true", r"^trainer\.compile=true is for GPUs, and this job runs on a CPU, where layers are"),
+        ("run.compile=true", r"^run\.compile=true is for GPUs; on a CPU layers are fused already, so leave it out$"),
         ("trainer.accelerator=gpu", r"^trainer\.accelerator=gpu, but torch sees no CUDA device; use trainer=auto"),
         (
             "suite.tasks.rte.head._target_=bam_lightning.models.heads.ClasificationHead",
