@@ -34,7 +34,7 @@ def together() -> list[list[Path]]:
         groups.setdefault(str(path.parent), []).append(path)
     groups.pop("head")  # chosen in the files of tasks
     tasks = groups.pop("task")
-    alone = [[path] for group in ("experiment", "debug") for path in groups.pop(group)]
+    alone = [[path] for group in ("experiment", "debug", "tune") for path in groups.pop(group)]
     sizes = [path for group in ("suite", "scale", "encoder") for path in groups.pop(group)]
     recipes = zip_longest(groups.pop("recipe"), sizes)
     rounds = [*zip_longest(*groups.values()), *recipes]
@@ -48,7 +48,7 @@ def overrides(paths: list[Path]) -> list[str]:
     words = sorted({f"scale={SCALE[path.stem]}" for path in paths if path.stem in SCALE})
     for path in paths:
         group, name = str(path.parent), path.stem
-        plus = "+" if group in ("experiment", "debug") else ""
+        plus = "+" if group in ("experiment", "debug", "tune") else ""
         words.append(f"+task@suite.tasks.my_{name}={name}" if group == "task" else f"{plus}{group}={name}")
     return words
 
