@@ -21,7 +21,7 @@ from bam_lightning.models.heads import Head
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
-from bam_lightning.training.datamodule import ExamplesDataModule
+from bam_lightning.training.datamodule import ExamplesDataModule, logits_in_order
 from bam_lightning.training.module import BamModule
 
 
@@ -31,10 +31,7 @@ def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: st
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         parts: list[Any] = trainer.predict(module, datamodule=data) or []
-    rows = np.concatenate([part[head][0].numpy() for part in parts])
-    order = np.argsort(rows, kind="stable")
-    assert np.array_equal(rows[order], np.arange(len(examples.labels)))  # each row once
-    return np.concatenate([part[head][1].numpy() for part in parts])[order]
+    return logits_in_order(parts, head, len(examples.labels))
 
 
 def write_predictions(

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -368,17 +368,31 @@ class MultiTaskDataModule(ExamplesDataModule):
             )
         with _whole_prediction(trainer):
             parts = trainer.predict(module, datamodule=data)
-        rows = np.concatenate([part[task][0].numpy() for part in parts])
-        order = np.argsort(rows, kind="stable")
-        if not np.array_equal(rows[order], np.arange(len(split.keys))):
-            raise TrainingError(f"the Trainer did not predict every training row of {task!r} once")
-        found: NDArray[np.float32] = np.concatenate([part[task][1].numpy() for part in parts])[order]
-        return found
+        return logits_in_order(parts, task, len(split.keys))
 
     @property
     def taught(self) -> list[str]:
         """Names of the tasks that have a teacher."""
         return list(self._teachers)
+
+
+def logits_in_order(parts: Sequence[Any], task: str, count: int) -> NDArray[np.float32]:
+    """Return the logits ``[N, K]`` of a task in the order of its rows.
+
+    Args:
+        parts: what ``trainer.predict`` returns for a ``BamModule``.
+        task: name of the task.
+        count: N.
+
+    Raises:
+        TrainingError: unless every row was predicted once.
+    """
+    rows = np.concatenate([part[task][0].numpy() for part in parts])
+    order = np.argsort(rows, kind="stable")
+    if not np.array_equal(rows[order], np.arange(count)):
+        raise TrainingError(f"the Trainer did not predict every row of {task!r} once")
+    logits: NDArray[np.float32] = np.concatenate([part[task][1].numpy() for part in parts])[order]
+    return logits
 
 
 @contextmanager
