@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam_lightning.training.distillation import ensemble_mean, mix_targets
+from bam_lightning.training.distillation import ensemble_mean, mix_targets, row_lam
 
 
 @pytest.mark.parametrize(("lam", "expected"), [(0.0, 0.6), (0.25, 0.7), (0.5, 0.8), (1.0, 1.0)])
@@ -70,3 +70,13 @@ def test_an_ensembles_prediction_is_the_mean_of_its_members():
     torch.testing.assert_close(ensemble_mean(members), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     assert torch.equal(ensemble_mean(members[:, 0]), members[:, 0])
     assert torch.equal(ensemble_mean(members[:, :1]), members[:, 0])  # an ensemble of one is its member, bit for bit
+
+
+def test_rows_without_teacher_learn_from_gold_alone_and_rows_without_gold_from_the_teacher():
+    gold = torch.tensor([[1.0, 0.0]] * 4)
+    teacher = torch.tensor([[0.2, 0.8]] * 4)
+    has_gold, has_teacher = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, True])
+    mixed = mix_targets(gold, teacher, row_lam(0.5, has_gold, has_teacher))
+    torch.testing.assert_close(mixed[:, 0], torch.tensor([0.6, 1.0, 0.2, 0.2]))
+    assert row_lam(0.5, None, None) == 0.5
+    assert row_lam(1.0, has_gold, None).tolist() == [[1.0], [1.0], [0.0], [0.0]]  # at every lam

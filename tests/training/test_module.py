@@ -463,3 +463,32 @@ def test_a_checkpoint_of_another_stream_or_of_other_teachers_is_refused(tiny_ber
         TrainingError, match=f"^the checkpoint was trained with another {what} than the data module has"
     ):
         fit(build(tiny_bert), ckpt_path=tmp_path / "middle.ckpt", **options)
+
+
+def test_weights_and_missing_labels_or_teachers_act_on_their_rows_alone(tiny_bert):
+    """The loss of a batch with such rows equals the sum over rows, each with the target and factor it should have."""
+    module = build(tiny_bert).eval().double()
+    tasks = pool(3)
+    part = tasks["rte"]
+    rng = np.random.default_rng(0)
+    has_gold, has_teacher = rng.random(ROWS) < 0.7, rng.random(ROWS) < 0.7
+    has_gold |= ~has_teacher
+    weight = rng.random(ROWS).astype(np.float32)
+    changed = part._replace(has_gold=has_gold, has_teacher=has_teacher, weight=weight)
+    rows = np.arange(ROWS)
+    loss = module.task_losses(collate({"rte": changed}, ["rte"] * ROWS, rows), 0.25)["rte"]
+    expected = 0.0
+    for row in range(ROWS):
+        batch = collate({"rte": part}, ["rte"], np.array([row]))
+        logits = module(batch)["rte"][0]
+        gold = F.one_hot(torch.tensor(part.labels[row]), 2).double()
+        teacher = torch.softmax(torch.tensor(part.teacher[row]).double(), -1)
+        lam = 0.25 if has_gold[row] and has_teacher[row] else float(has_gold[row])
+        target = lam * gold + (1 - lam) * teacher
+        expected -= float(weight[row]) * float((target * torch.log_softmax(logits, -1)).sum().detach())
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    as_probabilities = changed._replace(
+        teacher=None, teacher_target=torch.softmax(torch.tensor(part.teacher), -1).numpy()
+    )
+    same = module.task_losses(collate({"rte": as_probabilities}, ["rte"] * ROWS, rows), 0.25)["rte"]
+    torch.testing.assert_close(same, loss, rtol=1e-6, atol=0)

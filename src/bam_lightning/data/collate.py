@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,32 @@ class Examples(NamedTuple):
         tokens: of the N texts or pairs.
         labels: ``[N]``, or ``[N, C]`` of a multi-label task, as in ``TaskSplit``.
         teacher: float32 logits ``[N, K]`` of one teacher, ``[N, k, K]`` of an ensemble, or ``None``.
+        teacher_target: float32 predictions ``[N, K]`` in the head's target space, in place of ``teacher``.
+        has_teacher: ``[N]`` whether the teacher predicted the row; ``None`` where it predicted all.
+        has_gold: ``[N]`` whether the row has a gold label; ``None`` where all have one.
+        weight: float32 ``[N]`` factors on the example losses; ``None`` where all are 1.
     """
 
     tokens: Tokens
     labels: NDArray[np.generic]
     teacher: NDArray[np.float32] | None = None
+    teacher_target: NDArray[np.float32] | None = None
+    has_teacher: NDArray[np.bool_] | None = None
+    has_gold: NDArray[np.bool_] | None = None
+    weight: NDArray[np.float32] | None = None
+
+    def take(self, positions: NDArray[np.int64], rows: NDArray[np.integer]) -> TaskBatch:
+        """Return the examples of the given ``[n]`` rows, whose texts have the given positions in the minibatch."""
+
+        def column(values: NDArray[Any] | None) -> torch.Tensor | None:
+            return None if values is None else torch.from_numpy(values[rows])
+
+        return TaskBatch(
+            torch.from_numpy(positions),
+            torch.from_numpy(rows),
+            torch.from_numpy(self.labels[rows]),
+            *map(column, (self.teacher, self.teacher_target, self.has_teacher, self.has_gold, self.weight)),
+        )
 
 
 def split_across_ranks(lengths: NDArray[np.integer], rank: int, world_size: int) -> NDArray[np.int64]:
@@ -88,10 +109,7 @@ def collate(
     parts = {}
     for task, examples in tasks.items():
         places = np.flatnonzero(names == task)
-        chosen = np.asarray(rows)[order[places]]
-        teacher = None if examples.teacher is None else torch.from_numpy(examples.teacher[chosen])
-        labels = torch.from_numpy(examples.labels[chosen])
-        parts[task] = TaskBatch(torch.from_numpy(places), torch.from_numpy(chosen), labels, teacher)
+        parts[task] = examples.take(places, np.asarray(rows)[order[places]])
     return Batch(
         torch.from_numpy(ids.astype(np.int64)),
         torch.from_numpy(positions),
@@ -105,12 +123,7 @@ def collate(
 def empty_batch(tasks: Mapping[str, Examples], index: int = 0) -> Batch:
     """Return a batch of one dummy token and no example, for a rank that must take part without rows of its own."""
     blank = torch.zeros(1, dtype=torch.long)
-    parts = {}
     none = np.empty(0, dtype=np.int64)
-    for task, examples in tasks.items():
-        teacher = None if examples.teacher is None else torch.from_numpy(examples.teacher[none])
-        parts[task] = TaskBatch(
-            torch.from_numpy(none), torch.from_numpy(none), torch.from_numpy(examples.labels[none]), teacher
-        )
+    parts = {task: examples.take(none, none) for task, examples in tasks.items()}
     types = any(examples.tokens.types is not None for examples in tasks.values())
     return Batch(blank, blank.clone(), blank.clone() if types else None, (1,), parts, index)

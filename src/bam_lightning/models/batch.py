@@ -20,12 +20,21 @@ class TaskBatch(NamedTuple):
         row_ids: ``[n]`` numbers of the examples in their split.
         labels: ``[n]`` class ids (int64) or scores (float32); ``[n, C]`` zeros and ones of a multi-label task.
         teacher: ``[n, K]`` logits of one teacher, ``[n, k, K]`` of an ensemble; ``None`` without a teacher.
+        teacher_target: ``[n, K]`` teacher predictions already in the head's target space (probabilities), in place of
+            ``teacher``.
+        has_teacher: ``[n]`` whether the teacher predicted the row; ``None`` where it predicted all.
+        has_gold: ``[n]`` whether the row has a gold label; ``None`` where all have one.
+        weight: ``[n]`` factors on the example losses; ``None`` where all are 1.
     """
 
     positions: Tensor
     row_ids: Tensor
     labels: Tensor
     teacher: Tensor | None = None
+    teacher_target: Tensor | None = None
+    has_teacher: Tensor | None = None
+    has_gold: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @dataclass

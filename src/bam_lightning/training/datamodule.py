@@ -64,6 +64,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         self.transform = transform
         self._train, self._dev, self._predict = dict(train), dict(dev or {}), predict
         self._test: dict[str, Examples] = {}
+        self._column_digests: dict[str, tuple[tuple[Any, ...], bytes]] = {}
         self.sampler = sampler or SizeProportionalSampler(0.75)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 
@@ -93,10 +94,22 @@ class ExamplesDataModule(pl.LightningDataModule):
         sizes = {task: len(part.labels) for task, part in examples.items()}
         teachers = hashlib.sha256()
         for task, part in examples.items():
-            if part.teacher is not None:
-                teachers.update(task.encode() + np.ascontiguousarray(part.teacher).tobytes())
+            if any(column is not None for column in part[2:]):
+                teachers.update(task.encode() + self._columns_digest(task, part))
         stream = hashlib.sha256(repr((sizes, self.sampler, self.batch_size, self.seed)).encode())
         return {"stream": stream.hexdigest()[:16], "teachers": teachers.hexdigest()[:16]}
+
+    def _columns_digest(self, task: str, examples: Examples) -> bytes:
+        """Return a hash of a task's columns beside tokens and labels; taken once, since checkpoints ask for it."""
+        columns = examples[2:]
+        known = self._column_digests.get(task)
+        if known is None or any(old is not new for old, new in zip(known[0], columns, strict=True)):
+            digest = hashlib.sha256()
+            for name, column in zip(Examples._fields[2:], columns, strict=True):
+                if column is not None:
+                    digest.update(name.encode() + np.ascontiguousarray(column).tobytes())
+            self._column_digests[task] = known = (columns, digest.digest())
+        return known[1]
 
     def _current_trainer(self) -> Any:
         return self.trainer

@@ -202,7 +202,7 @@ class EvalLoader:
 
     def __init__(self, task: str, examples: Examples, workers: int, trainer: Callable[[], Any]) -> None:
         self.task, self.workers, self.trainer = task, workers, trainer
-        self.examples = {task: examples._replace(teacher=None)}
+        self.examples = {task: Examples(examples.tokens, examples.labels)}
         batches = length_batches(examples.tokens.lengths)
         order = np.random.default_rng(len(batches)).permutation(len(batches))
         self.batches = [batches[number] for number in order]

@@ -22,7 +22,7 @@ from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.training.distillation import ensemble_mean, mix_targets
+from bam_lightning.training.distillation import ensemble_mean, mix_targets, row_lam
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
@@ -164,9 +164,12 @@ class BamModule(pl.LightningModule):
         for task, logits in self(batch).items():
             head, part = self.model.head(task), batch.tasks[task]
             gold = head.encode_labels(part.labels)
-            teacher = None if part.teacher is None else ensemble_mean(head.to_target_space(part.teacher))
-            target = mix_targets(gold, teacher, lam).to(logits.dtype)
-            losses[task] = head.loss(logits, target).sum()
+            teacher = part.teacher_target
+            if part.teacher is not None:
+                teacher = ensemble_mean(head.to_target_space(part.teacher))
+            target = mix_targets(gold, teacher, row_lam(lam, part.has_gold, part.has_teacher)).to(logits.dtype)
+            loss = head.loss(logits, target)  # [n]
+            losses[task] = (loss if part.weight is None else loss * part.weight).sum()
         return losses
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
