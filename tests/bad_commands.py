@@ -1,6 +1,6 @@
 """Lines of the other commands that cannot be meant: command, words, what lies there, the whole of what is said."""
 
-from bad_places import RUN, file
+from bad_places import RUN, file, folder
 
 CASES = {
     "export: no output": ("export", [*RUN], None, "Missing option '--output'; see `bam export --help`"),
@@ -107,6 +107,34 @@ CASES = {
         ["table1", "--store={tmp}/nothing"],
         None,
         "no store at {tmp}/nothing; give the paths.store of the jobs as --store DIR",
+    ),
+    "tables: an empty store": (
+        "tables",
+        ["table1", "--store={tmp}/empty"],
+        folder("empty/runs"),
+        (
+            "no finished job of single, multi, single_single, multi_multi, single_multi, "
+            "single_multi_single_multi with scale=demo fidelity=paper in {tmp}/empty; there: none; train them, or give "
+            "--scale, --fidelity or --store"
+        ),
+    ),
+    "evaluate: an empty csv": (
+        "evaluate",
+        [*RUN, "--task=sst2", "--input={tmp}/in.csv"],
+        file("in.csv", ""),
+        "task 'sst2': {tmp}/in.csv cannot be read as csv: it is empty; its first line must name the columns",
+    ),
+    "evaluate: a csv without rows": (
+        "evaluate",
+        [*RUN, "--task=sst2", "--input={tmp}/in.csv"],
+        file("in.csv", "sentence,label\n"),
+        "{tmp}/in.csv: expected labelled rows, found none",
+    ),
+    "evaluate: empty json lines": (
+        "evaluate",
+        [*RUN, "--task=sst2", "--input={tmp}/in.jsonl"],
+        file("in.jsonl", ""),
+        "{tmp}/in.jsonl: expected labelled rows, found none",
     ),
     "tables: no seeds": ("tables", ["table1", "--store={store}", "--seeds=0"], None, "seeds must be at least 1, got 0"),
     "tables: no job of the scale": (

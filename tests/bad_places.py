@@ -23,7 +23,7 @@ def file(name, content):
 
 def folder(name):
     """Return what makes a folder."""
-    return lambda tmp, store, run: (tmp / name).mkdir()
+    return lambda tmp, store, run: (tmp / name).mkdir(parents=True)
 
 
 def copied(name, change):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bam_lightning import cli
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.cleanup import delete, delete_records, entries, unused
@@ -59,6 +60,12 @@ def test_runs_are_listed_with_who_needs_them(store):
     listed = call(f"--store={store.root}", "--task=rte", "--state=finished")
     assert listed.returncode == 0, listed.stderr
     assert f"3 of 4 Runs in {store.root}" in listed.stdout
+
+
+def test_an_empty_store_says_so(tmp_path, capsys):
+    (tmp_path / "empty" / "runs").mkdir(parents=True)
+    assert cli.run(["runs", f"--store={tmp_path}/empty"]) == 0
+    assert capsys.readouterr().out == f"no Run in {tmp_path}/empty yet; `bam train` trains them\n"
 
 
 def test_nothing_that_a_job_needs_is_unused(store):

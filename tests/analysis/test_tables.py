@@ -19,6 +19,7 @@ from bam_lightning.analysis.formats import legend
 from bam_lightning.analysis.table_config import TableConfig, load_table
 from bam_lightning.analysis.tables import TableOptions, job, make
 from bam_lightning.config.compose import conf_dir
+from bam_lightning.config.exceptions import StoreError
 from bam_lightning.store.job_records import read_records
 from fake_store import VERSIONS, FakeStore
 from forked_python import python
@@ -353,6 +354,36 @@ def test_all_files_are_written_and_agree(shelf, tmp_path):
     assert "<b>" not in page
     assert page.count("<svg") == 2
     assert not re.findall(r'(?:src|href)="(?!#)', page.replace("xlink:href", "href"))  # nothing from elsewhere
+
+
+def test_a_users_words_are_text_wherever_they_are_shown(shelf, tmp_path, capsys):
+    for seed in range(2):
+        shelf.add("single", seed, both(0.5, 0.5))
+        shelf.add("multi", seed, both(0.7, 0.6))
+    label = r"a|b [red]c[/x] $\frac$ <i>"
+    config = {"title": f"T {label}", "rows": {"single": f"S {label}", "multi": "M"}, "note": label}
+    config["claims"] = [{"text": "=1+1", "kind": "spread", "rows": ["multi", "single"]}]
+    (tmp_path / "mine.yaml").write_text(json.dumps(config))
+    job(TableOptions(store=str(shelf.store.root), table=str(tmp_path / "mine.yaml"), output="out"))
+    assert f"S {label}" in capsys.readouterr().out  # rich would take [red] for a colour, and refuse [/x]
+    assert (tmp_path / "out" / "mine.md").read_text().count(r"a&#124;b \[red]c\[/x] $\\frac$ &lt;i>") == 3
+    page = (tmp_path / "out" / "mine.html").read_text()  # matplotlib would read mathematics between two $
+    assert page.count(r"a|b [red]c[/x] $\frac$ &lt;i&gt;") >= 4
+    assert "<i>" not in page
+    assert read_csv(tmp_path / "out" / "mine.claims.csv")[0]["claim"] == "'=1+1"
+
+
+def test_rows_without_a_common_task_are_named(shelf):
+    shelf.add("single", 0, {"cola": 0.5})
+    shelf.add("multi", 0, {"rte": 0.5})
+    with pytest.raises(StoreError, match=re.escape(
+        "no task is in all rows (single has cola; multi has rte); train the rows on the same tasks, or name others in "
+        "columns"
+    )):  # fmt: skip
+        gather(shelf, table("single", "multi"))
+    shelf.add("single", 1, {"rte": 0.5})
+    with pytest.raises(StoreError, match=r"the table has the columns mnli, but tasks of all rows: rte"):
+        gather(shelf, table("single", "multi", columns=["mnli"]))
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "table").glob("*.yaml")), ids=lambda path: path.stem)

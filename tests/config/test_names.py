@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+import bam_lightning as bam
 from bam_lightning.config.compose import compose, conf_dir
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import RecipeConfig, StageConfig
@@ -54,6 +55,12 @@ def test_all_names_of_conf_are_good():
     files = [path for group in ("task", "experiment") for path in (conf_dir() / group).glob("*.yaml")]
     assert len(files) > 20
     assert [path.stem for path in files if name_error(path.stem)] == []
+
+
+def test_the_rule_holds_for_tasks_of_a_script():
+    rows = {"train": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}
+    with pytest.raises(ConfigError, match=r"^tasks: 'my sentiment' is no name"):
+        bam.MultiTaskDataModule({"my sentiment": bam.Task.from_list(rows, text="text")}, "encoder")
 
 
 def test_the_rule_is_checked_when_a_config_is_read():

@@ -9,6 +9,7 @@ import pytest
 import bam_lightning as bam
 from bam_lightning import cli
 from bam_lightning.data.task import task_from_config
+from conftest import sentences
 
 
 @pytest.fixture
@@ -73,6 +74,20 @@ def test_groups_of_a_column_have_the_scores_of_their_rows(evaluate, trained, tmp
         metrics = groups["groups"][value]["metrics"]
         assert {name: score["value"] for name, score in metrics.items()} == pytest.approx(expected, abs=1e-6)
     assert "| &#124; | 8 |" in text
+
+
+def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
+    rows = [{"premise": text, "gold": "positive"} for text in sentences(12, seed=3)]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, text = evaluate(
+        "--task=sst2", "--input=mine", "--split=test", "--column=premise", "--label=gold", "--output=out"
+    )
+    assert status == 0, text
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    predicted = bam.load(trained.id, store=trained.store).predict([row["premise"] for row in rows], task="sst2")
+    share = np.mean([prediction.label == "positive" for prediction in predicted])
+    assert report["metrics"]["accuracy"]["value"] == pytest.approx(share, abs=1e-12)
 
 
 @pytest.mark.parametrize(

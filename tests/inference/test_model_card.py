@@ -66,5 +66,5 @@ def test_a_strangers_label_names_are_text_and_no_markup(trained, tmp_path):
     manifest["spec"]["tasks"]["rte"]["head"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
     (folder / "run.json").write_text(json.dumps(manifest))
     text = model_card.make_card(read_model_info(find_model(str(folder))))
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;, a &#124; b" in text
+    assert "&lt;script>alert(1)&lt;/script>, a &#124; b" in text
     assert "<script" not in text

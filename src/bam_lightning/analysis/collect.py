@@ -335,8 +335,10 @@ def _columns(table: TableConfig, rows: Sequence[Row], manifests: _Manifests) -> 
     common = [task for task in jobs[0].metrics if all(task in job.metrics for job in jobs)]
     chosen = [task for task in table.columns if task in common] if table.columns else common
     if not chosen:
-        expected = ", ".join(table.columns) or "any task"
-        raise StoreError(f"no column: the rows have in common {', '.join(common) or 'no task'}, not {expected}")
+        shared = f"tasks of all rows: {', '.join(common)}" if common else "no task is in all rows"
+        wanted = f"the table has the columns {', '.join(table.columns)}, but " if table.columns else ""
+        each = "; ".join(f"{row.name} has {', '.join(row.jobs[0].metrics) or 'none'}" for row in rows)
+        raise StoreError(f"{wanted}{shared} ({each}); train the rows on the same tasks, or name others in columns")
     columns = {task: [task] for task in chosen}
     counted = [task for task in chosen if task in jobs[0].average]
     remaining = [task for task in counted if task not in table.without]

@@ -11,6 +11,7 @@ from typing import Any
 from bam_lightning.analysis.claims import RATIO_TEST, TOO_FEW
 from bam_lightning.analysis.collect import AVERAGE
 from bam_lightning.analysis.compare import MEAN_OF_MEDIANS, Cell, Table
+from bam_lightning.config import escaping
 from bam_lightning.metrics.significance import MIN_SEEDS, Interval
 
 TEX = {
@@ -169,8 +170,8 @@ def markdown(table: Table, paper: bool = False) -> str:
     """Return the table in Markdown."""
     head = heading(table)
     rows = _markdown_table([head, ["---", *["--:"] * (len(head) - 1)], *body(table, paper=paper)])
-    notes = [f"- {_markdown(line)}" for line in legend(table)]
-    parts = [f"## {table.config.title}", "", *rows, "", *notes, ""]
+    notes = [f"- {escaping.markdown(line)}" for line in legend(table)]
+    parts = [f"## {escaping.markdown(table.config.title)}", "", *rows, "", *notes, ""]
     if table.claims:
         head, *lines = claims(table)
         parts += ["### Claims", "", *_markdown_table([head, ["---"] * len(head), *lines]), ""]
@@ -178,13 +179,7 @@ def markdown(table: Table, paper: bool = False) -> str:
 
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
-
-
-def _markdown(text: str) -> str:
-    for sign in "*_|":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("<", "&lt;")
+    return ["| " + " | ".join(map(escaping.markdown, line)) + " |" for line in lines]
 
 
 def latex(table: Table, paper: bool = False) -> str:
@@ -267,5 +262,5 @@ def seeds_csv(table: Table) -> str:
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows([escaping.csv_cell(str(cell)) for cell in line] for line in lines)
     return text.getvalue()

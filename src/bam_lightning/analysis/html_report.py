@@ -13,6 +13,7 @@ import numpy as np
 
 from bam_lightning.analysis import formats
 from bam_lightning.analysis.compare import Cell, Table
+from bam_lightning.config.escaping import plot_label
 from bam_lightning.store.run_store import Store
 
 STYLE = """
@@ -92,7 +93,7 @@ def seeds_plot(table: Table) -> str:
     across = min(3, len(table.columns))
     down = -(-len(table.columns) // across)
     figure, axes = _figure(down, across, 5.0, 0.7 + 0.32 * len(table.rows))
-    names = [row.label.strip() for row in table.rows]
+    names = [plot_label(row.label.strip()) for row in table.rows]
     for panel, axis in enumerate(axes.flat):
         if panel >= len(table.columns):
             axis.set_axis_off()
@@ -136,7 +137,9 @@ def curves_plot(table: Table, store: Store) -> str:
             if store.manifest(run_id)["teachers"] and len(curves) == 1:
                 lams.plot(at, [entry["lam"] for entry in history], color=colour, linewidth=1)
         if curves:
-            losses.plot(progress, np.mean(curves, axis=0), color=colour, label=row.label.strip(), linewidth=1)
+            losses.plot(
+                progress, np.mean(curves, axis=0), color=colour, label=plot_label(row.label.strip()), linewidth=1
+            )
     for axis, name in ((losses, "training loss per example"), (lams, "lam (weight of gold)")):
         axis.set_xlabel("progress")
         axis.set_ylabel(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bam_lightning.config.escaping import plot_label
 from bam_lightning.config.job_config import Config
 from bam_lightning.store.atomic_io import atomic_write, write_text
 from bam_lightning.store.run_spec import Run
@@ -119,7 +120,7 @@ def plot(folder: Path, config: Config, summary: Mapping[str, Any], store: Store)
     _plot_curves(middle, last, history)
     if scores:
         _plot_dev_scores(right[0], last, scores)
-    figure.suptitle(f"{summary['recipe']}, scale {summary['scale']}, seed {summary['seed']}")
+    figure.suptitle(plot_label(f"{summary['recipe']}, scale {summary['scale']}, seed {summary['seed']}"))
     with atomic_write(folder / "results.png") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 

@@ -67,7 +67,10 @@ def job(options: RunsOptions) -> int:
         runs = _verify(store, runs)
     chosen = [entry for entry in runs if _matches(entry, options)]
     title = f"{len(chosen)} of {len(runs)} Runs in {store.root}, {_bytes(sum(entry.size for entry in chosen))}"
-    show(title, HEAD, [_line(entry) for entry in chosen])
+    if runs:
+        show(title, HEAD, [_line(entry) for entry in chosen])
+    else:
+        print(f"no Run in {store.root} yet; `bam train` trains them")
     damaged = damaged_records(store)
     for message in damaged.values():
         print(message, file=sys.stderr)

@@ -20,6 +20,7 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
+from bam_lightning.config.escaping import printable
 from bam_lightning.store.run_spec import Run
 
 
@@ -36,9 +37,9 @@ class View:
     """Terminal output. Progress bars are drawn on a terminal only; elsewhere each finished Run prints one line."""
 
     def __init__(self, bars: bool) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr, highlight=False, markup=False)
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             Speed(),
@@ -54,7 +55,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
 
     def plan(self, runs: Sequence[Run], finished: Collection[str], begun: Collection[str]) -> None:
         """Print the planned Runs: stage, tasks, examples, optimizer steps, and whether the store has them."""
@@ -123,12 +124,12 @@ class View:
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: int = 0) -> None:
     """Print a table on standard output; a line separates the last ``sums`` rows."""
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for number, name in enumerate(head):
         left = number == 0 or not any(row[number].lstrip("+-")[:1].isdigit() for row in rows)
-        table.add_column(Text(name), justify="left" if left else "right", no_wrap=number == 0)
+        table.add_column(Text(printable(name)), justify="left" if left else "right", no_wrap=number == 0)
     for number, row in enumerate(rows):
-        table.add_row(*map(Text, row), end_section=number == len(rows) - 1 - sums)
+        table.add_row(*(Text(printable(cell)) for cell in row), end_section=number == len(rows) - 1 - sums)
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else 160  # do not wrap in a file or a pipe
     console.print(table)

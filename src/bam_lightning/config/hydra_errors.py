@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from bam_lightning.config.escaping import printable
 from bam_lightning.config.exceptions import BamError, ConfigError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import renamed
@@ -56,16 +57,7 @@ def format_error(error: BaseException) -> str:
 
     Characters that cannot be printed (a line feed in a column's name, a terminal's commands) are escaped.
     """
-    return escape(_message(error))
-
-
-def escape(text: str) -> str:
-    """Return a text with its unprintable characters escaped.
-
-    >>> escape("two\\nlines")
-    'two\\\\nlines'
-    """
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return printable(_message(error))
 
 
 def option_names() -> set[str]:

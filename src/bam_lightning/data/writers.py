@@ -9,10 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from bam_lightning.config.escaping import FORMULA
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.readers import Dialect
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 
 
 class Writer(Protocol):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import SETS, Metric
+from bam_lightning.config.escaping import markdown
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
@@ -116,6 +117,8 @@ def _read_rows(task: TaskInfo, options: EvaluateOptions) -> tuple[pa.Table, str,
     described = _describe(task, source, options.label, options.separator)
     more = [] if options.by is None else [options.by]
     table, columns, where = source.read(task.name, described, split, more)
+    if not columns:  # an empty file of JSON lines
+        raise DataError(f"{where}: expected labelled rows, found none")
     for column in [*described.columns, *more]:
         if column not in table.column_names:
             raise DataError(
@@ -229,7 +232,7 @@ def format_markdown(report: Report) -> str:
     """Return a report as Markdown: one table of metrics, then classes, confusion matrix and groups."""
     parts = [
         f"# {report['task']}: Run {report['run']}",
-        f"{report['rows']:,} rows of {report['input']}. Intervals are 95% bootstrap intervals over the rows.",
+        f"{report['rows']:,} rows of {markdown(report['input'])}. Intervals are 95% bootstrap intervals over the rows.",
         _table(["metric", "score", "interval"], [_metric_cells(*item) for item in report["metrics"].items()]),
     ]
     if "expected_calibration_error" in report:
@@ -254,7 +257,7 @@ def format_markdown(report: Report) -> str:
             for value, group in report["by"]["groups"].items()
         ]
         head = [cell for name in report["metrics"] for cell in (name, "interval")]
-        parts += [f"## By {_escape(report['by']['column'])}", _table([report["by"]["column"], "rows", *head], rows)]
+        parts += [f"## By {markdown(report['by']['column'])}", _table([report["by"]["column"], "rows", *head], rows)]
     return "\n\n".join(parts)
 
 
@@ -264,8 +267,4 @@ def _metric_cells(name: str, values: Mapping[str, float]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines)
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "&#124;").replace("\n", " ")
+    return "\n".join(f"| {' | '.join(markdown(cell) for cell in line)} |" for line in lines)

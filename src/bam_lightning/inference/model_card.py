@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bam_lightning.config.data_config import SETS
+from bam_lightning.config.escaping import markdown
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo
 from bam_lightning.store.job_records import FINISHED, JobRecord, read_records
 from bam_lightning.store.run_store import Store
@@ -90,22 +91,8 @@ def _task_table(tasks: Mapping[str, TaskInfo], manifests: Sequence[Mapping[str, 
         spread = f"{len(seeds)}, {statistics.median(seeds):.1f} ({min(seeds):.1f} to {max(seeds):.1f})" if seeds else ""
         dev = "" if score is None else f"{100 * score:.1f}"
         cells = [task.name, " + ".join(task.columns), labels, task.metric, dev, spread]
-        lines.append("| " + " | ".join(_escape(text) for text in cells) + " |")
+        lines.append("| " + " | ".join(markdown(text) for text in cells) + " |")
     return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Escape characters of a label name that would break a Markdown table or inject HTML."""
-    for character, entity in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "&#124;"),
-        ("`", "&#96;"),
-        ("\n", " "),
-    ):
-        text = text.replace(character, entity)
-    return text
 
 
 def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:

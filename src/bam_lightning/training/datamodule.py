@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
+from bam_lightning.config.names import check_name
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
@@ -178,6 +179,8 @@ class MultiTaskDataModule(ExamplesDataModule):
     ) -> None:
         if not tasks:
             raise ConfigError("MultiTaskDataModule needs at least one task")
+        for name in tasks:
+            check_name("tasks", name)
         default = SizeProportionalSampler(0.75 if len(tasks) > 1 else 1.0)
         super().__init__(
             {},
