@@ -77,7 +77,8 @@ def _side(words: list[str]) -> dict[str, float]:
 
 def _provenance(name: str) -> dict[str, Any]:
     from bam_lightning.config.trainer_config import TrainerConfig
-    from bam_lightning.training import hardware
+    from bam_lightning.models import hardware
+    from bam_lightning.store.provenance import versions
 
     changed = _git("status", "--porcelain", "--", "..", ":!results")
     commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
@@ -88,7 +89,7 @@ def _provenance(name: str) -> dict[str, Any]:
         "machine": hardware.device_name(TrainerConfig()),
         "precision": hardware.precision(TrainerConfig()),
         "data": BENCHES[name].data or (GLUE if real else GENERATED),
-        "versions": hardware.versions(),
+        "versions": versions(),
     }
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from workload import LONGEST, SHAPES, SIZES, VOCABULARY, Work
 
 from bam_lightning.config.trainer_config import TrainerConfig
-from bam_lightning.training import hardware
+from bam_lightning.models import hardware
 
 
 class Peer(nn.Module):

@@ -24,12 +24,13 @@ from workload import Work, build_encoder, with_teachers
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.sampling import Sampler, Stream
+from bam_lightning.models import hardware
 from bam_lightning.models.encoder import CALL_TOKENS
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.training import hardware
 from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.loaders import MinibatchMaker, Placement
 from bam_lightning.training.module import BamModule
+from bam_lightning.training.trainer import make_trainer
 
 WARM = 8
 
@@ -104,7 +105,7 @@ def train(
     module = BamModule(model=MultiTaskModel(encoder, heads), learning_rate=5e-5, layerwise_decay=0.9)
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainerConfig(extra={"limit_val_batches": 0})
-        trainer = hardware.trainer(settings, Path(folder), len(rows), callbacks=[clock])
+        trainer = make_trainer(settings, Path(folder), len(rows), callbacks=[clock])
         trainer.fit(module, datamodule=data)
 
 

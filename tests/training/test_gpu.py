@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.models.encoder import Encoder
-from bam_lightning.training import hardware
 from bam_lightning.training.datamodule import ExamplesDataModule
+from bam_lightning.training.trainer import make_trainer
 from families import PACKED, batch_of, body, pooled_by_hand
 
 pytestmark = [
@@ -93,7 +93,7 @@ def test_the_host_waits_for_nothing_within_a_step(compiled, tiny_bert, tmp_path)
     data = ExamplesDataModule(pool(0), batch_size=8)  # 9 steps an epoch
     try:
         settings = TrainerConfig(log_every_n_steps=100, extra={"limit_val_batches": 0})
-        hardware.trainer(settings, tmp_path, 9, callbacks=[watch]).fit(module, data)
+        make_trainer(settings, tmp_path, 9, callbacks=[watch]).fit(module, data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert watch.steps == 9

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bam_lightning.config.compose import compose
+from bam_lightning.config.wandb_server import online
 from bam_lightning.recipes.runner import run_recipe
-from bam_lightning.training.loggers import online
 
 
 def records(path: Path):

@@ -1,12 +1,15 @@
-"""Build a W&B workspace for the Runs of a project: ``bam dashboard``."""
+"""Build a W&B workspace for the Runs of a project: ``bam dashboard``; send tables to W&B."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.wandb_server import online
 
 STEP = "trainer/global_step"
 
@@ -103,3 +106,16 @@ def job(options: DashboardOptions) -> None:
         raise ConfigError(
             f"W&B takes no workspace from here ({reason}); run `wandb login`, or look with --show"
         ) from error
+
+
+def send_table(project: str, folder: Path, name: str, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Send a table to W&B, as a W&B Table and as the page ``NAME.html`` of ``folder``; offline for a later sync."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return
+    mode = "online" if online() else "offline"
+    run = wandb.init(project=project, name=name, job_type="table", dir=str(folder), mode=mode)  # type: ignore[arg-type]
+    run.log({"table": wandb.Table(columns=list(heading), data=[list(row) for row in rows])})
+    run.log({"page": wandb.Html(str(folder / f"{name}.html"), inject=False)})
+    run.finish()

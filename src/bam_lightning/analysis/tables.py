@@ -79,7 +79,7 @@ def job(options: TableOptions) -> None:
         head, *lines = formats.claims(table, short=True)
         show("Claims", head, lines)
     if options.wandb:
-        from bam_lightning.training.loggers import send_table
+        from bam_lightning.analysis.dashboard import send_table
 
         lines = formats.numbers(table)
         send_table(options.wandb, Path(options.output), Path(options.table).stem, lines[0], lines[1:])

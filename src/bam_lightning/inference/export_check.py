@@ -21,7 +21,7 @@ from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
 from bam_lightning.store.atomic_io import apply_umask
-from bam_lightning.training import hardware
+from bam_lightning.store.provenance import versions
 
 EXPORT_MANIFEST = "export.json"
 TOLERANCE = 1e-4  # largest absolute difference of float32 logits
@@ -129,7 +129,7 @@ def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[st
         "max_length": model.info.max_length,
         "tasks": {name: describe_task(model.tasks[name], model.head(name)) for name in names},
         "largest_difference": difference,
-        "versions": hardware.versions(),
+        "versions": versions(),
         "files": sorted(list_files(folder)),
     }
     (folder / EXPORT_MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -23,11 +23,11 @@ from bam_lightning.data.collate import Examples, collate, length_batches
 from bam_lightning.data.tokenization import join, tokenise
 from bam_lightning.inference import model_card
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, find_model, read_model_info
+from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
 from bam_lightning.models.saving import load_encoder
 from bam_lightning.store.run_dir import MANIFEST
-from bam_lightning.training import hardware
 
 Row = str | Sequence[str]
 EXPORT_FORMATS = ("bam", "hf", "onnx")

@@ -23,6 +23,7 @@ from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.tokenization import Tokens, encode
+from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
@@ -34,7 +35,6 @@ from bam_lightning.recipes.planner import required_predictions
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
 from bam_lightning.store.run_spec import TRAIN, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
-from bam_lightning.training import hardware
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.lightning import localize
@@ -43,6 +43,7 @@ from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, ma
 from bam_lightning.training.module import BamModule
 from bam_lightning.training.optimizer import BertAdam
 from bam_lightning.training.plain import from_plain
+from bam_lightning.training.trainer import check_devices, check_flags, make_trainer
 
 
 class Prepared(NamedTuple):
@@ -56,8 +57,8 @@ class Prepared(NamedTuple):
 
 def check_trainable(config: Config) -> None:
     """Raise what would stop a Run later: a device that is not there, a head that cannot be built."""
-    hardware.check_devices(config.trainer)
-    hardware.check_flags(config.trainer)
+    check_devices(config.trainer)
+    check_flags(config.trainer)
     if config.run.compile and not hardware.on_gpu(config.trainer):
         raise ConfigError("run.compile=true is for GPUs; on a CPU layers are fused already, so leave it out")
     for name, section in config.callbacks.items():
@@ -125,7 +126,7 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
     settings = replace(settings, extra={**_validation(run, config, prepared), **settings.extra})
     if run.kind is StageKind.pretrain and settings.strategy == "fsdp":
         settings = replace(settings, strategy="ddp")  # the encoder is small enough to be pretrained from scratch here
-    trainer = hardware.trainer(settings, context.output, run.steps, loggers, callbacks)
+    trainer = make_trainer(settings, context.output, run.steps, loggers, callbacks)
     saved = last_checkpoint(folder)
     if hardware.precision(settings) == "64-true":
         prepared.module.double()  # before a checkpoint's weights are loaded, which would be rounded otherwise
@@ -296,7 +297,7 @@ def backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], con
 def _write_predictions(
     run_id: str, requests: Sequence[PredictionRequest], context: Context, prepared: Prepared
 ) -> None:
-    trainer = hardware.trainer(context.config.trainer, context.output)
+    trainer = make_trainer(context.config.trainer, context.output)
     tokenized = _tokenizer_of(context, prepared.tokenizer)
     module = prepared.module
     assert isinstance(module, BamModule)

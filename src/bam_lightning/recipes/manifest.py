@@ -10,8 +10,10 @@ import torch
 
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.job_config import Config
+from bam_lightning.models import hardware
+from bam_lightning.store.provenance import versions
 from bam_lightning.store.run_spec import Run
-from bam_lightning.training import distributed, hardware
+from bam_lightning.training import distributed
 
 
 def make_manifest(
@@ -47,7 +49,7 @@ def make_manifest(
         "precision": hardware.precision(config.trainer),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
-        "versions": hardware.versions(),
+        "versions": versions(),
     }
 
 

@@ -66,7 +66,7 @@ def lead_or_follow(config: Config, output: Path, lead: Lead) -> dict[str, Any]:
         output: folder of the job.
         lead: what rank 0 does, with ``others`` as third argument.
     """
-    from bam_lightning.training.hardware import check_devices
+    from bam_lightning.training.trainer import check_devices
 
     check_devices(config.trainer)
     _join()
@@ -151,7 +151,7 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    from bam_lightning.training.hardware import check_devices
+    from bam_lightning.training.trainer import check_devices
 
     check_devices(config.trainer)
     if threading.current_thread() is not threading.main_thread():

@@ -204,7 +204,7 @@ def _precision(config: Config) -> str:
     """Return the precision of the Runs; ``auto`` depends on the device."""
     if config.trainer.precision != "auto":
         return str(config.trainer.precision)
-    from bam_lightning.training.hardware import precision
+    from bam_lightning.models.hardware import precision
 
     return precision(config.trainer)
 

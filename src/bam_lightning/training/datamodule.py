@@ -28,7 +28,7 @@ from bam_lightning.data.tokenization import tokenise as tokenize
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
-from bam_lightning.training.hardware import versions
+from bam_lightning.store.provenance import versions
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.trainer_config import LoggerKind
+from bam_lightning.config.wandb_server import online
 from bam_lightning.store.run_spec import Run, to_json
 from bam_lightning.training.lightning import localize
 from bam_lightning.training.plain import locate
 
-PROBE_SECONDS = 3.0
 STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
 
 
@@ -105,49 +103,8 @@ def log_end(logger: Any, manifest: Mapping[str, Any]) -> None:
     logger.log_metrics(values, step=manifest["steps"])
 
 
-def send_table(project: str, folder: Path, name: str, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Send a table to W&B, as a W&B Table and as the page ``NAME.html`` of ``folder``; offline for a later sync."""
-    import wandb
-
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return
-    mode = "online" if online() else "offline"
-    run = wandb.init(project=project, name=name, job_type="table", dir=str(folder), mode=mode)  # type: ignore[arg-type]
-    run.log({"table": wandb.Table(columns=list(heading), data=[list(row) for row in rows])})
-    run.log({"page": wandb.Html(str(folder / f"{name}.html"), inject=False)})
-    run.finish()
-
-
 def finish(logger: Any) -> None:
     """Close the logger of a Run, so that the next Run gets one of its own."""
     logger.finalize("success")
     if hasattr(logger.experiment, "finish"):
         logger.experiment.finish()
-
-
-def online() -> bool:
-    """Return whether to log to W&B's server: a key is stored, and the server answers within ``PROBE_SECONDS``.
-
-    W&B's client waits 91 s for a server that cannot be reached.
-    """
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return False
-    base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    address = urlparse(base)
-    if not os.environ.get("WANDB_API_KEY") and not _has_stored_key(address.hostname or ""):
-        return False
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-def _has_stored_key(host: str) -> bool:
-    import netrc
-
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

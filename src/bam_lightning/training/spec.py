@@ -21,8 +21,8 @@ from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import ENCODER, WEIGHTS, save_state
 from bam_lightning.store.atomic_io import apply_umask, translate_os_errors, write_text
+from bam_lightning.store.provenance import versions
 from bam_lightning.store.run_dir import MANIFEST, file_hash
-from bam_lightning.training.hardware import versions
 
 VERSION = 1
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bam_lightning.config.trainer_config import TrainerConfig
-from bam_lightning.training import hardware
+from bam_lightning.models import hardware
 
 FAULTS = """
 import resource, sys, torch
-from bam_lightning.training import hardware
+from bam_lightning.models import hardware
 if sys.argv[1] == "prepared":
     hardware.prepare()
 def faults():

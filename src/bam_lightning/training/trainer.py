@@ -1,59 +1,22 @@
-"""The hardware of this machine and the Trainer for it: device, precision, allocator, versions."""
+"""The Trainer of a Run: its strategy, process group and flags."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
 import inspect
-import logging
-import platform
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import suggest
-from bam_lightning.models.attention import ampere
+from bam_lightning.models.hardware import on_gpu, precision
 from bam_lightning.training import distributed
 
-if TYPE_CHECKING:  # prediction alone does not import Lightning
+if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
-
-
-def prepare() -> None:
-    """Silence Lightning's start-up messages, and let the C library keep freed memory.
-
-    glibc returns large blocks to the system after every step and maps them again in the next; keeping them is faster.
-    """
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # training on a login node is allowed
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
-            libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the limit of older versions
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def on_gpu(settings: TrainerConfig) -> bool:
-    """Return whether training runs on CUDA.
-
-    Raises:
-        TrainingError: If ``trainer.accelerator=gpu`` and there is no GPU.
-    """
-    available = torch.cuda.is_available()
-    if settings.accelerator == "gpu" and not available:
-        raise TrainingError("trainer.accelerator=gpu, but torch sees no CUDA device; use trainer=auto or trainer=cpu")
-    return available and settings.accelerator != "cpu"
 
 
 def check_devices(settings: TrainerConfig) -> None:
@@ -79,18 +42,7 @@ def check_devices(settings: TrainerConfig) -> None:
         )
 
 
-def precision(settings: TrainerConfig) -> str:
-    """Return Lightning's precision; ``auto`` is bf16-mixed if the device is fast at bfloat16, else 32-true."""
-    if settings.precision != "auto":
-        return settings.precision
-    if on_gpu(settings):
-        fast = ampere()
-    else:
-        fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return "bf16-mixed" if fast else "32-true"
-
-
-def trainer(
+def make_trainer(
     settings: TrainerConfig, output: Path, steps: int = -1, loggers: Sequence[Any] = (), callbacks: Sequence[Any] = ()
 ) -> pl.Trainer:
     """Return Lightning's Trainer for a Run.
@@ -158,30 +110,3 @@ def strategy(settings: TrainerConfig) -> Any:
             process_group_backend=backend,
         )
     return DDPStrategy(process_group_backend=backend)
-
-
-def device_name(settings: TrainerConfig) -> str:
-    """Return the name of the device, with the number of threads on a CPU."""
-    if on_gpu(settings):
-        return str(torch.cuda.get_device_name())
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    """Return the model of the processor if the system names it, else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return f"{platform.processor() or platform.machine()} CPU"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect results."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            installed[name] = "not installed"
-    return installed
