@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
     from bam_lightning.config.exceptions import BamError, ConfigError, DataError, StoreError, TrainingError
+    from bam_lightning.config.teacher_config import TeacherSource
     from bam_lightning.data.sampling import ReplicationSampler, Sampler, SizeProportionalSampler
     from bam_lightning.data.task import Task
     from bam_lightning.inference.predictor import Prediction, Predictor, load
@@ -54,6 +55,7 @@ __all__ = [
     "SizeProportionalSampler",
     "StoreError",
     "Task",
+    "TeacherSource",
     "TrainingError",
     "load",
     "make_config",
@@ -63,6 +65,7 @@ __all__ = [
 _MODULES = {
     "config.compose": {"make_config": "compose"},
     "config.exceptions": ["BamError", "ConfigError", "DataError", "StoreError", "TrainingError"],
+    "config.teacher_config": ["TeacherSource"],
     "data.sampling": ["ReplicationSampler", "Sampler", "SizeProportionalSampler"],
     "data.task": ["Task"],
     "inference.predictor": ["Prediction", "Predictor", "load"],

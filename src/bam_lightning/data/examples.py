@@ -28,21 +28,36 @@ DEV_LARGEST_SHARE = 1 / 3  # of a tiny data set
 
 
 class TaskSplit(NamedTuple):
-    """One split. ``texts``: one or two columns of N strings; ``labels``: int64 class ids or float32 scores ``[N]``, of
-    a multi-label task int64 0 and 1 ``[N, C]``; ``keys``: N hashes of 16 bytes."""
+    """One split. N rows, C label names.
+
+    Attributes:
+        texts: One or two columns of N strings.
+        labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``.
+        keys: N hashes of 16 bytes.
+        ids: The task's ``id_column``, as text; ``None`` without one.
+        has_gold: ``[N]`` whether the row has a label; ``None`` where all have one.
+    """
 
     texts: tuple[Sequence[str], ...]
     labels: NDArray[np.generic]
     keys: list[bytes]
+    ids: Sequence[str] | None = None
+    has_gold: NDArray[np.bool_] | None = None
 
     def take(self, order: NDArray[np.int64]) -> TaskSplit:
         """Return the rows at the positions ``order``, in that order."""
         positions = order.tolist()
-        texts = tuple(
-            column.take(order) if isinstance(column, LateTexts) else [column[i] for i in positions]
-            for column in self.texts
+
+        def texts_of(column: Sequence[str]) -> Sequence[str]:
+            return column.take(order) if isinstance(column, LateTexts) else [column[i] for i in positions]
+
+        return TaskSplit(
+            tuple(map(texts_of, self.texts)),
+            self.labels[order],
+            [self.keys[i] for i in positions],
+            None if self.ids is None else texts_of(self.ids),
+            None if self.has_gold is None else self.has_gold[order],
         )
-        return TaskSplit(texts, self.labels[order], [self.keys[i] for i in positions])
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +167,8 @@ def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     """Return the order of the rows by key, then by label, and the rows in that order."""
     halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
     labels = rows.labels.reshape(len(rows.labels), -1)
-    order = np.lexsort((*labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
+    last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
+    order = np.lexsort((*last, *labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
     return order, rows.take(order)
 
@@ -245,13 +261,19 @@ def load_unlabelled(
                 )
     if labels_if_there and has_labels(task, table):
         return _make_split(where, name, task, table, check_range=not task.range_inferred)
-    texts = _all_texts(where, name, task, table)
+    texts = text_columns(where, task, table)
     return TaskSplit(texts, np.full(len(texts[0]), UNLABELLED), task_keys(name, task, texts))
 
 
 def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
-    texts = _all_texts(where, name, task, table)
-    return TaskSplit(texts, read_labels(where, name, task, table, check_range), task_keys(name, task, texts))
+    texts = text_columns(where, task, table)
+    labels = read_labels(where, name, task, table, check_range)
+    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table))
+
+
+def row_ids(task: Task, table: pa.Table) -> list[str] | None:
+    """Return the ids of a task's rows as text, or ``None`` if it has none."""
+    return None if task.id_column is None else [str(value) for value in table.column(task.id_column).to_pylist()]
 
 
 def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.Table, str]:
@@ -304,7 +326,8 @@ def doubled(name: str, task: Task, rows: TaskSplit) -> TaskSplit:
     swapped = (rows.texts[1], rows.texts[0])
     both = tuple([*one, *two] for one, two in zip(rows.texts, swapped, strict=True))
     labels = np.concatenate([rows.labels, rows.labels])
-    return TaskSplit(both, labels, rows.keys + task_keys(name, task, swapped))
+    keys = rows.keys + task_keys(name, task, swapped)
+    return TaskSplit(both, labels, keys, None if rows.ids is None else [*rows.ids, *rows.ids])
 
 
 def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:
@@ -322,7 +345,12 @@ def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:
         )
 
 
-def _all_texts(where: str, name: str, task: Task, table: pa.Table) -> tuple[list[str], ...]:
+def text_columns(where: str, task: Task, table: pa.Table) -> tuple[list[str], ...]:
+    """Return the texts of a task's rows, checked.
+
+    Raises:
+        DataError: If a text is missing, empty or no text; ``where`` begins the message.
+    """
     return tuple(_texts(where, task, column, table.column(column)) for column in task.text)
 
 

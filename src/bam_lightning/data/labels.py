@@ -201,10 +201,7 @@ def _numbered(
     A label is a name. If no name is a number from 0 to C - 1, it may be a class id instead, so that no label has two
     meanings. ``1.0`` is 1, and ``True`` is ``true``.
     """
-    names = task.labels or ()
-    ids = {label: number for number, label in enumerate(names)}
-    if not any(str(number) in ids for number in range(len(names))):
-        ids |= {str(number): number for number in range(len(names))}
+    names, ids = task.labels or (), _class_ids(task)
     for row, label in labels:
         word = label if isinstance(label, str) else str(label)
         if word not in ids:
@@ -220,6 +217,25 @@ def _numbered(
                 f"id from 0 to {len(names) - 1}; check {task.option('labels')}{hint}{more}"
             )
         yield row, label, ids[word]
+
+
+def _class_ids(task: Task) -> dict[str, int]:
+    names = task.labels or ()
+    ids = {label: number for number, label in enumerate(names)}
+    if not any(str(number) in ids for number in range(len(names))):
+        ids |= {str(number): number for number in range(len(names))}
+    return ids
+
+
+def find_class(task: Task, word: str, any_case: bool = False) -> int | None:
+    """Return the class id of a label name, or of a class id where names are no numbers; ``None`` if there is none."""
+    ids = _class_ids(task)
+    if word not in ids:
+        word = _spell(word, ids)
+    if word not in ids and any_case:
+        same = [name for name in ids if name.casefold() == word.casefold()]
+        word = same[0] if len(same) == 1 else word
+    return ids.get(word)
 
 
 def _spell(word: str, known: Iterable[str]) -> str:

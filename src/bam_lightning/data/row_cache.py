@@ -89,28 +89,29 @@ def _rows(kept: Tensors, split: Split) -> TaskSplit:
     joined = kept[f"{split.part}_keys"].tobytes()
     keys = [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)]
     reader = Reader(split)
-    texts = tuple(
-        LateTexts(partial(reader.column, number), kept[f"{split.part}_order"]) for number in range(len(split.task.text))
-    )
-    return TaskSplit(texts, kept[f"{split.part}_labels"], keys)
+    order = kept[f"{split.part}_order"]
+    texts = tuple(LateTexts(partial(reader.column, number), order) for number in range(len(split.task.text)))
+    ids = LateTexts(partial(reader.column, -1), order) if split.task.id_column else None
+    return TaskSplit(texts, kept[f"{split.part}_labels"], keys, ids)
 
 
 class Reader:
-    """Reads the texts of a file that was looked at before, once."""
+    """Reads the texts and ids of a file that was looked at before, once."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
         self._texts: tuple[Sequence[str], ...] | None = None
 
     def column(self, number: int) -> Sequence[str]:
-        """Return a column of texts.
+        """Return a column of texts; -1 stands for the ids.
 
         Raises:
             DataError: if the file has changed since.
         """
         if self._texts is None:
             with suppress(FileNotFoundError):
-                self._texts = load_split(*self.split[:3]).texts
+                rows = load_split(*self.split[:3])
+                self._texts = (*rows.texts, *([rows.ids] if rows.ids is not None else []))
             if self._texts is None or not _unchanged(self.split):
                 raise DataError(f"{self.split.path} has changed since this job began; start the job again")
         return self._texts[number]

@@ -18,21 +18,24 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
 from bam_lightning.config.names import check_name
+from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
+from bam_lightning.data.teacher_columns import Column, check_covered, read_column
 from bam_lightning.data.tokenization import encode
 from bam_lightning.data.tokenization import tokenise as tokenize
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.provenance import versions
+from bam_lightning.training.distillation import Teacher, combine_columns
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
-from bam_lightning.training.spec import VERSION, load_tokenizer_files, tokenizer_files
+from bam_lightning.training.spec import VERSION, build_head, load_tokenizer_files, tokenizer_files
 
 
 class ExamplesDataModule(pl.LightningDataModule):
@@ -193,7 +196,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         self.max_length, self.pooling, self.data_seed = max_length, pooling, data_seed
         self.cache_dir = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / "bam_lightning"
         self._rows: dict[str, TaskExamples] = {}
-        self._teachers: dict[str, NDArray[np.float32]] = {}
+        self._teachers: dict[str, Teacher] = {}
         self._tokenizer: Any = None
         self._split_cache: dict[str, dict[str, Examples]] = {}
 
@@ -263,7 +266,7 @@ class MultiTaskDataModule(ExamplesDataModule):
     def train_examples(self) -> dict[str, Examples]:
         """Return task -> training examples, with the columns of their teachers."""
         return {
-            name: examples._replace(teacher=self._teachers.get(name))
+            name: examples._replace(**self._teachers.get(name, Teacher())._asdict())
             for name, examples in self._examples("train").items()
         }
 
@@ -302,35 +305,56 @@ class MultiTaskDataModule(ExamplesDataModule):
         single._rows = {task: self.rows[task]}
         return single
 
-    def teach(self, task: str, source: Any, trainer: Any = None) -> None:
+    def teach(
+        self, task: str, source: Any, trainer: Any = None, *, weights: Sequence[float] | None = None, **options: Any
+    ) -> None:
         """Take predictions on a task's training rows as its teacher; a second call replaces the first.
 
         Args:
             task: name of the task.
-            source: a ``BamModule`` or ``Predictor`` that has the task; what ``bam_lightning.load`` reads (a folder, a
-                Run, a hub id) or a Lightning checkpoint, ``.ckpt``; an array of logits ``[N, K]`` in the order of
-                ``self.rows[task].train``; or a list of these, an ensemble. With several processes, every rank gives
-                the same source.
+            source: a ``BamModule`` or ``Predictor`` that has the task; a folder or a ``.ckpt`` of a model; a table of
+                predictions (``.parquet``, ``.csv``, ``.jsonl``), whose rows are matched by content; the id of a Run; an
+                id of the hub; an array of logits ``[N, K]`` in the order of ``self.rows[task].train``; or a list of
+                these, an ensemble, averaged over the members that cover a row. With several processes, every rank
+                gives the same source.
             trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
+            weights: of the members of an ensemble; default: equal.
+            options: of a table, see ``TeacherSource``: ``probabilities="p_*"``, ``missing="gold"`` and so on.
 
         Raises:
-            DataError: for logits of another shape, or that are not finite.
+            ConfigError: for options that do not fit the source.
+            DataError: for a table that does not fit the rows; for logits of another shape, or that are not finite.
             TrainingError: for a Trainer whose strategy starts processes by spawn or fork.
         """
         check_choice("task", task, self.tasks)
-        if isinstance(source, (list, tuple)):
-            columns = [self._column(task, member, trainer) for member in source]
-            shapes = sorted({column.shape for column in columns})
-            if len(shapes) != 1:
-                raise DataError(f"teachers of {task!r} must have logits of one shape, got {shapes}")
-            self._teachers[task] = np.stack(columns, axis=1)
-        else:
-            self._teachers[task] = self._column(task, source, trainer)
+        members = [
+            teacher_sources(f"teacher of {task!r}", member, **options)[0]
+            if isinstance(member, (str, Path, Mapping, TeacherSource))
+            else member
+            for member in (source if isinstance(source, (list, tuple)) else [source])
+        ]
+        files = [member for member in members if isinstance(member, TeacherSource) and member.is_file]
+        if options and not files:
+            raise ConfigError(f"teacher of {task!r}: {', '.join(options)} is for a file of predictions; leave it out")
+        if not members or len(weights or members) != len(members):
+            raise ConfigError(f"teacher of {task!r}: {len(members)} sources and {len(weights or ())} weights")
+        rows = self.rows[task]
+        columns = [self._column(task, member, trainer, alone=len(members) == 1) for member in members]
+        for column in columns:
+            for note in column.notes:
+                rank_zero_info(note)
+        weights = weights or [member.weight if isinstance(member, TeacherSource) else 1.0 for member in members]
+        head = build_head(task, rows.task.head_config, width=1)
+        taught = combine_columns(task, str(rows.task.kind), columns, weights, head)
+        check_covered(task, taught.has_teacher, [file.missing for file in files])
+        self._teachers[task] = taught
 
-    def _column(self, task: str, source: Any, trainer: Any) -> NDArray[np.float32]:
+    def _column(self, task: str, source: Any, trainer: Any, alone: bool) -> Column:
         split = self.rows[task].train
-        if isinstance(source, (str, Path)):
-            source = _load_teacher(source)
+        if isinstance(source, TeacherSource):
+            if source.is_file:
+                return read_column(task, self.rows[task].task, split, source, alone)
+            source = _load_teacher(source.path)
         if hasattr(source, "predict_step"):
             logits = self._predict_column(task, source, trainer)
         elif hasattr(source, "logits"):
@@ -345,7 +369,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         if not np.isfinite(logits).all():
             row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
             raise DataError(f"teacher of {task!r}: logits of training row {row} are not finite")
-        return np.ascontiguousarray(logits, dtype=np.float32)
+        return Column("logits", np.ascontiguousarray(logits, dtype=np.float32))
 
     def _cached_logits(self, task: str, predictor: Any, split: TaskSplit) -> NDArray[np.float32]:
         """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""

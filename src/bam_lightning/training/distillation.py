@@ -4,8 +4,83 @@ Shapes: n examples of a task, k teachers of it, K outputs of its head (classes, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from bam_lightning.config.exceptions import DataError
+from bam_lightning.data.teacher_columns import Column
+from bam_lightning.models.heads import Head
+
+
+class Teacher(NamedTuple):
+    """What teaches N training rows; its fields are those of ``Examples``."""
+
+    teacher: NDArray[np.float32] | None = None
+    teacher_target: NDArray[np.float32] | None = None
+    has_teacher: NDArray[np.bool_] | None = None
+
+
+def class_target(head: Head, probabilities: Tensor) -> Tensor:
+    """Return the expected target ``[n, K]`` of labels that are drawn with the given probabilities ``[n, C]``.
+
+    >>> from bam_lightning.models.heads import OrdinalHead
+    >>> class_target(OrdinalHead(4, ["low", "mid", "high"]), torch.tensor([[0.5, 0.25, 0.25]]))
+    tensor([[0.5000, 0.2500]])
+    """
+    return probabilities @ head.encode_labels(torch.arange(probabilities.shape[1], device=probabilities.device))
+
+
+def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Sequence[float], head: Head) -> Teacher:
+    """Return the teacher of a task: one column, or an ensemble averaged over the members that cover a row.
+
+    Logits stay logits where all members are of equal weight and cover all rows; otherwise predictions are brought into
+    the head's target space and averaged.
+
+    Args:
+        task: Name of the task.
+        kind: Its kind.
+        columns: Predictions of each member.
+        weights: Of the members.
+        head: The task's head, whatever its width.
+
+    Raises:
+        DataError: If the members' predictions have different shapes.
+    """
+    covered = [column.covered for column in columns]
+    if all(column.form == "logits" for column in columns):
+        shapes = sorted({column.values.shape for column in columns})
+        if len(shapes) > 1:
+            raise DataError(f"teachers of {task!r} must have logits of one shape, got {shapes}")
+        if len(columns) == 1:
+            return Teacher(columns[0].values, None, covered[0])
+        if len(set(weights)) == 1 and all(mask is None for mask in covered):
+            return Teacher(np.stack([column.values for column in columns], axis=1))
+    total, mass = 0.0, 0.0
+    for column, weight in zip(columns, weights, strict=True):
+        share = weight * (np.ones(len(column.values)) if column.covered is None else column.covered)[:, None]
+        total = total + share * _target(kind, column, head)
+        mass = mass + share
+    target = (total / np.where(mass > 0, mass, 1)).astype(np.float32)
+    has_teacher = (mass > 0)[:, 0]
+    return Teacher(None, np.ascontiguousarray(target), None if has_teacher.all() else has_teacher)
+
+
+def _target(kind: str, column: Column, head: Head) -> NDArray[np.float32]:
+    """Return predictions ``[N, K]`` in the head's target space."""
+    values = torch.from_numpy(column.values)
+    if column.form == "logits":
+        values = head.to_target_space(values)
+    elif column.form == "values":
+        values = head.encode_labels(values[:, 0])
+    elif kind != "multi_label":
+        values = class_target(head, values)
+    target: NDArray[np.float32] = values.detach().numpy()
+    return target
 
 
 def row_lam(lam: float, has_gold: Tensor | None, has_teacher: Tensor | None) -> float | Tensor:
