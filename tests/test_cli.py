@@ -7,7 +7,7 @@ import pytest
 
 from bam_lightning import cli
 
-COMMANDS = ["train", "tables", "runs", "predict", "evaluate", "export", "serve", "submit", "tune", "dashboard"]
+COMMANDS = ["train", "check", "tables", "runs", "predict", "evaluate", "export", "serve", "submit", "tune", "dashboard"]
 
 
 def test_help_lists_the_commands(capsys):
@@ -17,7 +17,7 @@ def test_help_lists_the_commands(capsys):
     assert listed == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:])
+@pytest.mark.parametrize("command", COMMANDS[2:])
 def test_each_command_has_help_with_examples(command, capsys):
     assert cli.run([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -47,6 +47,14 @@ def test_train_gets_its_words_unchanged(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bam"])
     assert cli.run(["train", *words]) == 0
     assert seen == [["bam train", *words]]
+
+
+def test_check_is_train_with_an_option(monkeypatch):
+    seen = []
+    monkeypatch.setattr("bam_lightning.train.main", lambda: seen.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", ["bam"])
+    assert cli.run(["check", "scale=small", "seed=1"]) == 0
+    assert seen == [["bam train", "scale=small", "seed=1", "check=true"]]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,21 @@ def train(context: typer.Context) -> None:
     train.main()
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def check(context: typer.Context) -> None:
+    """Read everything that a training job needs, and train nothing: rows, weak spots, time and memory.
+
+    Every word is passed to Hydra, with check=true: see `bam train --help`.
+    """
+    from bam_lightning import train
+
+    sys.argv = ["bam train", *context.args, "check=true"]
+    train.main()
+
+
 @command("bam tables table1", "bam tables my_table.yaml --scale small --seeds 20")
 def tables(
     table: Annotated[

@@ -22,9 +22,14 @@ def job(config: Config) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    hydra = HydraConfig.get()
+    if config.check:
+        from bam_lightning.recipes.check import check_recipe
+
+        check_recipe(config, Path(hydra.runtime.output_dir))
+        return None
     from bam_lightning.recipes.runner import run_recipe
 
-    hydra = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN and config.logger.group is None:
         config.logger.group = Path(hydra.sweep.dir).name  # every sweep is one group
     averages = run_recipe(config, Path(hydra.runtime.output_dir))["average"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,24 @@ def _cells(values: Sequence[float | None], student: float | None, teacher: float
     if teacher is not None:
         cells.append("" if student is None else f"{100 * (student - teacher):+.1f}")
     return cells
+
+
+def next_commands(config: Config, run: Run) -> list[str]:
+    """Return the commands that evaluate, try and serve a finished Run; none for a Run without tasks."""
+    if not run.tasks:
+        return []
+    chosen = f"--run {run.id}" + (
+        "" if config.paths.store == "store" else f" --store {shlex.quote(config.paths.store)}"
+    )
+    task = run.tasks[0]
+    label = config.suite.tasks[task].label
+    gold = "" if label == "label" else f" --label {shlex.quote(label)}"
+    return [
+        f"Next, with {run.label}:",
+        f"  bam evaluate {chosen} --task {task} --input FILE{gold}    labelled rows: scores, intervals, worst rows",
+        f"  bam predict {chosen} --input FILE --output scored.csv",
+        f"  bam serve {chosen}",
+    ]
 
 
 def save(folder: Path, summary: Mapping[str, Any]) -> None:

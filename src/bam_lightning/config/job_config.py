@@ -197,6 +197,7 @@ class Config:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: Any = field(default_factory=dict)  # any flags of Lightning's Trainer; read as a TrainerConfig
     run: RunConfig = field(default_factory=RunConfig)
+    check: bool = False
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -80,10 +80,8 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         TrainingError: for a non-finite loss.
     """
     hardware.prepare()
-    torch.manual_seed(int(np.random.SeedSequence([run.seed, 4]).generate_state(1)[0]))
-    make = _pretraining if run.kind is StageKind.pretrain else _finetuning
     with context.together("train", run):
-        prepared = make(run, context)
+        prepared = prepare_run(run, context)
         folder = context.store.staging_dir(run.id)
         loggers = make_loggers(run, context.config, context.output) if context.is_rank_zero else []
         seconds, history = _fit(run, context, prepared, folder, loggers)
@@ -111,6 +109,12 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         finish(logger)
     context.store.commit(run.id, manifest)
     return manifest
+
+
+def prepare_run(run: Run, context: Context) -> Prepared:
+    """Return the module and the data of a Run."""
+    torch.manual_seed(int(np.random.SeedSequence([run.seed, 4]).generate_state(1)[0]))
+    return (_pretraining if run.kind is StageKind.pretrain else _finetuning)(run, context)
 
 
 def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: Sequence[Any]) -> tuple[float, History]:
@@ -169,7 +173,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     encoder.call_tokens = config.run.call_tokens
     if config.run.compile:
         encoder.compile_layers()
-    tokenized = _tokenizer_of(context, tokenizer)
+    tokenized = tokens_of(context, tokenizer)
     train = {}
     for task in run.tasks:
         split = context.rows[task].train
@@ -213,7 +217,16 @@ def _optimizer(config: Config) -> Any:
     return partial(kind, eps=settings.epsilon, fused=fused)
 
 
-def _tokenizer_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
+def new_tokenizer(context: Context) -> Any:
+    """Return the tokenizer of the job's encoder."""
+    settings = context.config.encoder
+    if settings.path:
+        return load_tokenizer(settings.path, settings.revision)
+    return make_tokenizer(context.texts, settings.pretraining.vocab_size)
+
+
+def tokens_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
+    """Return a function from a split to its tokens, which are cached."""
     cache = Path(context.config.paths.cache)
     return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
 
@@ -246,12 +259,11 @@ def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str
     settings = context.config.encoder
     if run.init_from:
         return load_encoder(context.store.run(run.init_from), settings.pooling)
+    tokenizer = new_tokenizer(context)
     if settings.path:
-        tokenizer = load_tokenizer(settings.path, settings.revision)
         encoder = from_path(settings.path, settings.revision, settings.pooling)
         check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
         return encoder, tokenizer, {}
-    tokenizer = make_tokenizer(context.texts, settings.pretraining.vocab_size)
     return from_sizes(settings.model_config, len(tokenizer), settings.pooling), tokenizer, {}
 
 
@@ -298,7 +310,7 @@ def _write_predictions(
     run_id: str, requests: Sequence[PredictionRequest], context: Context, prepared: Prepared
 ) -> None:
     trainer = make_trainer(context.config.trainer, context.output)
-    tokenized = _tokenizer_of(context, prepared.tokenizer)
+    tokenized = tokens_of(context, prepared.tokenizer)
     module = prepared.module
     assert isinstance(module, BamModule)
 

@@ -60,6 +60,16 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
+    context, facts, runs = plan_recipe(config, output, view, others)
+    output.mkdir(parents=True, exist_ok=True)
+    runs = _execute_plan(runs, facts, context, view)
+    return _report(config, runs, context, output)
+
+
+def plan_recipe(
+    config: Config, output: Path, view: View, others: Others | None = None
+) -> tuple[Context, DataSummary, list[Run]]:
+    """Read and check the data, and plan and print the Runs; return them with what they share."""
     store = Store(config.paths.store)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
@@ -72,9 +82,7 @@ def _lead(config: Config, output: Path, others: Others | None = None) -> dict[st
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
     for line in warn_undertrained_students(runs):
         view.say(line)
-    output.mkdir(parents=True, exist_ok=True)
-    runs = _execute_plan(runs, facts, context, view)
-    return _report(config, runs, rows, store, output)
+    return context, facts, runs
 
 
 def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: View) -> list[Run]:
@@ -279,18 +287,21 @@ def _backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], co
     backfill_predictions(run_id, missing, context)
 
 
-def _report(
-    config: Config, runs: Sequence[Run], rows: dict[str, TaskExamples], store: Store, output: Path
-) -> dict[str, Any]:
-    found = job_report.results(config, runs, store)
+def _report(config: Config, runs: Sequence[Run], context: Context, output: Path) -> dict[str, Any]:
+    found = job_report.results(config, runs, context.store)
     job_report.save(output, found)
-    job_report.plot(output, config, found, store)
+    job_report.plot(output, config, found, context.store)
     if found["average"]:
         from bam_lightning.metrics.scores import majority
 
-        base = {name: majority(task.dev.labels, config.suite.tasks[name].metric.value) for name, task in rows.items()}
+        base = {
+            name: majority(task.dev.labels, config.suite.tasks[name].metric.value)
+            for name, task in context.rows.items()
+        }
         head, lines = job_report.table(config, found, base)
         show(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines, sums=1)
+    for line in job_report.next_commands(config, runs[-1]):
+        print(line)
     print(output.resolve())
     return found
 
