@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from tiny_tasks import QUIET, Memory, data_of, logits, module_of
 from torch.distributed.tensor import DTensor
@@ -70,6 +71,19 @@ def exercise(name: str, double: bool, encoder: Path, folder: Path) -> dict[str, 
     }
 
 
+def resume(encoder: Path, folder: Path) -> list[list[float]]:
+    """Return the logged losses of a fit, and of one that resumes between two logs."""
+    found = []
+    for checkpoint in (None, folder / "resumed" / "middle.ckpt"):
+        data, memory = data_of(encoder, folder / "cache"), Memory()
+        keeper = ModelCheckpoint(folder / "resumed", filename="middle", every_n_train_steps=5)
+        options = {"enable_checkpointing": True, "logger": memory, "max_steps": 8, "max_epochs": -1}
+        trainer = pl.Trainer(**{**QUIET, **options}, callbacks=[keeper], log_every_n_steps=8, devices=2, strategy="ddp")
+        trainer.fit(module_of(data), data, ckpt_path=checkpoint, weights_only=True)
+        found.append(memory.column("train/loss/mood"))
+    return found
+
+
 def refuse_different_teachers(encoder: Path, folder: Path, rank: int) -> str:
     """Return the error of a fit in which every rank has a teacher of its own."""
     data = data_of(encoder, folder / "cache", taught=False)
@@ -91,6 +105,7 @@ def main() -> None:
         for double in (True, False):
             results[f"{name} {'double' if double else 'single'}"] = exercise(name, double, encoder, folder)
     rank = torch.distributed.get_rank()
+    results["resumed"] = resume(encoder, folder)
     results["error"] = refuse_different_teachers(encoder, folder, rank)
     torch.save(results, folder / f"rank-{rank}.pt")
 

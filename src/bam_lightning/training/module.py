@@ -211,11 +211,7 @@ class BamModule(pl.LightningModule):
         return every or last or bool(self._lightning.fast_dev_run)
 
     def _log_training(self) -> None:
-        counts = torch.tensor([self._counts.get(task, 0) for task in self.tasks], dtype=torch.float64)
-        sums = self._sums.detach().double().cpu() if self._sums is not None else torch.zeros_like(counts)
-        if self._lightning.world_size > 1:
-            both = self._lightning.strategy.reduce(torch.stack([sums, counts]).to(self.device), reduce_op="sum")
-            sums, counts = both.cpu()
+        sums, counts = self._totals()
         self._check_losses(sums)
         values = {"train/loss": float(sums.sum() / counts.sum().clamp(min=1))}
         for task, loss, count in zip(self.tasks, sums.tolist(), counts.tolist(), strict=True):
@@ -233,6 +229,15 @@ class BamModule(pl.LightningModule):
             **{name.removeprefix("train/"): value for name, value in values.items()},
         }
         self._sums, self._counts = None, {}
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        """Return the example losses and the number of examples of each task since the last log, over all ranks."""
+        counts = torch.tensor([self._counts.get(task, 0) for task in self.tasks], dtype=torch.float64)
+        sums = self._sums.detach().double().cpu() if self._sums is not None else torch.zeros_like(counts)
+        if self._lightning.world_size > 1:
+            both = self._lightning.strategy.reduce(torch.stack([sums, counts]).to(self.device), reduce_op="sum")
+            sums, counts = both.cpu()
+        return sums, counts
 
     def _current_rate(self) -> float:
         return self.learning_rate * LR_SCHEDULES[self.lr_schedule](self.progress, self.warmup)
@@ -398,11 +403,14 @@ class BamModule(pl.LightningModule):
         if self._trainer is None:
             return
         self.check_finite()
-        sums = None if self._sums is None else self._sums.cpu()
+        sums, counts = None if self._sums is None else self._sums.cpu(), dict(self._counts)
+        if self._lightning.world_size > 1:
+            totals = self._totals()
+            sums, counts = totals[0].float(), dict(zip(self.tasks, map(int, totals[1].tolist()), strict=True))
         checkpoint["bam"] = {
             **self._fit_state(),
             "losses": sums,
-            "counts": dict(self._counts),
+            "counts": counts,
             "examples_seen": dict(self.examples_seen),
         }
 
@@ -414,8 +422,10 @@ class BamModule(pl.LightningModule):
         if saved is None:
             return
         self._resumed = saved
-        self._sums = None if saved["losses"] is None else saved["losses"].to(self.device)
-        self._counts, self.examples_seen = dict(saved["counts"]), dict(saved["examples_seen"])
+        self.examples_seen = dict(saved["examples_seen"])
+        if self._trainer is None or self._trainer.global_rank == 0:  # they are the sums over all ranks
+            self._sums = None if saved["losses"] is None else saved["losses"].to(self.device)
+            self._counts = dict(saved["counts"])
 
     # Validation, test, prediction
 
