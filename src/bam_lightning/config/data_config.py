@@ -61,7 +61,8 @@ class TaskConfig:
 
     ``text`` names one or two columns of texts, ``label`` the column of labels. ``label_separator`` separates the labels
     of a multi-label row where the column holds text and not lists. ``head_of`` names the task whose head scores this
-    one; such a task is not trained.
+    one; such a task is not trained. ``unlabelled_split`` names more training rows, whose labels are not looked at;
+    ``allow_missing_labels`` accepts training rows without a label. A teacher alone teaches both.
     ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null finds out.
     """
 
@@ -76,6 +77,7 @@ class TaskConfig:
     train_split: str | None = "train"
     dev_split: str | None = "validation"
     test_split: str | None = "test"
+    unlabelled_split: str | None = None
     train_rows: int | None = None
     dev_rows: int | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -85,6 +87,7 @@ class TaskConfig:
     teacher: bool = True
     symmetric: bool = False
     allow_empty_text: bool = False
+    allow_missing_labels: bool = False
     layerwise_decay: float | None = None
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.tokenization import Tokens
 from bam_lightning.models.batch import Batch, TaskBatch
 
@@ -35,6 +36,19 @@ class Examples(NamedTuple):
     has_teacher: NDArray[np.bool_] | None = None
     has_gold: NDArray[np.bool_] | None = None
     weight: NDArray[np.float32] | None = None
+
+    def check_targets(self, task: str) -> None:
+        """Raise ``DataError`` for a row that has neither gold nor a teacher's prediction."""
+        if self.has_gold is None:
+            return
+        taught = np.full(len(self.labels), self.teacher is not None or self.teacher_target is not None)
+        if self.has_teacher is not None:
+            taught &= self.has_teacher
+        if (bare := np.flatnonzero(~taught & ~self.has_gold)).size:
+            raise DataError(
+                f"task {task!r}: {len(bare):,} training rows have neither a gold label nor a teacher's prediction, "
+                f"the first is row {int(bare[0])}; give one of the two, or remove them"
+            )
 
     def take(self, positions: NDArray[np.int64], rows: NDArray[np.integer]) -> TaskBatch:
         """Return the examples of the given ``[n]`` rows, whose texts have the given positions in the minibatch."""

@@ -32,7 +32,8 @@ class TaskSplit(NamedTuple):
 
     Attributes:
         texts: One or two columns of N strings.
-        labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``.
+        labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``. Rows without
+            gold hold a value that means nothing.
         keys: N hashes of 16 bytes.
         ids: The task's ``id_column``, as text; ``None`` without one.
         has_gold: ``[N]`` whether the row has a label; ``None`` where all have one.
@@ -59,11 +60,17 @@ class TaskSplit(NamedTuple):
             None if self.has_gold is None else self.has_gold[order],
         )
 
+    def labelled(self) -> TaskSplit:
+        """Return the rows that have gold."""
+        return self if self.has_gold is None else self.take(np.flatnonzero(self.has_gold))._replace(has_gold=None)
+
     @property
     def fingerprint(self) -> str:
         """Hash of keys and labels in their order."""
         digest = hashlib.sha256(b"".join(self.keys))
         digest.update(np.ascontiguousarray(self.labels).tobytes())
+        if self.has_gold is not None:
+            digest.update(self.has_gold.tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -122,7 +129,7 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     train_table = _first_rows(train_table, task.train_rows)
     task, said = infer_labels(where, name, task, train_table)
     notes += [f"task {name!r}: {said}"] * bool(said)
-    train = _make_split(where, name, task, train_table, check_range=True)
+    train = _make_train(where, name, task, train_table, check_range=True)
     if splits["dev"] is None:
         train, dev = cut_dev(where, name, train, task, seed)
         notes.append(
@@ -131,6 +138,13 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
         )
     else:
         dev = load_split(name, task, "dev", splits["dev"])
+    if splits["unlabelled"] is not None:
+        train = _add_unlabelled(train, load_unlabelled(name, task, splits["unlabelled"]))
+    if train.has_gold is not None:
+        notes.append(
+            f"task {name!r}: {int((~train.has_gold).sum()):,} of {len(train.keys):,} training rows have no gold label; "
+            "a teacher alone teaches them, and they are left out where there is none"
+        )
     if task.symmetric:
         train = doubled(name, task, train)
     test = None
@@ -140,10 +154,10 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
 
 
 def split_names(name: str, task: Task) -> dict[str, str | None]:
-    """Return the names of the ``train``, ``dev`` and ``test`` split; ``None`` for one that does not exist."""
-    parts = ("train", "dev", "test")
+    """Return the names of the ``train``, ``dev``, ``test`` and ``unlabelled`` split; ``None`` for a missing one."""
+    parts = ("train", "dev", "test", "unlabelled")
     try:
-        existing = [] if all(part in task.split for part in parts) else task.source.split_names()
+        existing = [] if all(part in task.split for part in parts[:3]) else task.source.split_names()
     except DataError as error:
         raise type(error)(f"task {name!r}: {error}") from error
     return {part: task.split_name(part, existing) for part in parts}
@@ -168,7 +182,8 @@ def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
     labels = rows.labels.reshape(len(rows.labels), -1)
     last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
-    order = np.lexsort((*last, *labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
+    gold = () if rows.has_gold is None else (rows.has_gold,)
+    order = np.lexsort((*last, *gold, *labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
     return order, rows.take(order)
 
@@ -177,19 +192,21 @@ def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tu
     """Split training rows into training and dev rows, by content and seed.
 
     A tenth of the rows, at least 50 and at most 5,000, becomes the dev split, but never more than a third. Each class
-    gives its share. Rows of equal texts stay together, so that no dev text is trained on.
+    gives its share. Rows of equal texts stay together, so that no dev text is trained on. Rows without gold are trained
+    on, unless a dev row has their text.
 
     Raises:
         DataError: If there are fewer than 4 different rows.
     """
     groups: dict[bytes, list[int]] = {}
-    for row, key in enumerate(rows.keys):
-        groups.setdefault(key, []).append(row)
+    gold = np.ones(len(rows.keys), dtype=bool) if rows.has_gold is None else rows.has_gold
+    for row in np.flatnonzero(gold).tolist():
+        groups.setdefault(rows.keys[row], []).append(row)
     if len(groups) < 4:
         raise DataError(
             f"{where}: {len(groups)} different rows are too few to set some aside as dev rows; give a dev split"
         )
-    total = len(rows.keys)
+    total = int(gold.sum())
     wanted = max(1, min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total)))
     strata: dict[int, list[bytes]] = {}
     by_class = task.kind in ("classification", "ordinal")
@@ -214,10 +231,9 @@ def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tu
                 break
             taken += groups[key]
         dev += taken
-    chosen = np.zeros(total, dtype=bool)
-    chosen[dev] = True
-    train, held_out = rows.take(np.flatnonzero(~chosen)), rows.take(np.flatnonzero(chosen))
-    return train, sort_by_key(held_out)[1]
+    held_out = {rows.keys[row] for row in dev}
+    chosen = np.array([key in held_out for key in rows.keys])
+    return rows.take(np.flatnonzero(~chosen)), sort_by_key(rows.take(np.flatnonzero(chosen)).labelled())[1]
 
 
 def load_split(name: str, task: Task, part: str, split: str | None = None) -> TaskSplit:
@@ -233,7 +249,8 @@ def load_split(name: str, task: Task, part: str, split: str | None = None) -> Ta
     table, where = read_table(name, task, split, [task.label])
     limit = {"train": task.train_rows, "dev": task.dev_rows}.get(part)
     # a range that was inferred from the training rows need not hold for others
-    return _make_split(where, name, task, _first_rows(table, limit), check_range=not task.range_inferred)
+    make = _make_train if part == "train" else _make_split
+    return make(where, name, task, _first_rows(table, limit), check_range=not task.range_inferred)
 
 
 def load_unlabelled(
@@ -274,6 +291,41 @@ def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range:
 def row_ids(task: Task, table: pa.Table) -> list[str] | None:
     """Return the ids of a task's rows as text, or ``None`` if it has none."""
     return None if task.id_column is None else [str(value) for value in table.column(task.id_column).to_pylist()]
+
+
+def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
+    """Return training rows, which need no gold where the task allows that."""
+    if not task.allow_missing_labels:
+        return _make_split(where, name, task, table, check_range)
+    values = table.column(task.label).to_pylist()
+    empty = (None,) if task.multi_label else (None, "")
+    has_gold = np.array([value not in empty and value == value for value in values])
+    if has_gold.all():
+        return _make_split(where, name, task, table, check_range)
+    texts = text_columns(where, task, table)
+    labels = np.zeros((len(values), len(task.labels or ())) if task.multi_label else len(values), dtype=np.int64)
+    if has_gold.any():
+        filler = values[int(np.argmax(has_gold))]  # rows keep their numbers, which error messages name
+        filled = [value if there else filler for value, there in zip(values, has_gold, strict=True)]
+        place, field = table.column_names.index(task.label), table.schema.field(task.label)
+        labels = read_labels(where, name, task, table.set_column(place, field, [filled]), check_range)
+    elif task.regression:
+        labels = np.full(len(values), task.range[0] if task.range else 0.0, dtype=np.float32)
+    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), has_gold)
+
+
+def _add_unlabelled(train: TaskSplit, more: TaskSplit) -> TaskSplit:
+    """Return training rows followed by rows of the same task that have no gold."""
+    known = np.ones(len(train.keys), dtype=bool) if train.has_gold is None else train.has_gold
+    texts = tuple([*first, *second] for first, second in zip(train.texts, more.texts, strict=True))
+    filler = np.broadcast_to(train.labels[:1], (len(more.keys), *train.labels.shape[1:]))
+    return TaskSplit(
+        texts,
+        np.concatenate([train.labels, filler]),
+        train.keys + more.keys,
+        None if train.ids is None or more.ids is None else [*train.ids, *more.ids],
+        np.concatenate([known, np.zeros(len(more.keys), dtype=bool)]),
+    )
 
 
 def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.Table, str]:
@@ -327,7 +379,9 @@ def doubled(name: str, task: Task, rows: TaskSplit) -> TaskSplit:
     both = tuple([*one, *two] for one, two in zip(rows.texts, swapped, strict=True))
     labels = np.concatenate([rows.labels, rows.labels])
     keys = rows.keys + task_keys(name, task, swapped)
-    return TaskSplit(both, labels, keys, None if rows.ids is None else [*rows.ids, *rows.ids])
+    ids = None if rows.ids is None else [*rows.ids, *rows.ids]
+    has_gold = None if rows.has_gold is None else np.concatenate([rows.has_gold, rows.has_gold])
+    return TaskSplit(both, labels, keys, ids, has_gold)
 
 
 def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:

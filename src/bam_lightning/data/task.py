@@ -18,7 +18,7 @@ from bam_lightning.config.validation import check_choice, check_range
 from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
 KINDS = ("classification", "regression", "ordinal", "multi_label")
-PARTS = ("train", "dev", "test")
+PARTS = ("train", "dev", "test", "unlabelled")
 DEFAULT_SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "dev": ("validation", "dev", "valid", "val"),
@@ -59,11 +59,13 @@ class Task:
         range: Lowest and highest label of a regression task. ``None`` takes them from the training split.
         metric: Headline metric. Default: accuracy, spearman, quadratic_kappa or micro_f1, by kind.
         id_column: Column of unique row ids, checked for duplicates; not used otherwise.
-        split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none.
+        split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none. ``unlabelled`` names
+            a split of more training rows, whose labels are not looked at: a teacher alone teaches them.
         label_separator: Separates the labels of a multi-label row if the column is text.
         head: Mapping with ``_target_``, or a function that builds a ``Head``. Default: by kind.
         dropout: Dropout of the head.
         allow_empty_text: Accept rows whose text is empty.
+        allow_missing_labels: Accept training rows without a label. A teacher alone teaches them, whatever lam is.
         in_average: Count the task in the average score.
         symmetric: Also train on each pair in the other order.
         train_rows: Use only the first rows of the training split.
@@ -86,6 +88,7 @@ class Task:
     head: Any = None
     dropout: float = 0.1
     allow_empty_text: bool = False
+    allow_missing_labels: bool = False
     in_average: bool = True
     symmetric: bool = False
     train_rows: int | None = None
@@ -303,13 +306,13 @@ class Task:
         )
 
     def split_name(self, part: str, existing: Sequence[str]) -> str | None:
-        """Return the name of the ``train``, ``dev`` or ``test`` split.
+        """Return the name of the ``train``, ``dev``, ``test`` or ``unlabelled`` split.
 
         A split that was not named is the first of its usual names that exists; ``None`` if there is none.
         """
         if part in self.split:
             return self.split[part]
-        return next((name for name in DEFAULT_SPLITS[part] if name in existing), None)
+        return next((name for name in DEFAULT_SPLITS.get(part, ()) if name in existing), None)
 
 
 HeadFactory = Callable[..., Any]
@@ -368,11 +371,17 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         range=(float(task.head.label_range[0]), float(task.head.label_range[1])) if task.head.label_range else None,
         metric=task.metric.value,
         id_column=task.id_column,
-        split={"train": task.train_split, "dev": task.dev_split, "test": task.test_split},
+        split={
+            "train": task.train_split,
+            "dev": task.dev_split,
+            "test": task.test_split,
+            "unlabelled": task.unlabelled_split,
+        },
         label_separator=task.label_separator,
         head={key: value for key, value in vars(task.head).items() if value != ""},
         dropout=task.head.dropout,
         allow_empty_text=task.allow_empty_text,
+        allow_missing_labels=task.allow_missing_labels,
         in_average=task.in_average,
         symmetric=task.symmetric and data.double_symmetric,
         train_rows=task.train_rows,

@@ -177,7 +177,11 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     train = {}
     for task in run.tasks:
         split = context.rows[task].train
-        train[task] = Examples(tokenized(split), split.labels, _column(run, context, task, split))
+        if task not in run.teachers:
+            split = split.labelled()
+        column = _column(run, context, task, split)
+        train[task] = Examples(tokenized(split), split.labels, column, has_gold=split.has_gold)
+        train[task].check_targets(task)
     sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
     dev = {}
     if config.run.validations:

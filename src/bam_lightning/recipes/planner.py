@@ -118,18 +118,23 @@ def _finetuning(
     assert hyper.epochs is not None
     assert hyper.batch_size is not None
     assert hyper.min_steps is not None
-    sizes = {task: facts.sizes[task] for task in tasks}
+    teachers: dict[str, tuple[str, ...]] = {}
+    if stage.teacher:
+        teachers = {t: _of_task(done[stage.teacher], t, name) for t in tasks if config.suite.tasks[t].teacher}
+    if name == list(config.recipe.stages)[-1]:
+        teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
+    sizes = {t: facts.sizes[t] if t in teachers else facts.labelled.get(t, facts.sizes[t]) for t in tasks}
+    if bare := [task for task, size in sizes.items() if not size]:
+        raise ConfigError(
+            f"recipe.stages.{name}: no training row of {bare[0]!r} has a gold label, and this stage has no teacher of "
+            f"it; give one with distillation.teachers.{bare[0]}=RUN, or leave the task out of the stage"
+        )
     if len(tasks) > 1:
         steps = sampler.steps(sizes, hyper.epochs, hyper.batch_size)
     else:
         steps = sampler.single_task_steps(sizes[tasks[0]], hyper.epochs, hyper.batch_size)
     steps = max(steps, hyper.min_steps)
     steps = min(steps, config.trainer.max_steps or steps)
-    teachers: dict[str, tuple[str, ...]] = {}
-    if stage.teacher:
-        teachers = {t: _of_task(done[stage.teacher], t, name) for t in tasks if config.suite.tasks[t].teacher}
-    if name == list(config.recipe.stages)[-1]:
-        teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
     start = pretrained
     if stage.init_from:
         base = done[stage.init_from]  # one Run serves all (STILTs, Table 3); of several, the task's own

@@ -204,6 +204,9 @@ def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataS
         text_fingerprint=_hash("\n".join(texts)) if texts else "",
         decays=tuned_decays.read(config, fingerprints, encoder),
         precision=_precision(config),
+        labelled={
+            name: int(task.train.has_gold.sum()) for name, task in rows.items() if task.train.has_gold is not None
+        },
     )
     return rows, texts, facts
 

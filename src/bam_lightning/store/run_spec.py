@@ -24,6 +24,7 @@ PLACES = (
     "train_split",
     "dev_split",
     "test_split",
+    "unlabelled_split",
     "train_rows",
     "dev_rows",
     "text",
@@ -36,6 +37,7 @@ PLACES = (
     "teacher",
     "layerwise_decay",
     "allow_empty_text",
+    "allow_missing_labels",
     "symmetric",
 )
 
@@ -55,9 +57,10 @@ class PredictionRequest(NamedTuple):
 class DataSummary:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
 
-    ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task to the
-    layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps
-    the id of a Run that is not fit to teach to the reason.
+    ``labelled`` maps a task to the number of rows that have gold, where some have none: a Run without a teacher trains
+    on those alone. ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task
+    to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps the id of a Run that is
+    not fit to teach to the reason.
     """
 
     sizes: Mapping[str, int]
@@ -68,6 +71,7 @@ class DataSummary:
     decays: Mapping[str, float] = field(default_factory=dict)
     precision: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    labelled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -258,17 +258,27 @@ class MultiTaskDataModule(ExamplesDataModule):
                 split: TaskSplit | None = getattr(rows, part)
                 if split is None or not len(split.keys) or (part == "test" and _unlabelled(split)):
                     continue
+                if name not in self._teachers:
+                    split = split.labelled()
+                if not len(split.keys):
+                    raise DataError(
+                        f"task {name!r}: no training row has a gold label, and there is no teacher; give one with "
+                        "data.teach"
+                    )
                 tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
-                found[name] = Examples(tokens, split.labels)
+                found[name] = Examples(tokens, split.labels, has_gold=split.has_gold)
             self._split_cache[part] = found
         return self._split_cache[part]
 
     def train_examples(self) -> dict[str, Examples]:
         """Return task -> training examples, with the columns of their teachers."""
-        return {
+        found = {
             name: examples._replace(**self._teachers.get(name, Teacher())._asdict())
             for name, examples in self._examples("train").items()
         }
+        for name, examples in found.items():
+            examples.check_targets(name)
+        return found
 
     def dev_examples(self) -> dict[str, Examples]:
         """Return task -> dev examples."""
@@ -348,6 +358,8 @@ class MultiTaskDataModule(ExamplesDataModule):
         taught = combine_columns(task, str(rows.task.kind), columns, weights, head)
         check_covered(task, taught.has_teacher, [file.missing for file in files])
         self._teachers[task] = taught
+        if rows.train.has_gold is not None:  # rows without gold are trained on from now on
+            self._split_cache.pop("train", None)
 
     def _column(self, task: str, source: Any, trainer: Any, alone: bool) -> Column:
         split = self.rows[task].train
