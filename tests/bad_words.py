@@ -105,9 +105,7 @@ WORDS = {
     ),
     "sampler=foo": "no sampler 'foo'; choices: proportional, reference_code, replication, size_proportional, uniform",
     "distillation=none": "no distillation 'none'; choices: annealed, gold_only, half, teacher_only",
-    "distillation.teachers=[a]": (
-        "distillation.teachers=[a]: must be a mapping of names to values (name: value), got a list"
-    ),
+    "teachers=[a]": ("teachers=[a]: must be a mapping of names to values (name: value), got a list"),
     "distillation.teacher_margin=7": (
         "distillation.teacher_margin is 7.0, but scores lie between -1 and 1; give the least distance from the "
         "commonest answer's score, or null for none"

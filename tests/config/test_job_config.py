@@ -119,8 +119,8 @@ BAD = [
     ),
     ("encoder.pretraining.mlm_probability=0", "encoder.pretraining.mlm_probability must be in (0, 1), got 0.0"),
     (
-        "+distillation.teachers.sentimnt=abc",
-        "distillation.teachers names 'sentimnt'; choices: acceptability, sentiment, paraphrase, similarity, "
+        "teachers.sentimnt=abc",
+        "teachers names 'sentimnt'; choices: acceptability, sentiment, paraphrase, similarity, "
         "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?",
     ),
 ]

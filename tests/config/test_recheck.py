@@ -29,7 +29,7 @@ def set_option(config, key: str, value) -> None:
         ("suite.only", ["rte"], "no option 'suite.only'; `only` is now `include`"),
         ("suite.include", "sentiment", "suite.include must be a list, got 'sentiment'"),
         ("suite.include", ["sentiment", 3], "suite.include[1] must be a text, got 3"),
-        ("distillation.teachers", [1], "distillation.teachers must be a mapping, got [1]"),
+        ("teachers", [1], "teachers must be a mapping, got [1]"),
         ("optimization.lr_schedule", "bert", "optimization.lr_schedule must be one of LRSchedule.linear, "
          "LRSchedule.bert, LRSchedule.constant, got 'bert'"),
         ("recipe.stages.student", None, "recipe.stages.student must be a StageConfig, got None"),

@@ -167,7 +167,7 @@ def test_what_changes_weights_changes_the_id(override):
 
 @pytest.mark.parametrize("override", IDLE)
 def test_what_cannot_change_weights_leaves_the_student_of_given_teachers_alone(override):
-    given = ["recipe=multi", "+distillation.teachers.rte=abc"]
+    given = ["recipe=multi", "teachers.rte=0123456789ab"]
     assert planned(*given, override)[-1].id == planned(*given)[-1].id
 
 
@@ -371,3 +371,58 @@ def test_a_decay_chosen_on_the_dev_set_comes_before_the_profile_and_after_everyt
     assert resolve(own, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.8
     given = compose(["scale=paper", "optimization.layerwise_decay=0.7"])
     assert resolve(given, stage, ("rte",), {"rte": 0.9}).layerwise_decay == 0.7
+
+
+def outside(config, columns: dict[str, str]):
+    """Return the Runs of a job with teachers from outside, whose predictions have the given digests."""
+    digests = {task: (digest,) for task, digest in columns.items()}
+    return plan_runs(config, replace(FACTS, columns=digests))
+
+
+def test_a_file_teaches_in_place_of_a_run_which_leaves_the_plan():
+    words = ["scale=paper", "recipe=single_multi", "teachers.rte=llm.parquet"]
+    runs = outside(compose(words), {"rte": "a1"})
+    assert ("rte",) not in [run.tasks for run in runs]
+    assert len(runs) == len(SIZES)
+    student = runs[-1]
+    assert student.teachers["rte"] == ("column:a1",)
+    assert set(student.dependencies) == {run.id for run in runs[:-1]}
+    assert student.spec["teachers"]["rte"] == "column:a1"
+    other_file = compose([*words[:2], "teachers.rte={path: other.csv, probabilities: 'p_*', missing: gold}"])
+    assert outside(other_file, {"rte": "a1"})[-1].id == student.id  # of the same matched values
+    assert outside(compose(words), {"rte": "b2"})[-1].id != student.id
+    assert planned()[-1].id != student.id
+
+
+def test_a_run_that_others_need_stays_in_the_plan():
+    stages = {
+        "multi": StageConfig(),
+        "single": StageConfig(per_task=True, init_from="multi"),
+        "tuned": StageConfig(per_task=True, init_from="single", teacher="single"),
+        "student": StageConfig(teacher="tuned"),
+    }
+    config = compose(["scale=paper", "teachers.rte=llm.parquet"])
+    config.recipe.stages = stages
+    found = [run.label for run in outside(config, {"rte": "a1"})]
+    assert "tuned/rte" not in found
+    assert "single/rte" not in found  # nobody but tuned/rte needed it
+    assert {"multi", "single/mnli", "tuned/mnli", "student"} <= set(found)
+    config.recipe.stages = {**stages, "student": StageConfig(teacher="single", init_from="multi")}
+    assert "single/rte" in [run.label for run in outside(config, {"rte": "a1"})]  # tuned/rte starts from it
+
+
+def test_an_ensemble_of_files_and_runs_counts_its_weights():
+    run = "0123456789ab"
+    words = ["scale=paper", "recipe=multi"]
+
+    def student(value: str):
+        config = compose([*words, f"teachers.rte={value}"])
+        return plan_runs(config, replace(FACTS, columns={"rte": ("a1", "")}))[-1]
+
+    plain = student(f"[llm.parquet,{run}]")
+    assert plain.teachers["rte"] == ("column:a1", run)
+    assert plain.dependencies == (run,)
+    assert "teacher_weights" not in plain.spec
+    weighted = student(f"[{{path: llm.parquet, weight: 3}},{run}]")
+    assert weighted.spec["teacher_weights"] == {"rte": [3.0, 1.0]}
+    assert weighted.id != plain.id

@@ -162,7 +162,7 @@ def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
     tokenizer.save_pretrained(other)
     taught = run_recipe(compose([*tiny_job, "recipe=single", f"encoder.path={other}"]), tmp_path / "teacher")
     teacher = next(run["id"] for run in taught["runs"] if run["tasks"] == ["rte"])
-    config = compose([*tiny_job, "recipe=multi", f"+distillation.teachers.rte={teacher}", "distillation=teacher_only"])
+    config = compose([*tiny_job, "recipe=multi", f"teachers.rte={teacher}", "distillation=teacher_only"])
     found = run_recipe(config, tmp_path / "student")
     store = Store(config.paths.store)
     assert store.manifest(found["runs"][0]["id"])["teachers"] == {"rte": teacher}
@@ -170,8 +170,8 @@ def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
 
 
 def test_a_teacher_that_is_not_there_is_named_at_the_start(tiny_job, tmp_path):
-    config = compose([*tiny_job, "recipe=multi", "+distillation.teachers.rte=nothere"])
-    with pytest.raises(ValueError, match=r"^distillation\.teachers\.rte names Run 'nothere', which is not a finished"):
+    config = compose([*tiny_job, "recipe=multi", "teachers.rte=0123456789ab"])
+    with pytest.raises(ValueError, match=r"^teachers\.rte names Run '0123456789ab', which is not a finished"):
         run_recipe(config, tmp_path / "out")
 
 
@@ -227,7 +227,7 @@ def _student_begun(store: Path) -> bool:
 def test_a_teacher_of_another_label_order_is_refused(tiny_job, tmp_path):
     taught = run_recipe(compose([*tiny_job, "recipe=single", "suite.include=[rte]"]), tmp_path / "teacher")
     swapped = "suite.tasks.rte.head.label_names=[not_entailment,entailment]"
-    config = compose([*tiny_job, "recipe=multi", f"+distillation.teachers.rte={taught['runs'][0]['id']}", swapped])
+    config = compose([*tiny_job, "recipe=multi", f"teachers.rte={taught['runs'][0]['id']}", swapped])
     with pytest.raises(ValueError, match=r"was trained with head\.label_names \['entailment', 'not_entailment'\]"):
         run_recipe(config, tmp_path / "out")
 

@@ -74,7 +74,7 @@ def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path
 def test_a_teacher_given_by_its_id_is_judged_before_any_training(tiny_job, tmp_path):
     teacher = single(tiny_job, 0)["id"]
     with pytest.raises(TrainingError, match="; give another, or let it teach with distillation"):
-        train(tiny_job, "recipe=multi", f"+distillation.teachers.rte={teacher}", "distillation.teacher_margin=0.9")
+        train(tiny_job, "recipe=multi", f"teachers.rte={teacher}", "distillation.teacher_margin=0.9")
     assert len(list((tmp_path / "store" / "runs").iterdir())) == 1
 
 

@@ -66,10 +66,12 @@ def table(
 ) -> tuple[list[str], list[list[str]]]:
     """Return title row and rows of the final table, scores times 100.
 
-    One column per stage that has scores; if the last stage has a teacher, also the difference from it.
+    One column per stage that has scores; if the last stage has a teacher, also the difference from it. The difference
+    of averages is left out where some tasks have another teacher.
     """
     stages = list(summary["average"])
     taught = config.recipe.stages[stages[-1]].teacher if stages else None
+    taught = taught if taught in stages else None
     titles = [_title(config, stage, taught) for stage in stages]
     head = ["task", "metric", "majority", *titles, *(["difference"] if taught else [])]
     columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
@@ -78,10 +80,13 @@ def table(
         values = [columns[stage].get(task) for stage in stages]
         name = task if config.suite.tasks[task].in_average else f"{task} (not in average)"
         row = [name, config.suite.tasks[task].metric.value, f"{100 * majority[task]:.1f}"]
-        rows.append(row + _cells(values, columns[stages[-1]].get(task), columns[taught].get(task) if taught else None))
-    averages = summary["average"]
-    last = _cells([averages[stage] for stage in stages], averages[stages[-1]], averages[taught] if taught else None)
-    return head, [*rows, ["average", "", "", *last]]
+        difference = [_difference(values[-1], columns[taught].get(task))] if taught else []
+        rows.append([*row, *_cells(values), *difference])
+    averages, difference = summary["average"], []
+    if taught:
+        same = columns[taught].keys() == columns[stages[-1]].keys()
+        difference = [_difference(averages[stages[-1]], averages[taught] if same else None)]
+    return head, [*rows, ["average", "", "", *_cells([averages[stage] for stage in stages]), *difference]]
 
 
 def _title(config: Config, stage: str, taught: str | None) -> str:
@@ -90,11 +95,12 @@ def _title(config: Config, stage: str, taught: str | None) -> str:
     return stage
 
 
-def _cells(values: Sequence[float | None], student: float | None, teacher: float | None) -> list[str]:
-    cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
-    if teacher is not None:
-        cells.append("" if student is None else f"{100 * (student - teacher):+.1f}")
-    return cells
+def _cells(values: Sequence[float | None]) -> list[str]:
+    return ["" if value is None else f"{100 * value:.1f}" for value in values]
+
+
+def _difference(student: float | None, teacher: float | None) -> str:
+    return "" if student is None or teacher is None else f"{100 * (student - teacher):+.1f}"
 
 
 def next_commands(config: Config, run: Run) -> list[str]:

@@ -31,9 +31,12 @@ def conf_dir() -> Path:
 def register() -> None:
     """Make the typed schemas known to Hydra under the names that ``conf/`` uses."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
+    node = OmegaConf.structured(Config)
+    OmegaConf.set_struct(node.teachers, False)  # teachers.TASK=... needs no plus
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=node)
     store.store(group="task", name="schema", node=TaskConfig)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.names import check_name
+from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, RunConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
@@ -160,12 +161,10 @@ def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:
 class DistillationConfig:
     """How gold and teacher are mixed: ``schedule`` gives lam, the weight of gold, over progress.
 
-    ``teachers`` names finished Runs that teach tasks of the last stage, whatever encoder they have. A Run whose dev
-    score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
+    A Run whose dev score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
     """
 
     schedule: dict[str, Any] = field(default_factory=dict)
-    teachers: dict[str, str] = field(default_factory=dict)
     teacher_margin: float | None = 0.0
     other_seeds: int = 0
 
@@ -181,13 +180,17 @@ class DistillationConfig:
 
 @dataclass
 class Config:
-    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of every stage another stage builds on."""
+    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of every stage another stage builds on.
+
+    ``teachers`` names, for tasks of the last stage, teachers that the recipe does not train: see ``TeacherSource``.
+    """
 
     experiment: str | None = None
     scale: str = MISSING
     fidelity: str = MISSING
     seed: int = 0
     teacher_seed: int = 0
+    teachers: dict[str, Any] = field(default_factory=dict)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -215,8 +218,9 @@ class Config:
         if self.run.compile and self.trainer.strategy == "fsdp":
             raise ConfigError("run.compile=true and trainer.strategy=fsdp do not go together; leave one of them out")
         self.recipe.check(self.suite)
-        for task in self.distillation.teachers:
-            check_choice("distillation.teachers", task, self.suite.trained())
+        for task, value in self.teachers.items():
+            check_choice("teachers", task, self.suite.trained())
+            teacher_sources(f"teachers.{task}", value)
         if self.data.root is not None and all(task.path == "generated" for task in self.suite.trained().values()):
             raise ConfigError(
                 f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "

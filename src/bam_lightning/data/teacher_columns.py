@@ -164,7 +164,7 @@ def _find_form(
         ("probabilities", f"{name}.*"),  # as bam predict writes them
         ("values", f"{name}.score"),
     ]
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for form, pattern in guesses:
         columns = {word: column for word, column in _expand(pattern, names).items() if column != f"{name}.label"}
         if form in possible and columns and not set(columns.values()) & {*task.text, task.label, task.id_column}:
@@ -221,7 +221,7 @@ class _Reader:
                 row = int(np.flatnonzero(half)[0])
                 empty = next(column for column, known in zip(columns.values(), given[row], strict=True) if not known)
                 raise self._fault(row, f"column {empty!r} is empty, others are not; fill it, or empty all of the row")
-            return values, given.any(axis=1)
+            return values, np.asarray(given.any(axis=1), dtype=bool)
         if form == "labels":
             return self._hard(table.column(columns[""]).to_pylist())
         return self._cells(form, columns[""], table.column(columns[""]))
@@ -550,7 +550,7 @@ def check_agreement(where: str, task: Task, rows: TaskSplit, column: Column) -> 
     known = np.ones(len(rows.keys), dtype=bool) if column.covered is None else column.covered
     if rows.has_gold is not None:
         known = known & rows.has_gold
-    labels, values = rows.labels[known], column.values[known]
+    labels, values = rows.labels[known].astype(np.float64), column.values[known]
     if not len(labels):
         return
     if task.regression:

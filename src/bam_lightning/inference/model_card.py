@@ -109,6 +109,7 @@ def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[
         f"{spec['layerwise_decay']:g}",
         "data fingerprints: " + ", ".join(f"{task} {settings['data']}" for task, settings in spec["tasks"].items()),
         "teachers: " + (", ".join(f"{task} from {run}" for task, run in teachers.items()) or "none, gold labels only"),
+        *map(markdown, manifest.get("teacher_notes") or ()),
         versions,
     ]
     if job is not None:

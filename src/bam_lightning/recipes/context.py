@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from bam_lightning.config.job_config import Config
 from bam_lightning.data.examples import TaskExamples, TaskSplit
+from bam_lightning.data.teacher_columns import Column
 from bam_lightning.store.run_spec import TEST, TRAIN, PredictionRequest
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.distributed import rank
@@ -35,6 +36,7 @@ class Context:
         output: Folder for loggers.
         listener: Called with the number of each optimizer step.
         tests: Task -> its unlabelled rows to predict, if ``data.test`` is set.
+        columns: Digest -> predictions of a teacher from outside.
         others: The other ranks, on rank 0 of a job with several processes.
     """
 
@@ -46,6 +48,7 @@ class Context:
     listener: Callable[[int], None] = field(default=lambda step: None)
     tests: Mapping[str, TaskSplit] = field(default_factory=dict)
     others: Others | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def is_rank_zero(self) -> bool:

@@ -22,6 +22,7 @@ from bam_lightning.config.signals import SignalListener, raise_on_signal
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
+from bam_lightning.data.teacher_columns import Column
 from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
@@ -33,10 +34,11 @@ from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.manifest import make_manifest
 from bam_lightning.recipes.planner import required_predictions
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
-from bam_lightning.store.run_spec import TRAIN, PredictionRequest, Run
+from bam_lightning.store.run_spec import COLUMN, TRAIN, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
+from bam_lightning.training.distillation import Teacher, combine_columns
 from bam_lightning.training.lightning import localize
 from bam_lightning.training.loggers import finish, log_end, make_loggers
 from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
@@ -103,7 +105,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         save_state(folder, state, encoder.body.config, prepared.tokenizer)
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
-    manifest = make_manifest(run, context.config, seconds, prepared.tokens, scores)
+    manifest = make_manifest(run, context, seconds, prepared.tokens, scores)
     for logger in loggers:
         log_end(logger, manifest)
         finish(logger)
@@ -179,8 +181,8 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         split = context.rows[task].train
         if task not in run.teachers:
             split = split.labelled()
-        column = _column(run, context, task, split)
-        train[task] = Examples(tokenized(split), split.labels, column, has_gold=split.has_gold)
+        examples = Examples(tokenized(split), split.labels, has_gold=split.has_gold)
+        train[task] = examples._replace(**_teacher(run, context, task, split)._asdict())
         train[task].check_targets(task)
     sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
     dev = {}
@@ -248,15 +250,19 @@ def _heads(
     return heads
 
 
-def _column(run: Run, context: Context, task: str, split: TaskSplit) -> Any:
-    """Return the teacher's logits ``[N, K]``, those of an ensemble of k ``[N, k, K]``, or ``None``."""
+def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher:
+    """Return what teaches a task: stored logits of Runs, predictions from outside, or nothing."""
     columns = [
-        load_logits(context.store, teacher, task, TRAIN, split.keys, split.texts)
-        for teacher in run.teachers.get(task, ())
+        context.columns[name.removeprefix(COLUMN)]
+        if name.startswith(COLUMN)
+        else Column("logits", load_logits(context.store, name, task, TRAIN, split.keys, split.texts))
+        for name in run.teachers.get(task, ())
     ]
-    if len(columns) > 1:
-        return np.stack(columns, axis=1)
-    return columns[0] if columns else None
+    if not columns:
+        return Teacher()
+    weights = run.teacher_weights.get(task, (1.0,) * len(columns))
+    head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(context.config.suite.tasks[task].head)})
+    return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head)
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from bam_lightning.config.data_config import TaskConfig
-from bam_lightning.config.job_config import Config
 from bam_lightning.models import hardware
+from bam_lightning.recipes.context import Context
 from bam_lightning.store.provenance import versions
-from bam_lightning.store.run_spec import Run
+from bam_lightning.store.run_spec import COLUMN, Run
 from bam_lightning.training import distributed
 
 
 def make_manifest(
-    run: Run, config: Config, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
+    run: Run, context: Context, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     """Return the manifest of a finished Run.
 
@@ -26,6 +26,7 @@ def make_manifest(
         tokens: Real tokens trained on, padding left out.
         scores: Task -> metric -> dev score, as a fraction.
     """
+    config = context.config
     return {
         "id": run.id,
         "stage": run.stage,
@@ -40,6 +41,13 @@ def make_manifest(
         "metrics": scores,
         "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
         "teachers": run.teacher_ids,
+        "teacher_notes": [
+            note
+            for names in run.teachers.values()
+            for name in names
+            if name.startswith(COLUMN)
+            for note in context.columns[name.removeprefix(COLUMN)].notes
+        ],
         "init_from": run.init_from,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -12,9 +12,11 @@ from typing import Any
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, Hyperparameters, StageConfig, StageKind, shared_stages
+from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data.sampling import Sampler, count_steps
 from bam_lightning.store.run_spec import (
     ALGORITHM,
+    COLUMN,
     DEV,
     TEST,
     TRAIN,
@@ -54,10 +56,11 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
             _fit(partial(make, tasks), seed, config, facts)
             for seed in range(first, first + stage.seeds)
             for tasks in _groups(stage, config)
+            if name == list(stages)[-1] or not _only_from_outside(tasks, config, facts)
         ]
         last = name == list(stages)[-1]
         done[name] = [replace(run, teaches=name in taught_by, tests=last and config.data.test) for run in runs]
-    planned = [run for runs in done.values() for run in runs]
+    planned = _leave_out_unneeded([run for runs in done.values() for run in runs], config, list(stages)[-1])
     for run in planned:
         if run.examples > LARGEST:
             raise ConfigError(
@@ -65,6 +68,45 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
                 f"{run.batch_size:.3g}), more than {LARGEST:.3g}; check epochs, batch_size and min_steps"
             )
     return planned
+
+
+def external_teachers(config: Config, facts: DataSummary) -> dict[str, tuple[str, ...]]:
+    """Return task -> the names of its teachers from outside: ids of Runs, and ``column:DIGEST``."""
+    found = {}
+    for task, value in config.teachers.items():
+        sources = teacher_sources(f"teachers.{task}", value)
+        digests = facts.columns.get(task, ("",) * len(sources))
+        found[task] = tuple(
+            source.path if source.is_run else f"{COLUMN}{digest}"
+            for source, digest in zip(sources, digests, strict=True)
+        )
+    return found
+
+
+def external_weights(config: Config) -> dict[str, tuple[float, ...]]:
+    """Return task -> the weights of its teachers from outside, where they differ."""
+    weights = {
+        task: tuple(float(source.weight) for source in teacher_sources(f"teachers.{task}", value))
+        for task, value in config.teachers.items()
+    }
+    return {task: values for task, values in weights.items() if len(set(values)) > 1}
+
+
+def _only_from_outside(tasks: tuple[str, ...], config: Config, facts: DataSummary) -> bool:
+    """Return whether a single task has no gold to train a teacher on, and a teacher from outside."""
+    return len(tasks) == 1 and tasks[0] in config.teachers and facts.labelled.get(tasks[0]) == 0
+
+
+def _leave_out_unneeded(runs: list[Run], config: Config, last: str) -> list[Run]:
+    """Return the Runs without those that would have taught a task that has a teacher from outside, and nothing else."""
+    free = {run.id for run in runs if run.teaches and set(run.tasks) <= set(config.teachers)}
+    while True:
+        needed = {need for run in runs for need in run.dependencies}
+        unneeded = [run for run in runs if run.id in free - needed and run.stage != last]
+        if not unneeded:
+            return runs
+        free |= {need for run in unneeded for need in run.dependencies}
+        runs = [run for run in runs if run not in unneeded]
 
 
 def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
@@ -119,15 +161,18 @@ def _finetuning(
     assert hyper.batch_size is not None
     assert hyper.min_steps is not None
     teachers: dict[str, tuple[str, ...]] = {}
-    if stage.teacher:
-        teachers = {t: _of_task(done[stage.teacher], t, name) for t in tasks if config.suite.tasks[t].teacher}
+    weights: dict[str, tuple[float, ...]] = {}
     if name == list(config.recipe.stages)[-1]:
-        teachers |= {task: (run,) for task, run in config.distillation.teachers.items() if task in tasks}
+        teachers = {task: names for task, names in external_teachers(config, facts).items() if task in tasks}
+        weights = {task: values for task, values in external_weights(config).items() if task in tasks}
+    if stage.teacher:
+        asked = [task for task in tasks if config.suite.tasks[task].teacher and task not in teachers]
+        teachers |= {task: _of_task(done[stage.teacher], task, name) for task in asked}
     sizes = {t: facts.sizes[t] if t in teachers else facts.labelled.get(t, facts.sizes[t]) for t in tasks}
     if bare := [task for task, size in sizes.items() if not size]:
         raise ConfigError(
             f"recipe.stages.{name}: no training row of {bare[0]!r} has a gold label, and this stage has no teacher of "
-            f"it; give one with distillation.teachers.{bare[0]}=RUN, or leave the task out of the stage"
+            f"it; give one with teachers.{bare[0]}=FILE, or leave the task out of the stage"
         )
     if len(tasks) > 1:
         steps = sampler.steps(sizes, hyper.epochs, hyper.batch_size)
@@ -139,7 +184,7 @@ def _finetuning(
     if stage.init_from:
         base = done[stage.init_from]  # one Run serves all (STILTs, Table 3); of several, the task's own
         start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
-    run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
+    run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start, teacher_weights=weights)
     return replace(run, spec=run_spec(run, config, facts))
 
 

@@ -20,6 +20,7 @@ from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.recheck import recheck
+from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
@@ -29,7 +30,7 @@ from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
-from bam_lightning.store.run_spec import TRAIN, DataSummary, PredictionRequest, Run
+from bam_lightning.store.run_spec import COLUMN, TRAIN, DataSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
 WAIT_SECONDS = 1.0  # between checks of Runs that other processes are training
@@ -73,13 +74,20 @@ def plan_recipe(
     store = Store(config.paths.store)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
+    columns = teachers.load_columns(config, rows)
+    facts = replace(facts, columns=teachers.digests(config, columns))
     facts, runs = _plan(config, rows, facts, store)
-    context = Context(config, rows, texts, store, output, view.step, test_rows(config), others)
+    context = Context(
+        config, rows, texts, store, output, view.step, test_rows(config), others, teachers.by_digest(columns)
+    )
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
     for run in runs:
         if uses_tuned_decay(run, config, facts):
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
+    for column in columns.values():
+        for note in column.notes:
+            view.say(note)
     for line in warn_undertrained_students(runs):
         view.say(line)
     return context, facts, runs
@@ -173,16 +181,21 @@ def _plan(
 
 
 def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Store) -> None:
-    for task, run_id in config.distillation.teachers.items():
-        if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
-            raise ConfigError(
-                f"distillation.teachers.{task} names Run {run_id!r}, which is not a finished Run of "
-                f"{task!r} in {store.root}; see the Plan of the job that trained it"
-            )
-        store.check_head(run_id, task, config.suite.tasks[task].head, f"distillation.teachers.{task}")
-        reason = teachers.rejection_reason(run_id, [task], f"distillation.teachers.{task}", config, rows, store)
-        if reason:
-            raise TrainingError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
+    for task, value in config.teachers.items():
+        key = f"teachers.{task}"
+        for source in teacher_sources(key, value):
+            if not source.is_run:
+                continue
+            run_id = source.path
+            if not store.finished(run_id) or task not in store.manifest(run_id)["tasks"]:
+                raise ConfigError(
+                    f"{key} names Run {run_id!r}, which is not a finished Run of {task!r} in {store.root}; "
+                    "see the Plan of the job that trained it"
+                )
+            store.check_head(run_id, task, config.suite.tasks[task].head, key)
+            reason = teachers.rejection_reason(run_id, [task], key, config, rows, store)
+            if reason:
+                raise TrainingError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
 def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataSummary]:
@@ -263,9 +276,10 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
             if not store.finished(run.id):
                 from bam_lightning.recipes.fit import fit_run
 
-                for task, ids in run.teachers.items():
-                    for teacher in ids:
-                        _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
+                for task, names in run.teachers.items():
+                    for teacher in names:
+                        if not teacher.startswith(COLUMN):
+                            _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
                 view.begin(run)
                 view.done(run, fit_run(run, context))
             else:

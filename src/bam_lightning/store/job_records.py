@@ -38,7 +38,7 @@ class JobRecord:
         average: Tasks that count in the average.
         data: Task -> fingerprint of its rows, for all tasks of the recipe.
         settings: Hash of everything else that determines the Runs, apart from seeds and ids of teachers.
-        external_teachers: Ids of teachers that the config names and the recipe does not train.
+        external_teachers: Ids of Runs that teach and that the recipe does not train.
         reason: Why the job failed or stopped.
         changed: Time of the last change, ISO 8601.
     """
@@ -109,7 +109,7 @@ def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output:
         settings=_settings(last, {run.id: run for run in runs}),
         algorithm=last[0].spec["algorithm"],
         output=str(output.resolve()),
-        external_teachers=sorted(set(config.distillation.teachers.values())),
+        external_teachers=sorted({need for run in runs for need in run.dependencies} - {run.id for run in runs}),
     )
 
 

@@ -43,6 +43,7 @@ PLACES = (
 
 
 DEV, TRAIN, TEST = "dev", "train", "test"
+COLUMN = "column:"  # begins the name of a teacher that is no Run, before the digest of its predictions
 
 
 class PredictionRequest(NamedTuple):
@@ -60,7 +61,8 @@ class DataSummary:
     ``labelled`` maps a task to the number of rows that have gold, where some have none: a Run without a teacher trains
     on those alone. ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task
     to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps the id of a Run that is
-    not fit to teach to the reason.
+    not fit to teach to the reason. ``columns`` maps a task to the digests of its teachers from outside, in the order of
+    ``teachers.TASK``; that of a Run is empty.
     """
 
     sizes: Mapping[str, int]
@@ -72,6 +74,7 @@ class DataSummary:
     precision: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Run:
     """One model to train.
 
     ``steps`` are optimizer steps; ``teachers`` maps a task to the Runs that teach it, more than one of them for an
-    ensemble; ``teaches`` and ``tests`` say whether it is to predict its own training rows, and the test splits.
+    ensemble, or ``column:DIGEST`` for predictions from outside; ``teacher_weights`` are those of an ensemble whose
+    members do not count alike; ``teaches`` and ``tests`` say whether it is to predict its own training rows, and the
+    test splits.
     """
 
     stage: str
@@ -93,6 +98,7 @@ class Run:
     spec: Mapping[str, Any] = field(default_factory=dict)
     teaches: bool = False
     tests: bool = False
+    teacher_weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -114,7 +120,7 @@ class Run:
     @property
     def dependencies(self) -> tuple[str, ...]:
         """Ids of the Runs that must be finished first."""
-        teachers = {run_id for ids in self.teachers.values() for run_id in ids}
+        teachers = {name for names in self.teachers.values() for name in names if not name.startswith(COLUMN)}
         return tuple(sorted(teachers | ({self.init_from} if self.init_from else set())))
 
     @property
@@ -161,6 +167,8 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "match_length_of"}
     if run.teachers:
         spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
+    if run.teacher_weights:
+        spec["teacher_weights"] = run.teacher_weights
     return dict(to_json(spec))
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +25,7 @@ from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
 from bam_lightning.data.teacher_columns import Column, check_covered, read_column
-from bam_lightning.data.tokenization import encode
+from bam_lightning.data.tokenization import Tokens, encode
 from bam_lightning.data.tokenization import tokenise as tokenize
 from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
 from bam_lightning.models.multi_task import MultiTaskModel
@@ -366,11 +366,9 @@ class MultiTaskDataModule(ExamplesDataModule):
         if isinstance(source, TeacherSource):
             if source.is_file:
                 return read_column(task, self.rows[task].task, split, source, alone)
-            source = _load_teacher(source.path)
-        if hasattr(source, "predict_step"):
-            logits = self._predict_column(task, source, trainer)
-        elif hasattr(source, "logits"):
-            logits = self._cached_logits(task, source, split)
+            source = source.path
+        if isinstance(source, str) or hasattr(source, "predict_step") or hasattr(source, "logits"):
+            logits = teacher_logits(task, source, split, self.cache_dir, trainer, self._tokens_of)
         else:
             logits = np.asarray(source, dtype=np.float32)
         if logits.ndim != 2 or len(logits) != len(split.keys):
@@ -383,49 +381,84 @@ class MultiTaskDataModule(ExamplesDataModule):
             raise DataError(f"teacher of {task!r}: logits of training row {row} are not finite")
         return Column("logits", np.ascontiguousarray(logits, dtype=np.float32))
 
-    def _cached_logits(self, task: str, predictor: Any, split: TaskSplit) -> NDArray[np.float32]:
-        """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""
-        check_choice("task", task, predictor.tasks)
-        model = predictor.info
-        parts = [model.run.files(), model.max_length, predictor.precision, str(predictor.device), versions(), task]
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"".join(split.keys)).hexdigest()[:32]
-        path = self.cache_dir / "teachers" / f"{key}.npy"
-        if path.is_file():
-            with suppress(ValueError, EOFError):  # damaged: predict again
-                cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-                return cached
-        found: NDArray[np.float32] = predictor.logits(list(zip(*split.texts, strict=True)), [task])[task]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.save(file, found)
-        return found
-
-    def _predict_column(self, task: str, module: Any, trainer: Any) -> NDArray[np.float32]:
-        """Return a module's logits on the training rows, tokenized as that module asks for."""
-        check_choice("task", task, module.tasks)
-        split, spec = self.rows[task].train, module.spec or {}
-        if spec:
-            tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]))
-        else:
-            tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
-        data = ExamplesDataModule({}, predict={task: Examples(tokens, split.labels)}, num_workers=self.num_workers)
-        trainer = trainer or module._trainer
-        if trainer is None:
-            options: Any = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-            trainer = pl.Trainer(accelerator="auto", devices=1, **options)
-        if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
-            raise TrainingError(
-                "data.teach cannot predict with a Trainer that starts processes by spawn or fork, since their "
-                "predictions are not returned; use strategy='ddp' under torchrun, or another trainer="
-            )
-        with _whole_prediction(trainer):
-            parts = trainer.predict(module, datamodule=data)
-        return logits_in_order(parts, task, len(split.keys))
+    def _tokens_of(self, split: TaskSplit) -> Tokens:
+        return encode(split, self.tokenizer, self.max_length, self.cache_dir)
 
     @property
     def taught(self) -> list[str]:
         """Names of the tasks that have a teacher."""
         return list(self._teachers)
+
+
+def teacher_logits(
+    task: str,
+    model: Any,
+    split: TaskSplit,
+    cache_dir: Path,
+    trainer: Any = None,
+    tokens_of: Callable[[TaskSplit], Tokens] | None = None,
+) -> NDArray[np.float32]:
+    """Return the logits ``[N, K]`` of a model that has the task.
+
+    Args:
+        task: name of the task.
+        model: a ``BamModule`` or ``Predictor``; a folder, a ``.ckpt``, a Run or a hub id.
+        split: N rows.
+        cache_dir: folder for the logits of saved models.
+        trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
+        tokens_of: tokenizes rows for a ``BamModule`` that does not know its tokenizer.
+
+    Raises:
+        TrainingError: for a Trainer whose strategy starts processes by spawn or fork.
+    """
+    if isinstance(model, str):
+        model = _load_teacher(model)
+    check_choice("task", task, model.tasks)
+    if hasattr(model, "predict_step"):
+        return _predict(task, model, split, trainer, tokens_of)
+    return _cached_logits(task, model, split, cache_dir)
+
+
+def _cached_logits(task: str, predictor: Any, split: TaskSplit, cache_dir: Path) -> NDArray[np.float32]:
+    """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""
+    model = predictor.info
+    parts = [model.run.files(), model.max_length, predictor.precision, str(predictor.device), versions(), task]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"".join(split.keys)).hexdigest()[:32]
+    path = cache_dir / "teachers" / f"{key}.npy"
+    if path.is_file():
+        with suppress(ValueError, EOFError):  # damaged: predict again
+            cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            return cached
+    found: NDArray[np.float32] = predictor.logits(list(zip(*split.texts, strict=True)), [task])[task]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, found)
+    return found
+
+
+def _predict(
+    task: str, module: Any, split: TaskSplit, trainer: Any, tokens_of: Callable[[TaskSplit], Tokens] | None
+) -> NDArray[np.float32]:
+    """Return a module's logits, of rows that are tokenized as that module asks for."""
+    spec = module.spec or {}
+    if spec:
+        tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]))
+    else:
+        assert tokens_of is not None
+        tokens = tokens_of(split)
+    data = ExamplesDataModule({}, predict={task: Examples(tokens, split.labels)})
+    trainer = trainer or module._trainer
+    if trainer is None:
+        options: Any = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = pl.Trainer(accelerator="auto", devices=1, **options)
+    if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
+        raise TrainingError(
+            "data.teach cannot predict with a Trainer that starts processes by spawn or fork, since their "
+            "predictions are not returned; use strategy='ddp' under torchrun, or another trainer="
+        )
+    with _whole_prediction(trainer):
+        parts = trainer.predict(module, datamodule=data)
+    return logits_in_order(parts, task, len(split.keys))
 
 
 def logits_in_order(parts: Sequence[Any], task: str, count: int) -> NDArray[np.float32]:
