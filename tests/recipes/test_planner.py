@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
 from bam_lightning.recipes.planner import plan_runs, required_predictions, resolve
 from bam_lightning.store.run_spec import DataSummary, PredictionRequest
@@ -426,3 +427,13 @@ def test_an_ensemble_of_files_and_runs_counts_its_weights():
     weighted = student(f"[{{path: llm.parquet, weight: 3}},{run}]")
     assert weighted.spec["teacher_weights"] == {"rte": [3.0, 1.0]}
     assert weighted.id != plain.id
+
+
+def test_a_task_without_any_gold_is_taught_from_outside():
+    config = compose(["scale=paper", "recipe=single_multi", "teachers.rte=llm.parquet"])
+    facts = replace(FACTS, labelled={"rte": 0}, columns={"rte": ("a1",)})
+    runs = plan_runs(config, facts)
+    assert len(runs) == len(SIZES)
+    assert runs[-1].teachers["rte"] == ("column:a1",)
+    with pytest.raises(ConfigError, match=r"no training row of 'rte' has a gold label.*teachers\.rte=FILE"):
+        plan_runs(compose(["scale=paper", "recipe=single_multi"]), facts)
