@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bam_lightning.config.compose import conf_dir, console, register, to_config
+from bam_lightning.config.compose import conf_dir, console, expand_word, register, to_config
 from bam_lightning.config.hydra_errors import format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
@@ -45,6 +45,7 @@ def run(job: Callable[[Config], Any]) -> int:
     from hydra_plugins.bam_slurm.launcher import SlurmLauncher
 
     register()
+    sys.argv[1:] = [expand_word(word) for word in sys.argv[1:]]
     Plugins.instance().register(SlurmLauncher)  # Hydra's own search does not see into an editable installation
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read

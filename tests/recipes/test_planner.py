@@ -10,7 +10,7 @@ from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
 from bam_lightning.recipes.planner import plan_runs, required_predictions, resolve
-from bam_lightning.store.run_spec import DataSummary, PredictionRequest
+from bam_lightning.store.run_spec import DataSummary, EncoderSummary, PredictionRequest
 
 SIZES = {
     "cola": 8551,
@@ -437,3 +437,43 @@ def test_a_task_without_any_gold_is_taught_from_outside():
     assert runs[-1].teachers["rte"] == ("column:a1",)
     with pytest.raises(ConfigError, match=r"no training row of 'rte' has a gold label.*teachers\.rte=FILE"):
         plan_runs(compose(["scale=paper", "recipe=single_multi"]), facts)
+
+
+def test_a_stage_with_its_own_encoder_has_its_own_pretraining_length_and_ids():
+    own = ["recipe.stages.single.encoder=demo", "recipe.stages.single.encoder.model_config.hidden_size=128"]
+    config = compose(["scale=demo", *own, "recipe.stages.single.max_length=48"])
+    sizes = dict.fromkeys(config.suite.trained(), 100)
+    wide = EncoderSummary("wide", 20000, "t", {})
+    facts = DataSummary(sizes, dict.fromkeys(sizes, "f"), "narrow", 20000, "t", stages={"single": wide})
+    facts = replace(facts, stages={"single": wide, "pretrain_single": wide})
+    runs = {run.label: run for run in plan_runs(config, facts)}
+    first, second = runs["pretrain_single"], runs["pretrain"]
+    assert [run.spec["encoder"] for run in (first, second)] == ["wide", "narrow"]
+    teacher, student = runs["single/sentiment"], runs["student"]
+    assert (teacher.init_from, student.init_from) == (first.id, second.id)
+    assert teacher.spec["max_length"] == 48
+    plain = {run.label: run for run in plan_runs(compose(["scale=demo"]), replace(facts, stages={}))}
+    assert second.id == plain["pretrain"].id
+    assert student.spec["max_length"] == plain["student"].spec["max_length"]
+    assert "pretrain_single" not in plain
+    same = compose(["scale=demo", "recipe.stages.single.encoder=demo"])  # the student's own: nothing is trained twice
+    same_facts = replace(facts, stages={"single": EncoderSummary("narrow", 20000, "t", {})})
+    assert [run.id for run in plan_runs(same, same_facts)] == [run.id for run in plain.values()]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["recipe=multi_finetune"],
+            r"recipe.stages.\w+.init_from names stage 'multi', which has another encoder \(bert_",
+        ),
+        (["recipe.stages.multi.encoder.pooling=none"], r"recipe.stages.multi.encoder.pooling names 'none'; choices"),
+        (["recipe.stages.multi.max_length=1"], r"recipe.stages.multi.max_length must be at least 8, got 1"),
+        (["recipe.stages.multi.kind=pretrain"], r"give recipe.stages.multi.encoder.pretraining.text=\[FILE, ...\]"),
+    ],
+)
+def test_what_does_not_fit_a_stages_encoder_is_refused(words, message):
+    recipe = [] if words[0].startswith("recipe=") else ["recipe=multi"]
+    with pytest.raises(ConfigError, match=message):
+        compose(["scale=paper", *recipe, *words, "recipe.stages.multi.encoder=bert_base"])

@@ -147,26 +147,51 @@ def test_a_run_that_did_not_teach_predicts_for_a_student_later(tiny_job, tmp_pat
     assert [run["metrics"] for run in later["runs"]] == [run["metrics"] for run in fresh["runs"]]
 
 
-def test_a_teacher_with_another_encoder_teaches(tiny_job, tiny_bert, tmp_path):
-    other = tmp_path / "roberta_like"
+@pytest.fixture
+def wide_bert(tmp_path) -> Path:
+    """A folder with another random BERT, wider than the tiny one, and a tokenizer of its own."""
     from transformers import BertConfig, BertModel
 
     from bam_lightning.training.masked_lm import make_tokenizer
 
+    folder = tmp_path / "wide"
     tokenizer = make_tokenizer(["the cat sleeps"], 50)  # spells most words in characters
-    BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-        )
-    ).save_pretrained(other)
-    tokenizer.save_pretrained(other)
-    taught = run_recipe(compose([*tiny_job, "recipe=single", f"encoder.path={other}"]), tmp_path / "teacher")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_teacher_with_another_encoder_teaches(tiny_job, wide_bert, tmp_path):
+    taught = run_recipe(compose([*tiny_job, "recipe=single", f"encoder.path={wide_bert}"]), tmp_path / "teacher")
     teacher = next(run["id"] for run in taught["runs"] if run["tasks"] == ["rte"])
     config = compose([*tiny_job, "recipe=multi", f"teachers.rte={teacher}", "distillation=teacher_only"])
     found = run_recipe(config, tmp_path / "student")
     store = Store(config.paths.store)
     assert store.manifest(found["runs"][0]["id"])["teachers"] == {"rte": teacher}
     assert len(store.read_predictions(teacher, "rte", "train")) == 40
+
+
+def test_a_stage_with_its_own_encoder_teaches_a_smaller_student(tiny_job, wide_bert, tmp_path, capsys):
+    own = ["encoder=minilm", f"encoder.path={wide_bert}", "max_length=16", "optimization.batch_size=4"]
+    config = compose([*tiny_job, *(f"recipe.stages.single.{word}" for word in own)])
+    results = run_recipe(config, tmp_path / "out")
+    assert "stage single: encoder minilm, texts cut at 16 tokens" in capsys.readouterr().err
+    store = Store(config.paths.store)
+    runs = {run["stage"]: store.manifest(run["id"]) for run in results["runs"]}
+    teacher, student = runs["single"], runs["student"]
+    assert (teacher["spec"]["max_length"], student["spec"]["max_length"]) == (16, 32)
+    assert (teacher["spec"]["batch_size"], student["spec"]["batch_size"]) == (4, 16)
+    assert teacher["spec"]["encoder"] != student["spec"]["encoder"]
+    assert f"encoder minilm, {teacher['parameters']:,} parameters, trained in" in "".join(student["teacher_notes"])
+    wide, small = (bam.load(run["id"], store=store.root) for run in (teacher, student))
+    assert (wide.info.max_length, small.info.max_length) == (16, 32)
+    model = small.export(tmp_path / "exported")
+    assert model == 0
+    (answer,) = bam.load(tmp_path / "exported").predict([("the cat eats", "it eats")], task="rte")
+    assert answer.label in config.suite.tasks["rte"].head.label_names
+    again = run_recipe(config, tmp_path / "again")
+    assert [run["id"] for run in again["runs"]] == [run["id"] for run in results["runs"]]
 
 
 def test_a_teacher_that_is_not_there_is_named_at_the_start(tiny_job, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,15 @@ def register() -> None:
     store.store(group="task", name="schema", node=TaskConfig)
 
 
+def expand_word(word: str) -> str:
+    """Return a word of the command line in the form that Hydra composes.
+
+    >>> expand_word("recipe.stages.single.encoder=bert_large")
+    '+encoder@recipe.stages.single.encoder=bert_large'
+    """
+    return re.sub(r"^\+*(recipe\.stages\.\w+\.encoder)=(?!null$)([\w,]+)$", r"+encoder@\1=\2", word)
+
+
 def to_config(tree: Any) -> Config:
     """Turn Hydra's tree into a checked ``Config``.
 
@@ -73,7 +83,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     >>> compose(["scale=paper", "seed=3"]).optimization.multi.batch_size
     128
     """
-    words = list(overrides)
+    words = [expand_word(word) for word in overrides]
     with config_errors(words, conf_dir()):
         tree = _compose_tree(words)
     return to_config(tree)

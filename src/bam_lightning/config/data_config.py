@@ -219,6 +219,11 @@ class PretrainingConfig:
     seed: int = 0
 
     @property
+    def source(self) -> tuple[tuple[str, ...], int]:
+        """Where texts come from: files, and the number of generated sentences."""
+        return tuple(self.text), self.sentences
+
+    @property
     def wanted(self) -> bool:
         """Whether there is anything to read."""
         return bool(self.text or self.sentences)
@@ -250,17 +255,17 @@ class EncoderConfig:
     pooling: str = "pooler"
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
-    def check(self) -> None:
+    def check(self, key: str = "encoder") -> None:
         """Raise ``ConfigError`` unless the encoder comes from exactly one place."""
         if bool(self.path) == bool(self.model_config):
             raise ConfigError(
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or model_config, "
                 f"got path={self.path} and model_config={self.model_config or None}"
             )
-        check_choice("encoder.pooling", self.pooling, POOLINGS)
+        check_choice(f"{key}.pooling", self.pooling, POOLINGS)
         self.pretraining.check()
         if self.model_config and not self.pretraining.wanted:
             raise ConfigError(
                 f"encoder {self.name!r} is built from model_config, so it must be pretrained first; "
-                "give encoder.pretraining.text=[FILE, ...] or encoder.pretraining.sentences=N"
+                f"give {key}.pretraining.text=[FILE, ...] or {key}.pretraining.sentences=N"
             )

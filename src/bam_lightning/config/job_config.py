@@ -6,16 +6,19 @@ before anything heavy is loaded."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from bam_lightning.config.data_config import MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
+from bam_lightning.config.data_config import LARGEST, MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, RunConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
+
+PRETRAIN = "pretrain"  # name of the stage that is added before the others
 
 
 class StageKind(Enum):
@@ -98,6 +101,7 @@ class StageConfig:
     """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts.
 
     ``seeds`` above 1 trains each Run that often, from successive seeds: an ensemble, to teach a later stage.
+    ``encoder`` and ``max_length``, where set, are this stage's own.
     """
 
     kind: StageKind = StageKind.finetune
@@ -107,6 +111,8 @@ class StageConfig:
     seeds: int = 1
     tasks: list[str] = field(default_factory=list)
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
+    encoder: EncoderConfig | None = None
+    max_length: int | None = None
 
 
 @dataclass
@@ -141,6 +147,10 @@ class RecipeConfig:
                     "but weights start from one Run; set its seeds to 1"
                 )
             stage.optimization.check(f"{key}.optimization")
+            if stage.encoder is not None:
+                stage.encoder.check(f"{key}.encoder")
+            if stage.max_length is not None:
+                check_at_least(f"{key}.max_length", stage.max_length, 8, LARGEST)
             done.append(name)
 
 
@@ -226,9 +236,47 @@ class Config:
                 f"data.root is {self.data.root}, but every task of suite {self.suite.name!r} is generated and reads no "
                 "file; add scale=small (or base, paper), or leave data.root out"
             )
-        pretrains = [name for name, s in self.recipe.stages.items() if s.kind is StageKind.pretrain]
-        if pretrains and not self.encoder.pretraining.wanted:
-            raise ConfigError(
-                f"recipe.stages.{pretrains[0]} is of kind pretrain, so it needs text to read; "
-                "give encoder.pretraining.text=[FILE, ...]"
-            )
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        for name, stage in self.recipe.stages.items():
+            encoder = stage.encoder or self.encoder
+            if stage.kind is StageKind.pretrain and not encoder.pretraining.wanted:
+                key = "encoder" if stage.encoder is None else f"recipe.stages.{name}.encoder"
+                raise ConfigError(
+                    f"recipe.stages.{name} is of kind pretrain, so it needs text to read; "
+                    f"give {key}.pretraining.text=[FILE, ...]"
+                )
+            base = None if stage.init_from is None else self.recipe.stages[stage.init_from].encoder or self.encoder
+            if base is not None and base != encoder:
+                raise ConfigError(
+                    f"recipe.stages.{name}.init_from names stage {stage.init_from!r}, which has another encoder "
+                    f"({base.name}, here {encoder.name}), so its weights do not fit; give both stages the same "
+                    "encoder, or let that stage teach this one"
+                )
+
+
+def all_stages(config: Config) -> dict[str, StageConfig]:
+    """Return the stages of a recipe, after a stage that pretrains each encoder that is to be pretrained."""
+    stages = config.recipe.stages
+    pretrained = [stage.encoder or config.encoder for stage in stages.values() if stage.kind is StageKind.pretrain]
+    added: dict[str, StageConfig] = {}
+    for name, stage in stages.items():
+        encoder = stage.encoder or config.encoder
+        if stage.kind is StageKind.finetune and encoder.pretraining.wanted and encoder not in pretrained:
+            own = None if encoder == config.encoder else encoder
+            title = PRETRAIN if own is None else f"{PRETRAIN}_{name}"
+            added[title] = StageConfig(kind=StageKind.pretrain, encoder=own, max_length=stage.max_length)
+            pretrained.append(encoder)
+    return {**added, **stages}
+
+
+def for_stage(config: Config, name: str) -> Config:
+    """Return the config that a stage's Runs are trained with: its own encoder and length, where it has some."""
+    stage = all_stages(config).get(name)
+    if stage is None or (stage.encoder is None and stage.max_length is None):
+        return config
+    found = copy(config)
+    found.encoder = stage.encoder or config.encoder
+    found.data = replace(config.data, max_length=stage.max_length or config.data.max_length)
+    return found

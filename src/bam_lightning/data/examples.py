@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.task import Task
+
+if TYPE_CHECKING:
+    from bam_lightning.data.teacher_columns import Column
 
 DEV_SHARE, DEV_LEAST, DEV_MOST = 0.1, 50, 5_000
 DEV_LARGEST_SHARE = 1 / 3  # of a tiny data set
@@ -83,6 +86,7 @@ class TaskExamples(NamedTuple):
         test: Test rows in the order of their source, or ``None``. Labels are -1 if the source has none.
         task: The task with its kind, labels, range and metric filled in.
         notes: What was inferred, one sentence each.
+        teachers: Predictions on the training rows of each of ``teachers.TASK`` in a recipe; ``None`` for a Run.
     """
 
     train: TaskSplit
@@ -90,6 +94,7 @@ class TaskExamples(NamedTuple):
     test: TaskSplit | None
     task: Task
     notes: list[str]
+    teachers: tuple[Column | None, ...] = ()
 
     @property
     def label_names(self) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from bam_lightning.config.job_config import Config
+from bam_lightning.config.job_config import Config, for_stage
 from bam_lightning.data.examples import TaskExamples, TaskSplit
-from bam_lightning.data.teacher_columns import Column
 from bam_lightning.store.run_spec import TEST, TRAIN, PredictionRequest
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.distributed import rank
@@ -32,28 +31,35 @@ class Context:
 
     Attributes:
         rows: Task -> its checked training and dev rows.
-        texts: Texts to pretrain on.
+        texts: ``encoder.pretraining.source`` -> texts to pretrain on.
         output: Folder for loggers.
         listener: Called with the number of each optimizer step.
         tests: Task -> its unlabelled rows to predict, if ``data.test`` is set.
-        columns: Digest -> predictions of a teacher from outside.
         others: The other ranks, on rank 0 of a job with several processes.
     """
 
     config: Config
     rows: Mapping[str, TaskExamples]
-    texts: list[str]
+    texts: Mapping[tuple[tuple[str, ...], int], list[str]]
     store: Store
     output: Path
     listener: Callable[[int], None] = field(default=lambda step: None)
     tests: Mapping[str, TaskSplit] = field(default_factory=dict)
     others: Others | None = None
-    columns: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def is_rank_zero(self) -> bool:
         """Whether this process plans and writes."""
         return rank() == 0
+
+    def of_stage(self, stage: str) -> Context:
+        """Return the context with the encoder and the length of a stage."""
+        return replace(self, config=for_stage(self.config, stage))
+
+    @property
+    def pretraining_texts(self) -> list[str]:
+        """The texts that the encoder is pretrained on; none without ``encoder.pretraining``."""
+        return self.texts.get(self.config.encoder.pretraining.source, [])
 
     def rows_of(self, request: PredictionRequest) -> TaskSplit:
         """Return the rows of a request."""

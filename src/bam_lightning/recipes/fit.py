@@ -33,6 +33,7 @@ from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.manifest import make_manifest
 from bam_lightning.recipes.planner import required_predictions
+from bam_lightning.recipes.teachers import column_named
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
 from bam_lightning.store.run_spec import COLUMN, TRAIN, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
@@ -83,6 +84,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     """
     hardware.prepare()
     with context.together("train", run):
+        context = context.of_stage(run.stage)
         prepared = prepare_run(run, context)
         folder = context.store.staging_dir(run.id)
         loggers = make_loggers(run, context.config, context.output) if context.is_rank_zero else []
@@ -105,7 +107,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         save_state(folder, state, encoder.body.config, prepared.tokenizer)
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
-    manifest = make_manifest(run, context, seconds, prepared.tokens, scores)
+    manifest = make_manifest(run, context, seconds, prepared.tokens, scores, _count(state))
     for logger in loggers:
         log_end(logger, manifest)
         finish(logger)
@@ -113,9 +115,14 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     return manifest
 
 
+def _count(state: Mapping[str, Any]) -> int:
+    return sum(value.numel() for value in state.values())
+
+
 def prepare_run(run: Run, context: Context) -> Prepared:
     """Return the module and the data of a Run."""
     torch.manual_seed(int(np.random.SeedSequence([run.seed, 4]).generate_state(1)[0]))
+    context = context.of_stage(run.stage)
     return (_pretraining if run.kind is StageKind.pretrain else _finetuning)(run, context)
 
 
@@ -228,7 +235,7 @@ def new_tokenizer(context: Context) -> Any:
     settings = context.config.encoder
     if settings.path:
         return load_tokenizer(settings.path, settings.revision)
-    return make_tokenizer(context.texts, settings.pretraining.vocab_size)
+    return make_tokenizer(context.pretraining_texts, settings.pretraining.vocab_size)
 
 
 def tokens_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
@@ -253,7 +260,7 @@ def _heads(
 def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher:
     """Return what teaches a task: stored logits of Runs, predictions from outside, or nothing."""
     columns = [
-        context.columns[name.removeprefix(COLUMN)]
+        column_named(name, context.rows[task])
         if name.startswith(COLUMN)
         else Column("logits", load_logits(context.store, name, task, TRAIN, split.keys, split.texts))
         for name in run.teachers.get(task, ())
@@ -281,8 +288,8 @@ def _pretraining(run: Run, context: Context) -> Prepared:
     config = context.config
     settings = config.encoder.pretraining
     encoder, tokenizer, _ = _start(run, context)
-    texts = (context.texts,)
-    split = TaskSplit(texts, np.zeros(len(context.texts)), hash_texts(context.texts))
+    texts = context.pretraining_texts
+    split = TaskSplit((texts,), np.zeros(len(texts)), hash_texts(texts))
     tokens = encode(split, tokenizer, config.data.max_length, Path(config.paths.cache))
     sampler = SizeProportionalSampler(1.0)
     data = ExamplesDataModule(

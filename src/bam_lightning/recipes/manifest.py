@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.models import hardware
 from bam_lightning.recipes.context import Context
+from bam_lightning.recipes.teachers import column_named
 from bam_lightning.store.provenance import versions
 from bam_lightning.store.run_spec import COLUMN, Run
 from bam_lightning.training import distributed
 
 
 def make_manifest(
-    run: Run, context: Context, seconds: float, tokens: int, scores: dict[str, dict[str, float]]
+    run: Run, context: Context, seconds: float, tokens: int, scores: dict[str, dict[str, float]], parameters: int
 ) -> dict[str, Any]:
     """Return the manifest of a finished Run.
 
@@ -25,6 +27,7 @@ def make_manifest(
         seconds: Wall time of training.
         tokens: Real tokens trained on, padding left out.
         scores: Task -> metric -> dev score, as a fraction.
+        parameters: Number of weights.
     """
     config = context.config
     return {
@@ -41,13 +44,9 @@ def make_manifest(
         "metrics": scores,
         "reads": {task: _reads(config.suite.tasks[task]) for task in run.tasks},
         "teachers": run.teacher_ids,
-        "teacher_notes": [
-            note
-            for names in run.teachers.values()
-            for name in names
-            if name.startswith(COLUMN)
-            for note in context.columns[name.removeprefix(COLUMN)].notes
-        ],
+        "teacher_notes": [note for task in run.teachers for note in _describe_teachers(run, task, context)],
+        "encoder": config.encoder.name,
+        "parameters": parameters,
         "init_from": run.init_from,
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -59,6 +58,20 @@ def make_manifest(
         "processes": distributed.world_size(),
         "versions": versions(),
     }
+
+
+def _describe_teachers(run: Run, task: str, context: Context) -> Iterator[str]:
+    """Yield what is to be said of each teacher of a task: where it came from, its size and its cost."""
+    for name in run.teachers[task]:
+        if name.startswith(COLUMN):
+            yield from column_named(name, context.rows[task]).notes
+            continue
+        teacher = context.store.manifest(name)
+        if "parameters" in teacher:
+            yield (
+                f"teacher of {task!r}, Run {name}: encoder {teacher['encoder']}, {teacher['parameters']:,} parameters, "
+                f"trained in {teacher['train_seconds']:.0f} s"
+            )
 
 
 def _reads(task: TaskConfig) -> dict[str, Any]:

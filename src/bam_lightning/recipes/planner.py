@@ -9,9 +9,18 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from bam_lightning.config.data_config import EncoderConfig
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.instantiate import instantiate
-from bam_lightning.config.job_config import Config, Hyperparameters, StageConfig, StageKind, shared_stages
+from bam_lightning.config.job_config import (
+    Config,
+    Hyperparameters,
+    StageConfig,
+    StageKind,
+    all_stages,
+    for_stage,
+    shared_stages,
+)
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data.sampling import Sampler, count_steps
 from bam_lightning.store.run_spec import (
@@ -27,7 +36,6 @@ from bam_lightning.store.run_spec import (
     to_json,
 )
 
-PRETRAIN = "pretrain"
 LARGEST = 2**31 - 1  # most examples of a Run; its stream takes 4 bytes for each
 OTHER_SEED = 1000  # added to the seed of a rejected teacher; larger than any ensemble, whose seeds are successive
 
@@ -37,20 +45,20 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
     sampler: Sampler = instantiate("sampler", config.sampler)
     if config.distillation.schedule:
         instantiate("distillation.schedule", config.distillation.schedule)
-    stages = dict(config.recipe.stages)
-    if config.encoder.pretraining.wanted and not any(s.kind is StageKind.pretrain for s in stages.values()):
-        stages = {PRETRAIN: StageConfig(kind=StageKind.pretrain), **stages}
+    stages = all_stages(config)
     shared, taught_by = shared_stages(stages), {s.teacher for s in stages.values()}
     done: dict[str, list[Run]] = {}
-    pretrained: str | None = None
+    pretrained: list[tuple[EncoderConfig, str]] = []
     for name, stage in stages.items():
+        own, summary = for_stage(config, name), facts.of(name)
         if stage.kind is StageKind.pretrain:
-            done[name] = [_pretraining(name, config, facts)]
-            pretrained = done[name][0].id
+            done[name] = [_pretraining(name, own, summary)]
+            pretrained.append((own.encoder, done[name][0].id))
             continue
+        start = next((run_id for encoder, run_id in reversed(pretrained) if encoder == own.encoder), None)
         first = config.teacher_seed if name in shared else config.seed
         make = partial(
-            _finetuning, name, stage, config=config, facts=facts, sampler=sampler, done=done, pretrained=pretrained
+            _finetuning, name, stage, config=own, facts=summary, sampler=sampler, done=done, pretrained=start
         )
         runs = [
             _fit(partial(make, tasks), seed, config, facts)
@@ -221,7 +229,7 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
 def uses_tuned_decay(run: Run, config: Config, facts: DataSummary) -> bool:
     """Return whether a Run's layer-wise decay was chosen on its dev set and no option overrides it."""
     stage = config.recipe.stages.get(run.stage)
-    if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.decays:
+    if stage is None or len(run.tasks) != 1 or run.tasks[0] not in facts.of(run.stage).decays:
         return False
     given = (stage.optimization.layerwise_decay, config.optimization.layerwise_decay)
     return not any(decay is not None for decay in (*given, config.suite.tasks[run.tasks[0]].layerwise_decay))

@@ -104,7 +104,6 @@ def _join() -> None:
 
 def _follow(config: Config, output: Path) -> dict[str, Any]:
     """Train the same Runs as rank 0 until it says that the job is done."""
-    from bam_lightning.recipes import teachers
     from bam_lightning.recipes.fit import backfill_predictions, fit_run
     from bam_lightning.recipes.runner import load_data, test_rows
 
@@ -121,10 +120,7 @@ def _follow(config: Config, output: Path) -> dict[str, Any]:
         if context is None:
             rows, texts, _ = load_data(config)
             store = Store(config.paths.store, create=False)
-            columns = teachers.load_columns(config, rows)
-            context = Context(
-                config, rows, texts, store, output, tests=test_rows(config), columns=teachers.by_digest(columns)
-            )
+            context = Context(config, rows, texts, store, output, tests=test_rows(config))
         work: Callable[..., Any] = fit_run if name == TRAIN else backfill_predictions
         work(*what, replace(context))
 

@@ -16,9 +16,10 @@ from filelock import Timeout
 
 from bam_lightning.analysis import job_report
 from bam_lightning.analysis.terminal import View, show
+from bam_lightning.config.data_config import EncoderConfig, PretrainingConfig
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
-from bam_lightning.config.job_config import Config
+from bam_lightning.config.job_config import Config, all_stages, for_stage
 from bam_lightning.config.recheck import recheck
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data import row_cache
@@ -30,7 +31,7 @@ from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
-from bam_lightning.store.run_spec import COLUMN, TRAIN, DataSummary, PredictionRequest, Run
+from bam_lightning.store.run_spec import COLUMN, TRAIN, DataSummary, EncoderSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
 WAIT_SECONDS = 1.0  # between checks of Runs that other processes are training
@@ -74,20 +75,18 @@ def plan_recipe(
     store = Store(config.paths.store)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
-    columns = teachers.load_columns(config, rows)
-    facts = replace(facts, columns=teachers.digests(config, columns))
     facts, runs = _plan(config, rows, facts, store)
-    context = Context(
-        config, rows, texts, store, output, view.step, test_rows(config), others, teachers.by_digest(columns)
-    )
+    context = Context(config, rows, texts, store, output, view.step, test_rows(config), others)
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
     for run in runs:
         if uses_tuned_decay(run, config, facts):
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
-    for column in columns.values():
-        for note in column.notes:
-            view.say(note)
+    for stage in facts.stages:
+        own = for_stage(config, stage)
+        view.say(f"stage {stage}: encoder {own.encoder.name}, texts cut at {own.data.max_length} tokens")
+    for note in teachers.notes(rows):
+        view.say(note)
     for line in warn_undertrained_students(runs):
         view.say(line)
     return context, facts, runs
@@ -198,24 +197,41 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Sto
                 raise TrainingError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
-def load_data(config: Config) -> tuple[dict[str, TaskExamples], list[str], DataSummary]:
+def load_data(
+    config: Config,
+) -> tuple[dict[str, TaskExamples], dict[tuple[tuple[str, ...], int], list[str]], DataSummary]:
     """Read and check all rows and texts; return them with the summary that the planner needs."""
     cache = Path(config.paths.cache)
     rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
-    texts = pretraining_texts(config)
-    encoder = (
-        encoder_fingerprint(config.encoder.path, config.encoder.revision)
-        if config.encoder.path
-        else _hash(json.dumps(config.encoder.model_config, sort_keys=True))
-    )
+    for name in config.teachers:
+        rows[name] = rows[name]._replace(teachers=teachers.load_columns(name, config, rows[name]))
     fingerprints = {name: task.fingerprint for name, task in rows.items()}
+    stages = {name: stage.encoder for name, stage in all_stages(config).items() if stage.encoder is not None}
+    texts: dict[tuple[tuple[str, ...], int], list[str]] = {}
+    for settings in (config.encoder.pretraining, *(encoder.pretraining for encoder in stages.values())):
+        if settings.source not in texts:
+            texts[settings.source] = pretraining_texts(settings, config.data.seed)
+
+    def summarize(encoder: EncoderConfig) -> EncoderSummary:
+        lines = texts[encoder.pretraining.source]
+        digest = (
+            encoder_fingerprint(encoder.path, encoder.revision)
+            if encoder.path
+            else _hash(json.dumps(encoder.model_config, sort_keys=True))
+        )
+        decays = tuned_decays.read(config, fingerprints, digest)
+        return EncoderSummary(digest, len(lines), _hash("\n".join(lines)) if lines else "", decays)
+
     facts = DataSummary(
         sizes={name: len(task.train.labels) for name, task in rows.items()},
         fingerprints=fingerprints,
-        encoder=encoder,
-        text_lines=len(texts),
-        text_fingerprint=_hash("\n".join(texts)) if texts else "",
-        decays=tuned_decays.read(config, fingerprints, encoder),
+        **summarize(config.encoder)._asdict(),
+        columns={
+            name: tuple(column.digest if column else "" for column in task.teachers)
+            for name, task in rows.items()
+            if task.teachers
+        },
+        stages={name: summarize(encoder) for name, encoder in stages.items()},
         precision=_precision(config),
         labelled={
             name: int(task.train.has_gold.sum()) for name, task in rows.items() if task.train.has_gold is not None
@@ -233,16 +249,15 @@ def _precision(config: Config) -> str:
     return precision(config.trainer)
 
 
-def pretraining_texts(config: Config) -> list[str]:
+def pretraining_texts(settings: PretrainingConfig, seed: int) -> list[str]:
     """Return the texts of ``encoder.pretraining``: the user's files, or generated sentences."""
-    settings = config.encoder.pretraining
     if not settings.wanted:
         return []
     if settings.text:
         return read_texts(settings.text)
     from bam_lightning.data.demo_tasks import generate_sentences
 
-    return generate_sentences(settings.sentences, config.data.seed)
+    return generate_sentences(settings.sentences, seed)
 
 
 def _train(runs: Sequence[Run], context: Context, view: View) -> bool:

@@ -62,7 +62,7 @@ def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[s
             f"nothing to submit: the Runs have heads of {', '.join(heads)}; the first test set is missing because: "
             f"{next(iter(missing.values()))}"
         )
-    context = Context(config, {}, [], store, Path(), tests={name: rows for name, (_, _, rows) in sources.items()})
+    context = Context(config, {}, {}, store, Path(), tests={name: rows for name, (_, _, rows) in sources.items()})
     for name, (request, run_id, rows) in sources.items():
         words[name] = _words(request, run_id, rows, context)
     return words, missing

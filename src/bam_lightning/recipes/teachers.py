@@ -13,50 +13,44 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data.examples import TaskExamples
 from bam_lightning.data.teacher_columns import Column, check_covered, read_column
-from bam_lightning.store.run_spec import Run
+from bam_lightning.store.run_spec import COLUMN, Run
 from bam_lightning.store.run_store import Store
 
 
-def load_columns(config: Config, rows: Mapping[str, TaskExamples]) -> dict[tuple[str, int], Column]:
-    """Return (task, place in ``teachers.TASK``) -> predictions of a teacher from outside that is no Run.
+def load_columns(task: str, config: Config, examples: TaskExamples) -> tuple[Column | None, ...]:
+    """Return the predictions of each of ``teachers.TASK`` on the training rows; ``None`` for a Run.
 
     Raises:
         DataError: If a file does not fit the rows, or no member of an ensemble covers a row.
     """
-    columns: dict[tuple[str, int], Column] = {}
-    for task, value in config.teachers.items():
-        sources, examples = teacher_sources(f"teachers.{task}", value), rows[task]
-        for place, source in enumerate(sources):
-            if source.is_file:
-                column = read_column(task, examples.task, examples.train, source, alone=len(sources) == 1)
-            elif source.is_run:
-                continue
-            else:
-                from bam_lightning.training.datamodule import teacher_logits
+    sources = teacher_sources(f"teachers.{task}", config.teachers[task])
+    columns: list[Column | None] = []
+    for source in sources:
+        if source.is_run:
+            columns.append(None)
+        elif source.is_file:
+            columns.append(read_column(task, examples.task, examples.train, source, alone=len(sources) == 1))
+        else:
+            from bam_lightning.training.datamodule import teacher_logits
 
-                logits = teacher_logits(task, source.path, examples.train, Path(config.paths.cache))
-                note = f"teacher of {task!r}, {source.path}: predicted {len(logits):,} training rows"
-                column = Column("logits", logits, notes=(note,))
-            columns[task, place] = column
-        members = [columns[key].covered for key in columns if key[0] == task]
-        if len(members) == len(sources) and all(mask is not None for mask in members):
-            covered = np.any(np.stack([mask for mask in members if mask is not None]), axis=0)
-            check_covered(task, None if covered.all() else covered, [source.missing for source in sources])
-    return columns
+            logits = teacher_logits(task, source.path, examples.train, Path(config.paths.cache))
+            note = f"teacher of {task!r}, {source.path}: predicted {len(logits):,} training rows"
+            columns.append(Column("logits", logits, notes=(note,)))
+    masks = [column.covered for column in columns if column is not None and column.covered is not None]
+    if len(masks) == len(columns):
+        covered = np.any(np.stack(masks), axis=0)
+        check_covered(task, None if covered.all() else covered, [source.missing for source in sources])
+    return tuple(columns)
 
 
-def digests(config: Config, columns: Mapping[tuple[str, int], Column]) -> dict[str, tuple[str, ...]]:
-    """Return task -> the digest of each of its teachers from outside; that of a Run is empty."""
-    found = {}
-    for task, value in config.teachers.items():
-        places = [(task, place) for place in range(len(teacher_sources(f"teachers.{task}", value)))]
-        found[task] = tuple(columns[place].digest if place in columns else "" for place in places)
-    return found
+def notes(rows: Mapping[str, TaskExamples]) -> list[str]:
+    """Return what is to be said of teachers from outside."""
+    return [note for examples in rows.values() for column in examples.teachers if column for note in column.notes]
 
 
-def by_digest(columns: Mapping[tuple[str, int], Column]) -> dict[str, Column]:
-    """Return digest -> predictions."""
-    return {column.digest: column for column in columns.values()}
+def column_named(name: str, examples: TaskExamples) -> Column:
+    """Return the predictions that ``column:DIGEST`` stands for."""
+    return next(column for column in examples.teachers if column and f"{COLUMN}{column.digest}" == name)
 
 
 def rejected_teachers(

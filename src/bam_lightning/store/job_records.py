@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bam_lightning.config.exceptions import StoreError
-from bam_lightning.config.job_config import Config, shared_stages
+from bam_lightning.config.job_config import Config, for_stage, shared_stages
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.json_schema import check_fields
 from bam_lightning.store.run_spec import DataSummary, Run, to_json
@@ -105,7 +105,7 @@ def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output:
         metrics={task: config.suite.tasks[task].metric.value for task in tasks},
         average=[task for task in tasks if config.suite.tasks[task].in_average],
         data={task: facts.fingerprints[task] for run in runs for task in run.tasks},
-        encoder=f"{config.encoder.name} {facts.encoder}",
+        encoder=f"{for_stage(config, last[0].stage).encoder.name} {facts.of(last[0].stage).encoder}",
         settings=_settings(last, {run.id: run for run in runs}),
         algorithm=last[0].spec["algorithm"],
         output=str(output.resolve()),

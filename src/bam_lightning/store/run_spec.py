@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -54,6 +54,15 @@ class PredictionRequest(NamedTuple):
     split: str
 
 
+class EncoderSummary(NamedTuple):
+    """What a plan must know of a stage's own encoder; see ``DataSummary``."""
+
+    encoder: str
+    text_lines: int
+    text_fingerprint: str
+    decays: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
@@ -62,7 +71,7 @@ class DataSummary:
     on those alone. ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task
     to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps the id of a Run that is
     not fit to teach to the reason. ``columns`` maps a task to the digests of its teachers from outside, in the order of
-    ``teachers.TASK``; that of a Run is empty.
+    ``teachers.TASK``; that of a Run is empty. ``stages`` maps a stage with an encoder of its own to what it changes.
     """
 
     sizes: Mapping[str, int]
@@ -75,6 +84,11 @@ class DataSummary:
     refused: Mapping[str, str] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stages: Mapping[str, EncoderSummary] = field(default_factory=dict)
+
+    def of(self, stage: str) -> DataSummary:
+        """Return the summary with what a stage's own encoder changes in it."""
+        return replace(self, **self.stages[stage]._asdict()) if stage in self.stages else self
 
 
 @dataclass(frozen=True)
