@@ -7,7 +7,21 @@ import pytest
 
 from bam_lightning import cli
 
-COMMANDS = ["train", "check", "tables", "runs", "predict", "evaluate", "export", "serve", "submit", "tune", "dashboard"]
+COMMANDS = [
+    "train",
+    "check",
+    "tables",
+    "runs",
+    "predict",
+    "evaluate",
+    "compare",
+    "calibrate",
+    "export",
+    "serve",
+    "submit",
+    "tune",
+    "dashboard",
+]
 
 
 def test_help_lists_the_commands(capsys):

@@ -31,6 +31,18 @@ Columns = Annotated[
     list[str],
     typer.Option("--column", metavar="NAME", help="Column of the first text, then of the second; default: the task's."),
 ]
+Tasks = Annotated[list[str], typer.Option(metavar="TASK", help="A task; repeatable. Default: all.")]
+Labelled = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="A labelled file, a folder of splits, or a hub dataset. Default: the dev rows of the Run's job.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Split of a folder or hub dataset.")]
+Subset = Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")]
+Label = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the gold labels.")]
+Separator = Annotated[str, typer.Option(help="Separates the labels of a multi-label row in a text column.")]
 HeadClasses = Annotated[
     list[str], typer.Option("--head", metavar="CLASS", help="Dotted name of a custom head class to trust; repeatable.")
 ]
@@ -188,6 +200,7 @@ def runs(
 @command(
     "bam predict --run RUN_ID --task rte --input pairs.csv --output scored.csv",
     "bam predict --run RUN_ID --input texts.jsonl --output scored.parquet",
+    "bam predict --run RUN_ID --task rte --input pairs.csv --output vectors.parquet --embeddings",
     "cat texts.jsonl | bam predict --run RUN_ID --task sst2 --input-format jsonl",
 )
 def predict(
@@ -214,12 +227,15 @@ def predict(
     precision: Precisions = "auto",
     heads: HeadClasses = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Write the encoder's pooled vector of each row instead of predictions.")
+    ] = False,
 ) -> int:
     """Predict the rows of a file, in order.
 
     All input columns are kept. New columns are TASK.label and TASK.NAME, the probability of each label name
-    (TASK.score for regression). A row that cannot be scored has the reason in the column prediction_error. The input
-    may be larger than memory.
+    (TASK.score for regression); with --embeddings it is the column embedding. A row that cannot be scored has the
+    reason in the column prediction_error. The input may be larger than memory.
     """
     from bam_lightning.inference.predict_file import PredictOptions, predict_file
 
@@ -227,30 +243,32 @@ def predict(
         PredictOptions(
             run=run, store=store, task=task, input=input, output=output, input_format=input_format,
             output_format=output_format, columns=columns, escape_formulas=escape_formulas, device=device,
-            precision=precision, heads=heads, overwrite=overwrite,
+            precision=precision, heads=heads, overwrite=overwrite, embeddings=embeddings,
         )
     )  # fmt: skip
 
 
 @command(
+    "bam evaluate --run RUN_ID --output report                 the dev rows of its job, all tasks",
     "bam evaluate --run RUN_ID --task rte --input pairs.csv --by channel --output report",
     "bam evaluate --run RUN_ID --task rte --input nyu-mll/glue --subset rte --split validation",
 )
 def evaluate(
     run: Run,
-    task: Annotated[str, typer.Option(help="The task to score.")],
-    input: Annotated[str, typer.Option(metavar="PATH", help="A labelled file, a folder of splits, or a hub dataset.")],
+    task: Tasks = [],  # noqa: B006
+    input: Labelled = None,
     store: Store = "store",
-    split: Annotated[str | None, typer.Option(help="Split of a folder or hub dataset.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the gold labels.")] = "label",
-    separator: Annotated[str, typer.Option(help="Separates the labels of a multi-label row in a text column.")] = "|",
+    split: Split = None,
+    subset: Subset = None,
+    label: Label = "label",
+    separator: Separator = "|",
     columns: Columns = [],  # noqa: B006
     by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Also score the rows of each value of this column.")
     ] = None,
+    worst: Annotated[int, typer.Option(metavar="N", help="List the N rows with the largest loss.")] = 20,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write report.json and report.md to this folder.")
+        str | None, typer.Option(metavar="DIR", help="Write report.json, report.md and report.html to this folder.")
     ] = None,
     device: Device = "auto",
     precision: Precisions = "auto",
@@ -259,15 +277,102 @@ def evaluate(
     """Score a model on labelled rows.
 
     Reports every metric of the task with a 95% bootstrap interval, the confusion matrix, precision, recall and F1 of
-    each class, and the expected calibration error.
+    each class, calibration, and the worst rows.
     """
-    from bam_lightning.inference.evaluate import EvaluateOptions, evaluate_file
+    from bam_lightning.recipes.evaluation import EvaluateOptions, evaluate
 
-    evaluate_file(
+    evaluate(
         EvaluateOptions(
             run=run, task=task, input=input, store=store, split=split, subset=subset, label=label,
-            separator=separator, columns=columns, by=by, output=output, device=device, precision=precision,
+            separator=separator, columns=columns, by=by, worst=worst, output=output, device=device,
+            precision=precision, heads=heads,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam compare OLD_RUN NEW_RUN --margin 0.5                  the dev rows of the new Run's job, all common tasks",
+    "bam compare old_model new_model --task rte --input gold.csv --margin 1",
+)
+def compare(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The model in use: a Run, a folder, or a hub id.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The model to take its place.")],
+    margin: Annotated[
+        float, typer.Option(metavar="POINTS", help="How many points x 100 the new one may be worse.")
+    ] = 0.5,
+    task: Tasks = [],  # noqa: B006
+    input: Labelled = None,
+    store: Store = "store",
+    split: Split = None,
+    subset: Subset = None,
+    label: Label = "label",
+    separator: Separator = "|",
+    columns: Columns = [],  # noqa: B006
+    output: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for compare.json, compare.md and flipped.csv.")
+    ] = "compare",
+    device: Device = "auto",
+    precision: Precisions = "auto",
+    heads: HeadClasses = [],  # noqa: B006
+) -> int:
+    """Test that a new model is not worse than an old one on the same rows.
+
+    A task passes if the new score is at least the old one minus the margin, at 95 % by a paired bootstrap over the
+    rows. The exit status is 1 unless every task passes. Rows whose answer changed are in flipped.csv.
+    """
+    from bam_lightning.recipes.evaluation import CompareOptions, compare
+
+    return compare(
+        CompareOptions(
+            old=old, new=new, margin=margin, task=task, input=input, store=store, split=split, subset=subset,
+            label=label, separator=separator, columns=columns, output=output, device=device, precision=precision,
             heads=heads,
+        )
+    )  # fmt: skip
+
+
+@command(
+    "bam calibrate --run RUN_ID                                temperatures, on the dev rows of its job",
+    "bam calibrate --run RUN_ID --task rte --at-precision 0.9",
+    "bam calibrate --run RUN_ID --task rte --at-agreement 0.95 --input gold.csv",
+)
+def calibrate(
+    run: Run,
+    task: Tasks = [],  # noqa: B006
+    at_precision: Annotated[
+        float | None, typer.Option(metavar="P", help="A threshold per label: this share of its answers is right.")
+    ] = None,
+    at_recall: Annotated[
+        float | None, typer.Option(metavar="R", help="A threshold per label: this share of its rows is found.")
+    ] = None,
+    at_agreement: Annotated[
+        float | None, typer.Option(metavar="A", help="One threshold: this share of the answered rows is right.")
+    ] = None,
+    input: Labelled = None,
+    store: Store = "store",
+    split: Split = None,
+    subset: Subset = None,
+    label: Label = "label",
+    separator: Separator = "|",
+    columns: Columns = [],  # noqa: B006
+    device: Device = "auto",
+    precision: Precisions = "auto",
+    heads: HeadClasses = [],  # noqa: B006
+) -> None:
+    """Calibrate a model on labelled rows that it was not trained on.
+
+    Fits a temperature, so that a probability of 0.8 is right in 80 % of the rows, and with --at-... thresholds, below
+    which the label is `abstain`. The result is kept beside the weights, and holds for predict, evaluate, export and
+    serve. The weights stay as they are.
+    """
+    from bam_lightning.inference.calibration import Target
+    from bam_lightning.recipes.evaluation import CalibrateOptions, calibrate
+
+    calibrate(
+        CalibrateOptions(
+            run=run, task=task, target=Target(at_precision, at_recall, at_agreement), input=input, store=store,
+            split=split, subset=subset, label=label, separator=separator, columns=columns, device=device,
+            precision=precision, heads=heads,
         )
     )  # fmt: skip
 

@@ -12,6 +12,11 @@ from bam_lightning.data.task import task_from_config
 from conftest import sentences
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    monkeypatch.setattr("bam_lightning.metrics.report.DRAWS", 100)
+
+
 @pytest.fixture
 def evaluate(trained, capsys):
     """Call the command; return its status and what it printed."""

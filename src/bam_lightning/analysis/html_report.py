@@ -35,7 +35,7 @@ def page(table: Table, store: Store, paper: bool = False) -> str:
     """Return the page: scores, a point per seed, tests, claims, curves of one seed, and provenance."""
     parts = [
         f"<h1>{escape(table.config.title)}</h1>",
-        _html_table(formats.heading(table), formats.body(table, paper=paper), breaks=True),
+        html_table(formats.heading(table), formats.body(table, paper=paper), breaks=True),
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in formats.legend(table)) + "</ul>",
         "<h2>Seeds</h2>",
         f"<p><small>Points are seeds, the bar is their median, the thin line its 95 % interval (from six seeds on)."
@@ -46,20 +46,26 @@ def page(table: Table, store: Store, paper: bool = False) -> str:
         parts.append(
             f"<details{' open' if len(lines) < 16 else ''}><summary>Tests between rows ({len(lines)})</summary>"
         )
-        parts.append(_html_table(first, lines) + "</details>")
+        parts.append(html_table(first, lines) + "</details>")
     if table.claims:
         first, *lines = formats.claims(table)
-        parts.append(f"<h2>Claims</h2>{_html_table(first, lines)}")
+        parts.append(f"<h2>Claims</h2>{html_table(first, lines)}")
     note = "The first seed of each row; if it has one Run per task, their mean loss."
     parts += ["<h2>Training curves</h2>", f"<p><small>{note}</small></p>", curves_plot(table, store)]
     parts.append(_provenance(table, store))
-    title = escape(table.config.title)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    return document(table.config.title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a page of HTML parts, with its style inside."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     head += f"<style>{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def _html_table(heading: Sequence[str], lines: Sequence[Sequence[str]], breaks: bool = False) -> str:
+def html_table(heading: Sequence[str], lines: Sequence[Sequence[str]], breaks: bool = False) -> str:
+    """Return a table of plain texts; with ``breaks`` what is in brackets stands below, in small print."""
+
     def cell(text: str) -> str:
         main, _, rest = text.partition(" (")
         return f"{escape(main)}<br><small>{escape(rest.rstrip(')'))}</small>" if breaks and rest else escape(text)
@@ -72,7 +78,8 @@ def _html_table(heading: Sequence[str], lines: Sequence[Sequence[str]], breaks: 
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+def figure_of(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes ``[rows, columns]``; sizes are those of one panel, in inches."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -81,7 +88,8 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """Return a figure as an SVG element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -92,7 +100,7 @@ def seeds_plot(table: Table) -> str:
     """Return an SVG with a panel per column: the seeds of each row as points, with median and interval."""
     across = min(3, len(table.columns))
     down = -(-len(table.columns) // across)
-    figure, axes = _figure(down, across, 5.0, 0.7 + 0.32 * len(table.rows))
+    figure, axes = figure_of(down, across, 5.0, 0.7 + 0.32 * len(table.rows))
     names = [plot_label(row.label.strip()) for row in table.rows]
     for panel, axis in enumerate(axes.flat):
         if panel >= len(table.columns):
@@ -106,7 +114,7 @@ def seeds_plot(table: Table) -> str:
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(axis="x", labelsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _points(axis: Any, line: int, values: Sequence[float], cell: Cell) -> None:
@@ -125,7 +133,7 @@ def curves_plot(table: Table, store: Store) -> str:
 
     If a row has one Run per task, their mean loss is drawn. Rows without teachers have no lam.
     """
-    figure, axes = _figure(1, 2, 7.0, 3.4)
+    figure, axes = figure_of(1, 2, 7.0, 3.4)
     losses, lams = axes[0]
     progress = np.linspace(0, 1, 101)
     for line, row in enumerate(table.rows):
@@ -146,7 +154,7 @@ def curves_plot(table: Table, store: Store) -> str:
         axis.grid(alpha=0.3)
     losses.legend(fontsize=7)
     lams.set_ylim(-0.03, 1.03)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _provenance(table: Table, store: Store) -> str:
@@ -159,4 +167,4 @@ def _provenance(table: Table, store: Store) -> str:
                           " ".join(job.last), manifest["finished"], f"{manifest['device']}; {versions}"])  # fmt: skip
     heading = ["row", "seed", "teacher seed", "Runs scored", "finished", "machine"]
     where = f"<p><small>Store: <code>{escape(str(store.root))}</code></small></p>"
-    return f"<details><summary>Provenance</summary>{where}{_html_table(heading, lines)}</details>"
+    return f"<details><summary>Provenance</summary>{where}{html_table(heading, lines)}</details>"

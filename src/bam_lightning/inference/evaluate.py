@@ -1,107 +1,96 @@
-"""Score a trained model on labelled rows: ``Predictor.evaluate`` and ``bam evaluate``.
+"""Read labelled rows and report how a model does on them.
 
 N rows, K outputs of a head, C label names of a task."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import SETS, Metric
-from bam_lightning.config.escaping import markdown
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
 from bam_lightning.data.task import Task
-from bam_lightning.inference.model_info import TaskInfo, check_rows, find_model, read_model_info
+from bam_lightning.inference.model_info import TaskInfo, check_rows
 from bam_lightning.metrics.report import (
     bootstrap_intervals,
+    confidence_and_correct,
     confusion_matrix,
     expected_calibration_error,
     per_class_scores,
+    reliability,
 )
 from bam_lightning.metrics.scores import scores
-from bam_lightning.store.atomic_io import write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bam_lightning.models.heads import Head
+    from bam_lightning.inference.predictor import Predictor
 
 Report = dict[str, Any]
+WORST = 20
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions:
-    """Options of ``bam evaluate``; see its ``--help``."""
+class LabelledInput:
+    """Where labelled rows are read. ``input`` is a file, a folder of splits or a hub dataset."""
 
-    run: str
-    task: str
-    input: str
-    store: str = "store"
+    input: str | None = None
     split: str | None = None
     subset: str | None = None
     label: str = "label"
     separator: str = "|"
     columns: Sequence[str] = field(default_factory=list)
-    by: str | None = None
-    output: str | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    heads: Sequence[str] = field(default_factory=list)
 
 
-def evaluate_file(options: EvaluateOptions) -> Report:
-    """Score a model on labelled rows; print the report as Markdown, and write it as Markdown and JSON.
+class LabelledRows(NamedTuple):
+    """Labelled rows of a task.
 
-    Returns:
-        The content of ``report.json``.
+    Attributes:
+        task: The task, with the columns of the input.
+        rows: N rows of texts.
+        gold: Encoded labels ``[N]`` or ``[N, C]``.
+        where: Where they came from.
+        columns: Further columns: name -> N values.
+    """
+
+    task: TaskInfo
+    rows: list[tuple[str, ...]]
+    gold: NDArray[np.generic]
+    where: str
+    columns: Mapping[str, list[Any]]
+
+
+def read_labelled(task: TaskInfo, options: LabelledInput, more: Sequence[str] = ()) -> LabelledRows:
+    """Read labelled rows of a task from ``options.input``, and ``more`` columns of them.
 
     Raises:
-        BamError: If the model, the rows or a label cannot be used.
+        BamError: If the rows, a column or a label cannot be used.
     """
-    info = read_model_info(find_model(options.run, options.store))
-    task = info.task(options.task)
     if options.columns and len(options.columns) != len(task.columns):
         raise ConfigError(
             f"expected {len(task.columns)} columns, since task {task.name!r} reads {', '.join(task.columns)}; "
             f"got {len(options.columns)}"
         )
     task = task._replace(columns=tuple(options.columns) or task.columns)
-    table, where, gold = _read_rows(task, options)
+    table, where, gold = _read_table(task, options, more)
     rows = list(zip(*(table.column(column).to_pylist() for column in task.columns), strict=True))
     check_rows([task], rows)
-    from bam_lightning.inference.predictor import load
-
-    model = load(info.run.path, device=options.device, precision=options.precision, heads=options.heads)
-    logits = model.logits(rows, [task.name])[task.name]
-    groups = None if options.by is None else [str(value) for value in table.column(options.by).to_pylist()]
-    report = {
-        "run": info.id,
-        "task": task.name,
-        "input": where,
-        **make_report(task, model.head(task.name), logits, gold, options.by, groups),
-    }
-    text = format_markdown(report)
-    print(text)
-    if options.output is not None:
-        folder = Path(options.output).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "report.json", json.dumps(report, indent=1) + "\n")
-        write_text(folder / "report.md", text + "\n")
-    return report
+    return LabelledRows(task, rows, gold, where, {column: table.column(column).to_pylist() for column in more})
 
 
-def _read_rows(task: TaskInfo, options: EvaluateOptions) -> tuple[pa.Table, str, NDArray[np.generic]]:
+def _read_table(
+    task: TaskInfo, options: LabelledInput, more: Sequence[str]
+) -> tuple[pa.Table, str, NDArray[np.generic]]:
     """Return the table, its origin for messages, and the encoded gold labels ``[N]`` or ``[N, C]``."""
+    assert options.input is not None
     path = Path(options.input).expanduser()
     source: Source
     if path.is_file():
@@ -115,7 +104,6 @@ def _read_rows(task: TaskInfo, options: EvaluateOptions) -> tuple[pa.Table, str,
         split = options.split
         source = FileSource(path) if path.is_dir() else HubSource(options.input, options.subset)
     described = _describe(task, source, options.label, options.separator)
-    more = [] if options.by is None else [options.by]
     table, columns, where = source.read(task.name, described, split, more)
     if not columns:  # an empty file of JSON lines
         raise DataError(f"{where}: expected labelled rows, found none")
@@ -160,64 +148,96 @@ def encode_labels(info: TaskInfo, labels: list[Any]) -> NDArray[np.generic]:
     return read_labels(f"task {info.name!r}", info.name, described, table)
 
 
-def score_logits(
-    info: TaskInfo, head: Head, logits: NDArray[np.float32], gold: NDArray[np.generic]
-) -> dict[str, float]:
-    """Return the task's metrics of logits ``[N, K]`` against gold labels, the headline metric first."""
-    return scores(_decode(head, logits)[0], gold, info.metric, len(info.label_names) or None)
-
-
 def make_report(
-    info: TaskInfo,
-    head: Head,
-    logits: NDArray[np.float32],
-    gold: NDArray[np.generic],
-    by: str | None = None,
-    groups: Sequence[str] | None = None,
+    model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32], by: str | None = None, worst: int = WORST
 ) -> Report:
-    """Return metrics with intervals and, for tasks with label names, class scores and calibration.
+    """Return metrics with intervals and the worst rows; for tasks with label names, class scores and calibration too.
 
     Args:
-        info: The task.
-        head: Its head.
+        model: The model.
+        labelled: N labelled rows of one of its tasks.
         logits: ``[N, K]``.
-        gold: ``[N]`` class ids or scores; ``[N, C]`` indicators of a multi-label task.
-        by: Name of the column that ``groups`` holds.
-        groups: ``[N]`` values; the metrics of the rows of each value are added.
+        by: Name of one of ``labelled.columns``; the metrics of the rows of each value are added.
+        worst: Number of rows with the largest loss to list.
     """
-    predictions, probabilities = _decode(head, logits)
+    info, gold = labelled.task, labelled.gold
+    predictions, probabilities, answered = model.decode(info.name, logits)
     n_classes = len(info.label_names)
     score = partial(scores, metric=info.metric, classes=n_classes or None)
-    report: Report = {"rows": len(gold), "metric": info.metric, "metrics": _with_intervals(score, predictions, gold)}
+    report: Report = {
+        "run": model.info.id,
+        "task": info.name,
+        "input": labelled.where,
+        "rows": len(gold),
+        "metric": info.metric,
+        "metrics": _with_intervals(score, predictions, gold),
+    }
+    if not answered.all():
+        report["answered"] = {"rows": int(answered.sum()), "share": float(answered.mean())}
+        if answered.any():
+            report["answered"]["metrics"] = _with_intervals(score, predictions[answered], gold[answered])
     if n_classes:
         report["per_class"] = per_class_scores(predictions, gold, info.label_names)
         if gold.ndim == 1:
             counts = confusion_matrix(predictions, gold, n_classes)
             report["confusion_matrix"] = {"labels": list(info.label_names), "counts": counts.tolist()}
-            confidence = probabilities[np.arange(len(gold)), predictions.astype(int)]
-            report["expected_calibration_error"] = expected_calibration_error(confidence, predictions == gold)
-        else:  # N * C binary decisions
-            report["expected_calibration_error"] = expected_calibration_error(probabilities.ravel(), gold.ravel())
-    if groups is not None:
-        values = np.asarray(groups)
+        decisions = confidence_and_correct(predictions, probabilities, gold)
+        report["temperature"] = model.temperature(info.name)
+        report["expected_calibration_error"] = expected_calibration_error(*decisions)
+        report["reliability"] = reliability(*decisions)
+    report["worst_rows"] = _worst_rows(model, labelled, logits, worst)
+    if by is not None:
+        values = np.asarray([str(value) for value in labelled.columns[by]])
         report["by"] = {
             "column": by,
             "groups": {
-                value: {
+                str(value): {
                     "rows": int((values == value).sum()),
                     "metrics": _with_intervals(score, predictions[values == value], gold[values == value]),
                 }
-                for value in sorted(set(groups))
+                for value in np.unique(values)
             },
         }
     return report
 
 
-def _decode(head: Head, logits: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
-    """Return predictions in the shape of the labels, and probabilities ``[N, C]`` (``[N, 0]`` for regression)."""
-    tensor = torch.from_numpy(logits).to(next(head.parameters()).device)
-    with torch.inference_mode():
-        return head.decode(tensor).cpu().numpy(), head.probabilities(tensor).cpu().numpy()
+def _worst_rows(
+    model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32], count: int
+) -> list[dict[str, Any]]:
+    """Return the rows with the largest loss: number, texts, gold, prediction, its probability, loss."""
+    name, names = labelled.task.name, labelled.task.label_names
+    losses = model.losses(name, logits / model.temperature(name), labelled.gold)
+    order = np.argsort(-losses, kind="stable")[:count]
+    found = []
+    for row, prediction in zip(order.tolist(), model.postprocess(name, logits[order]), strict=True):
+        confidence = prediction.probabilities.get(prediction.label) if isinstance(prediction.label, str) else None
+        found.append(
+            {
+                "row": row,
+                "texts": list(labelled.rows[row]),
+                "gold": label_text(labelled.gold[row], names),
+                "predicted": text_of(prediction.label),
+                "probability": confidence,
+                "loss": float(losses[row]),
+            }
+        )
+    return found
+
+
+def label_text(value: Any, names: Sequence[str]) -> str:
+    """Return an encoded label as text: a name, several names, or a number."""
+    if not names:
+        return f"{float(value):g}"
+    if np.ndim(value):
+        return text_of(tuple(name for name, present in zip(names, value, strict=True) if present))
+    return names[int(value)]
+
+
+def text_of(label: str | float | tuple[str, ...]) -> str:
+    """Return the label of a prediction as text."""
+    if isinstance(label, tuple):
+        return ", ".join(label) or "(none)"
+    return label if isinstance(label, str) else f"{label:g}"
 
 
 def _with_intervals(score: Any, predictions: NDArray[np.generic], gold: NDArray[np.generic]) -> Report:
@@ -226,45 +246,3 @@ def _with_intervals(score: Any, predictions: NDArray[np.generic], gold: NDArray[
         name: {"value": value, "low": intervals[name].low, "high": intervals[name].high}
         for name, value in score(predictions, gold).items()
     }
-
-
-def format_markdown(report: Report) -> str:
-    """Return a report as Markdown: one table of metrics, then classes, confusion matrix and groups."""
-    parts = [
-        f"# {report['task']}: Run {report['run']}",
-        f"{report['rows']:,} rows of {markdown(report['input'])}. Intervals are 95% bootstrap intervals over the rows.",
-        _table(["metric", "score", "interval"], [_metric_cells(*item) for item in report["metrics"].items()]),
-    ]
-    if "expected_calibration_error" in report:
-        parts.append(f"Expected calibration error: {report['expected_calibration_error']:.4f}")
-    if "per_class" in report:
-        rows = [
-            [name, *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
-            for name, values in report["per_class"].items()
-        ]
-        parts += ["## Classes", _table(["label", "precision", "recall", "F1", "rows"], rows)]
-    if "confusion_matrix" in report:
-        labels, counts = report["confusion_matrix"]["labels"], report["confusion_matrix"]["counts"]
-        rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(labels, counts, strict=True)]
-        parts += ["## Confusion matrix", _table(["gold \\ predicted", *labels], rows)]
-    if "by" in report:
-        rows = [
-            [
-                value,
-                f"{group['rows']:,}",
-                *(cell for item in group["metrics"].items() for cell in _metric_cells(*item)[1:]),
-            ]
-            for value, group in report["by"]["groups"].items()
-        ]
-        head = [cell for name in report["metrics"] for cell in (name, "interval")]
-        parts += [f"## By {markdown(report['by']['column'])}", _table([report["by"]["column"], "rows", *head], rows)]
-    return "\n\n".join(parts)
-
-
-def _metric_cells(name: str, values: Mapping[str, float]) -> list[str]:
-    return [name, f"{values['value']:.4f}", f"{values['low']:.4f} to {values['high']:.4f}"]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(markdown(cell) for cell in line)} |" for line in lines)

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bam_lightning.config.data_config import SETS
 from bam_lightning.config.exceptions import ConfigPathError, OutputExistsError, StoreError
+from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
 from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.heads import Head
@@ -33,7 +35,9 @@ LogitsFunction = Callable[[Sequence[Sequence[str]]], Mapping[str, NDArray[np.flo
 def float32_copy(model: Predictor) -> Predictor:
     """Return a copy of the model that computes in float32 on the CPU."""
     heads = {task: copy.deepcopy(model.head(task)) for task in model.tasks}
-    return Predictor(model.info, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
+    copied = Predictor(model.info, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
+    copied.calibration = dict(model.calibration)
+    return copied
 
 
 def random_rows(model: Predictor, n_texts: int, count: int = 128, seed: int = 0) -> list[tuple[str, ...]]:
@@ -49,7 +53,9 @@ def random_rows(model: Predictor, n_texts: int, count: int = 128, seed: int = 0)
 def max_logit_difference(
     model: Predictor, names: Sequence[str], exported: LogitsFunction, rows: Sequence[Sequence[str]]
 ) -> float:
-    """Return the largest absolute difference of logits between a model and its export, over several batch sizes.
+    """Return the largest absolute difference of calibrated logits between a model and its export.
+
+    Several batch sizes are tried.
 
     Raises:
         StoreError: If it is above ``TOLERANCE``, or not a number.
@@ -57,7 +63,7 @@ def max_logit_difference(
     largest, start, turn = 0.0, 0, 0
     while start < len(rows):
         batch = rows[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
-        expected, actual = model.logits(batch, names), exported(batch)
+        expected, actual = model.calibrated_logits(batch, names), exported(batch)
         # np.max and not max: Python's max(0.0, nan) is 0.0
         largest = float(np.max([largest, *(np.abs(expected[name] - actual[name]).max() for name in names)]))
         start, turn = start + len(batch), turn + 1
@@ -127,7 +133,9 @@ def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[st
         "format": kind,
         "run": model.info.id,
         "max_length": model.info.max_length,
-        "tasks": {name: describe_task(model.tasks[name], model.head(name)) for name in names},
+        "tasks": {
+            name: describe_task(model.tasks[name], model.head(name), model.calibration.get(name)) for name in names
+        },
         "largest_difference": difference,
         "versions": versions(),
         "files": sorted(list_files(folder)),
@@ -135,19 +143,31 @@ def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[st
     (folder / EXPORT_MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def describe_task(task: TaskInfo, head: Head) -> dict[str, Any]:
+def describe_task(task: TaskInfo, head: Head, calibration: TaskCalibration | None = None) -> dict[str, Any]:
     """Return what is needed to read a task's logits without this library."""
     spec = head.export_spec(task.label_names)
+    thresholds = {} if calibration is None else dict(calibration.thresholds)
     return {
         "columns": task.columns,
         "label_names": task.label_names,
         "label_range": task.label_range,
         "outputs": spec.outputs,
         "problem_type": spec.problem_type,
-        "label": spec.how,
+        "label": spec.how + how_thresholds(thresholds, task.metric),
+        "thresholds": thresholds,
         "metric": task.metric,
         "dev_scores": task.scores,
     }
+
+
+def how_thresholds(thresholds: Mapping[str, float | None], metric: str) -> str:
+    """Return how thresholds change the way from scores to a label; empty without thresholds."""
+    if not thresholds:
+        return ""
+    shown = ", ".join(f"{name} {'never' if least is None else f'{least:.4f}'}" for name, least in thresholds.items())
+    if metric in [each.value for each in SETS]:
+        return f"; but each at its own threshold ({shown})"
+    return f"; {ABSTAIN} if that score is below the label's threshold ({shown})"
 
 
 def example_row(task: TaskInfo) -> tuple[str, ...]:

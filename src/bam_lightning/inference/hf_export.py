@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.inference.export_check import (
+    describe_task,
     example_row,
     float32_copy,
     max_logit_difference,
@@ -97,8 +98,9 @@ def _export_task(model: Predictor, folder: Path, name: str) -> float:
         model, [name], _ExportedClassifier(folder, name), random_rows(model, len(task.columns))
     )
     spec = model.head(name).export_spec(task.label_names)
+    how = describe_task(task, model.head(name), model.calibration.get(name))["label"]
     readme = README.format(
-        task=name, run=model.info.id, difference=difference, how=spec.how,
+        task=name, run=model.info.id, difference=difference, how=how,
         inputs=dict(zip(("text", "text_pair"), example_row(task), strict=False)),
         outputs=f"Its scores are those of {', '.join(spec.outputs)}, each from 0 to 1"
         if spec.problem_type != "regression" else "Its score is the linear output of the head",
@@ -127,6 +129,8 @@ def _build_classifier(model: Predictor, name: str) -> Any:
     assert model.encoder.pooler is not None
     for prefix, layer in ((pooler_name, model.encoder.pooler), (linear_name, model.head(name).linear)):
         state |= {f"{prefix}.{key}": value for key, value in layer.state_dict().items()}
+    for key in (f"{linear_name}.weight", f"{linear_name}.bias"):
+        state[key] = state[key] / model.temperature(name)
     classifier.load_state_dict(state)
     return classifier
 

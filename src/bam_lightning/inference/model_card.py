@@ -51,6 +51,7 @@ def make_card(info: ModelInfo) -> str:
         f"One text encoder with {len(info.tasks)} heads, trained by bam_lightning (after BAM!, Clark et al. 2019).",
         USAGE.format(row=row, task=first.name).strip(),
         "## Tasks\n\n" + _task_table(info.tasks, manifests),
+        *(["## Calibration\n\n" + "\n".join(_calibration_lines(info))] if info.calibration else []),
         "## Training\n\n" + "\n".join(f"- {line}" for line in _training_facts(info.manifest, job)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -93,6 +94,18 @@ def _task_table(tasks: Mapping[str, TaskInfo], manifests: Sequence[Mapping[str, 
         cells = [task.name, " + ".join(task.columns), labels, task.metric, dev, spread]
         lines.append("| " + " | ".join(markdown(text) for text in cells) + " |")
     return "\n".join(lines)
+
+
+def _calibration_lines(info: ModelInfo) -> list[str]:
+    lines = []
+    for name, task in info.calibration.items():
+        line = f"- {name}: temperature {task.temperature:.3f}, fitted on {task.rows:,} rows"
+        if task.before and task.after:
+            errors = [scores["expected_calibration_error"] for scores in (task.before, task.after)]
+            line += "; expected calibration error {:.3f} before, {:.3f} after".format(*errors)
+        shown = ", ".join(f"{markdown(label)} {task.threshold(label):.3f}" for label in task.thresholds)
+        lines.append(line + (f"; thresholds for {task.target}: {shown}" if shown else ""))
+    return lines
 
 
 def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,12 @@ from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.config.validation import check_choice, suggest
-from bam_lightning.store.run_dir import MANIFEST, RunFolder
+from bam_lightning.inference.calibration import TaskCalibration, read_calibration
+from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
 
 REMEDY = "download or copy the model again"
-HUB_FILES = ("*.safetensors", "run.json", "encoder/*", "README.md", "history.json")
+HUB_FILES = ("*.safetensors", "run.json", CALIBRATION, "encoder/*", "README.md", "history.json")
 
 
 class TaskInfo(NamedTuple):
@@ -83,11 +84,13 @@ class ModelInfo:
         run: The model's folder.
         manifest: The content of ``run.json``.
         tasks: Task name -> task.
+        calibration: Task name -> its calibration, for tasks that have one.
     """
 
     run: RunFolder
     manifest: Mapping[str, Any]
     tasks: Mapping[str, TaskInfo]
+    calibration: Mapping[str, TaskCalibration] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -189,7 +192,8 @@ def read_model_info(run: RunFolder) -> ModelInfo:
         ) from error
     if not tasks:
         raise StoreError(f"{run.path} is a {manifest.get('kind')} Run, which has no task; give a Run that has tasks")
-    return ModelInfo(run, manifest, tasks)
+    labels = {name: task.label_names for name, task in tasks.items()}
+    return ModelInfo(run, manifest, tasks, read_calibration(run, labels))
 
 
 def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:

@@ -96,10 +96,11 @@ class _Graph(nn.Module):
         super().__init__()
         self.encoder, self.inputs = model.encoder, list(inputs)
         self.heads = nn.ModuleList([model.head(name) for name in names])
+        self.temperatures = [model.temperature(name) for name in names]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         pooled = self.encoder.forward_padded(dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(head(pooled) for head in self.heads)
+        return tuple(head(pooled) / t for head, t in zip(self.heads, self.temperatures, strict=True))
 
 
 def _write_graph(model: Predictor, names: Sequence[str], path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Predictor
 
 ERROR_COLUMN = "prediction_error"
+EMBEDDING = "embedding"
 MAX_REASONS = 3  # reasons printed on the terminal
 
 
@@ -41,6 +42,7 @@ class PredictOptions:
     precision: str = "auto"
     heads: Sequence[str] = field(default_factory=list)
     overwrite: bool = False
+    embeddings: bool = False
 
 
 def predict_file(options: PredictOptions) -> int:
@@ -64,7 +66,13 @@ def predict_file(options: PredictOptions) -> int:
     from bam_lightning.inference.predictor import load
 
     model = load(info.run.path, device=options.device, precision=options.precision, heads=options.heads)
+    if options.embeddings and len(set(plan.values())) > 1:
+        raise ConfigError(f"--embeddings needs one text or pair per row; choose a task with --task: {', '.join(plan)}")
     added = [column for task in plan for column in _output_columns(info.tasks[task])]
+    if options.embeddings:
+        added = [EMBEDDING]
+        if EMBEDDING in available:
+            raise DataError(f"input has a column {EMBEDDING!r}, which the output needs; rename it")
     for column in added:
         if added.count(column) > 1:
             raise DataError(f"the output would have two columns {column!r}, since that task has a label named 'label'")
@@ -72,9 +80,9 @@ def predict_file(options: PredictOptions) -> int:
             raise DataError(f"input has a column {column!r}, which the output needs; rename it")
     types = _column_types(source, output_format)
     copied = [column for column in dict.fromkeys([*_column_names(source, first), *types]) if column != ERROR_COLUMN]
-    numeric = [column for column in added if not column.endswith(".label")]
+    numeric = [column for column in added if not column.endswith(".label") and column != EMBEDDING]
     with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric, types) as writer:
-        counts = _score_batches(model, plan, first, batches, writer, _file_size(options.input))
+        counts = _score_batches(model, plan, first, batches, writer, _file_size(options.input), options.embeddings)
     _print_summary(counts, options.output)
     return 1 if counts.rows and counts.failed == counts.rows else 0
 
@@ -161,6 +169,7 @@ def _score_batches(
     rest: Iterator[list[Record]],
     writer: Writer,
     size: int | None,
+    embeddings: bool,
 ) -> _Counts:
     """Score and write one batch at a time, with a progress bar: a file may be larger than memory."""
     from rich.console import Console
@@ -172,7 +181,7 @@ def _score_batches(
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         bar = progress.add_task("", total=size, rows=0)
         while batch:
-            scored = score_records(model, plan, batch)
+            scored = score_records(model, plan, batch, embeddings)
             positions = [position for position, row in enumerate(scored) if ERROR_COLUMN in row]
             reasons += [
                 f"row {rows + position + 1}: {scored[position][ERROR_COLUMN]}"
@@ -187,9 +196,11 @@ def _score_batches(
 
 
 def score_records(
-    model: Predictor, plan: Mapping[str, tuple[str, ...]], records: Sequence[Record]
+    model: Predictor, plan: Mapping[str, tuple[str, ...]], records: Sequence[Record], embeddings: bool = False
 ) -> list[dict[str, Any]]:
     """Return the records with the predictions, or the reason why there is none, as additional columns.
+
+    With ``embeddings`` the pooled vectors are added instead.
 
     Tasks that read the same columns share one pass of the encoder.
     """
@@ -206,6 +217,10 @@ def score_records(
             else:
                 texts.append(row)
                 positions.append(position)
+        if embeddings:
+            for position, vector in zip(positions, model.embed(texts), strict=True):
+                rows[position][EMBEDDING] = vector.tolist()
+            continue
         logits = model.logits(texts, tasks)
         for task in tasks:
             added = _output_columns(model.tasks[task])

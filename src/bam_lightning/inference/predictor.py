@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,12 +23,22 @@ from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, collate, length_batches
 from bam_lightning.data.tokenization import join, tokenise
 from bam_lightning.inference import model_card
+from bam_lightning.inference.calibration import (
+    ABSTAIN,
+    Decoded,
+    Target,
+    TaskCalibration,
+    apply_thresholds,
+    fit_calibration,
+    write_calibration,
+)
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, find_model, read_model_info
 from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
 from bam_lightning.models.saving import load_encoder
-from bam_lightning.store.run_dir import MANIFEST
+from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS
 
 Row = str | Sequence[str]
 EXPORT_FORMATS = ("bam", "hf", "onnx")
@@ -38,7 +49,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: A label name; for regression a score in the task's ``label_range``; for a multi-label task a tuple of
-            label names.
+            label names. ``abstain`` if the probability of the label is below its calibrated threshold.
         probabilities: Label name -> probability; empty for regression.
     """
 
@@ -51,6 +62,7 @@ class Predictor:
 
     Attributes:
         info: The model's description; ``info.manifest`` records how it was trained.
+        calibration: Task name -> its calibration; set by ``calibrate``, kept by ``save_pretrained``.
         device: The device it computes on.
         precision: ``bf16-mixed`` or ``32-true``.
     """
@@ -59,6 +71,7 @@ class Predictor:
         self, info: ModelInfo, encoder: Encoder, heads: Mapping[str, Head], tokenizer: Any, device: str, precision: str
     ) -> None:
         self.info, self.tokenizer = info, tokenizer
+        self.calibration = dict(info.calibration)
         self.device, self.precision = torch.device(device), precision
         self.encoder = encoder.eval().to(self.device)
         self.heads = nn.ModuleDict(dict(heads)).eval().to(self.device)
@@ -103,14 +116,73 @@ class Predictor:
         Raises:
             BamError: If a row cannot be scored, or a label does not belong to the task.
         """
-        from bam_lightning.inference.evaluate import encode_labels, score_logits
+        from bam_lightning.metrics.scores import scores
+
+        rows, gold = self._labelled(texts, labels, task)
+        info, values = self.tasks[task], self.decode(task, self.logits(rows, [task])[task]).values
+        return scores(values, gold, info.metric, len(info.label_names) or None)
+
+    def _labelled(
+        self, texts: Sequence[Row], labels: Sequence[Any], task: str
+    ) -> tuple[list[tuple[str, ...]], NDArray[np.generic]]:
+        from bam_lightning.inference.evaluate import encode_labels
 
         info, rows = self.info.task(task), _as_rows(texts)
         check_rows([info], rows)
         if len(rows) != len(labels):
             raise DataError(f"expected one label per row, got {len(labels)} labels for {len(rows)} rows")
-        gold = encode_labels(info, list(labels))
-        return score_logits(info, self.head(task), self.logits(rows, [task])[task], gold)
+        return rows, encode_labels(info, list(labels))
+
+    def calibrate(
+        self,
+        texts: Sequence[Row],
+        labels: Sequence[Any],
+        task: str,
+        precision: float | None = None,
+        recall: float | None = None,
+        agreement: float | None = None,
+    ) -> TaskCalibration:
+        """Fit a task's temperature, and its thresholds at an asked precision, recall or agreement; return both.
+
+        From then on probabilities are those at the temperature, and a label below its threshold is ``abstain``.
+
+        Args:
+            texts: N rows, as for ``predict``; take dev rows, which the model was not trained on.
+            labels: N labels, as for ``evaluate``.
+            task: A task name.
+            precision: For each label, the share of right rows among those that are given it.
+            recall: For each label, the share of its rows that are given it.
+            agreement: The share of right rows among the answered ones, with one threshold for all labels.
+
+        Raises:
+            BamError: If a row cannot be scored, a label does not belong to the task, or the task is a regression.
+        """
+        target = Target(precision, recall, agreement)
+        rows, gold = self._labelled(texts, labels, task)
+        return self.fit_calibration(task, self.logits(rows, [task])[task], gold, target, "given rows")
+
+    def fit_calibration(
+        self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic], target: Target, where: str
+    ) -> TaskCalibration:
+        """Fit and set a task's calibration from logits ``[N, K]`` and encoded labels; see ``calibrate``."""
+        names = self.tasks[task].label_names
+        self.calibration[task] = fit_calibration(
+            names,
+            gold,
+            lambda calibration: self._decode(task, logits, calibration),
+            lambda temperature: float(self.losses(task, logits / temperature, gold).mean()),
+            target,
+            where,
+        )
+        return self.calibration[task]
+
+    def losses(self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return the loss ``[N]`` of each row's logits ``[N, K]`` against its encoded label."""
+        head = self.head(task)
+        outputs, labels = torch.from_numpy(logits).float().to(self.device), torch.from_numpy(gold).to(self.device)
+        with torch.inference_mode():
+            losses: NDArray[np.float32] = head.loss(outputs, head.encode_labels(labels)).cpu().numpy()
+        return losses
 
     def embed(self, texts: Sequence[Row]) -> NDArray[np.float32]:
         """Return the encoder's pooled vector of each row: float32 ``[N, D]``.
@@ -134,6 +206,10 @@ class Predictor:
         if not rows:
             return {task: np.empty((0, self.head(task).linear.out_features), np.float32) for task in tasks}
         return self._run_encoder(rows, {task: self.head(task) for task in tasks})
+
+    def calibrated_logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return task -> logits ``[N, K]``, divided by the task's temperature."""
+        return {task: logits / self.temperature(task) for task, logits in self.logits(rows, tasks).items()}
 
     def _run_encoder(
         self, rows: Sequence[Sequence[str]], outputs: Mapping[str, nn.Module]
@@ -169,15 +245,27 @@ class Predictor:
 
     def postprocess(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:
         """Convert a task's logits ``[N, K]`` to labels and probabilities by name."""
-        head, names = self.head(task), self.tasks[task].label_names
-        tensor = torch.from_numpy(logits).to(self.device)
-        with torch.inference_mode():
-            values = head.decode(tensor).cpu().tolist()
-            probabilities = head.probabilities(tensor).cpu().tolist()  # [N, C]
+        names = self.tasks[task].label_names
+        columns = (column.tolist() for column in self.decode(task, logits))
         return [
-            Prediction(_label(value, names), dict(zip(names, row, strict=True)))
-            for value, row in zip(values, probabilities, strict=True)
+            Prediction(_label(value, names) if answered else ABSTAIN, dict(zip(names, row, strict=True)))
+            for value, row, answered in zip(*columns, strict=True)
         ]
+
+    def temperature(self, task: str) -> float:
+        """Return what a task's logits are divided by; 1 without a calibration."""
+        return self.calibration.get(task, TaskCalibration()).temperature
+
+    def decode(self, task: str, logits: NDArray[np.float32]) -> Decoded:
+        """Return the predictions of a task's logits ``[N, K]``, calibrated if the task has a calibration."""
+        return self._decode(task, logits, self.calibration.get(task, TaskCalibration()))
+
+    def _decode(self, task: str, logits: NDArray[np.float32], calibration: TaskCalibration) -> Decoded:
+        head = self.head(task)
+        tensor = torch.from_numpy(logits).to(self.device) / calibration.temperature
+        with torch.inference_mode():
+            values, probabilities = head.decode(tensor).cpu().numpy(), head.probabilities(tensor).cpu().numpy()
+        return apply_thresholds(values, probabilities, calibration, self.tasks[task].label_names)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that ``load`` can read on any machine: weights, tokenizer, tasks, provenance, model card.
@@ -195,8 +283,18 @@ class Predictor:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
         shutil.copyfile(source.path / MANIFEST, target / MANIFEST)
-        (target / model_card.NAME).write_text(model_card.make_card(self.info), encoding="utf-8")
+        self.save_calibration(target)
+        card = model_card.make_card(replace(self.info, calibration=self.calibration))
+        (target / model_card.NAME).write_text(card, encoding="utf-8")
         return target
+
+    def save_calibration(self, folder: Path) -> None:
+        """Write the calibration beside the weights in ``folder``, or delete one that the model no longer has."""
+        if self.calibration:
+            text = write_calibration(self.info.run.files()[WEIGHTS], self.calibration)
+            write_text(folder / CALIBRATION, text)
+        else:
+            (folder / CALIBRATION).unlink(missing_ok=True)
 
     def push_to_hub(self, repo: str, private: bool = True, token: str | None = None) -> str:
         """Upload the files of ``save_pretrained`` to a model repository of the hub. Return its URL."""

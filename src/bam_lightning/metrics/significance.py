@@ -93,6 +93,17 @@ def sign_flip_test(first: Sample, second: Sample, draws: int = DRAWS, seed: int 
     return float(result.pvalue)
 
 
+def mcnemar(fixed: int, broken: int) -> float:
+    """Return the p value of McNemar's exact test: are as many rows fixed as broken? (McNemar 1947)
+
+    >>> mcnemar(0, 6)
+    0.03125
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else math.nan
+
+
 def wilcoxon(first: Sample, second: Sample) -> float:
     """Return the p value of Wilcoxon's signed-rank test for paired seeds; NaN as in ``sign_flip_test``."""
     from scipy.stats import wilcoxon as signed_rank

@@ -11,9 +11,8 @@ import torch
 from bam_lightning.config.exceptions import StoreError
 from bam_lightning.models.encoder import Encoder, check_vocabulary, from_folder, load_tokenizer
 from bam_lightning.models.safe_loading import check_config, shapes
-from bam_lightning.store.run_dir import MANIFEST, RunFolder
+from bam_lightning.store.run_dir import MANIFEST, WEIGHTS, RunFolder
 
-WEIGHTS = "model.safetensors"
 ENCODER = "encoder"
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from bam_lightning.config.exceptions import BamError, TrainingError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes.context import Context
-from bam_lightning.store.run_spec import to_json
+from bam_lightning.recipes.job_file import save_job
 from bam_lightning.store.run_store import Store
 from bam_lightning.training import distributed
 
-JOB, ERROR = "job.yaml", "error.json"
+ERROR = "error.json"
 TRAIN, BACKFILL, WAIT, DONE, FAILED = "train", "complete", "wait", "done", "failed"
 COLLECTIVE = timedelta(minutes=30)  # longest wait of one rank for another
 ALIVE_SECONDS = 60.0
@@ -146,7 +146,6 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
         BamError: what rank 0 raised.
         TrainingError: if a rank ended otherwise, naming it; or outside the main thread.
     """
-    from omegaconf import OmegaConf
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -159,10 +158,8 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
             "trainer.devices above 1 outside the main thread: start the program with torchrun, "
             f"as in torchrun --nproc-per-node {config.trainer.devices} ..."
         )
-    output.mkdir(parents=True, exist_ok=True)
+    job = save_job(config, output)
     (output / ERROR).unlink(missing_ok=True)
-    plain = to_json({**asdict(config), "trainer": config.trainer.to_mapping()})
-    OmegaConf.save(OmegaConf.create(plain), output / JOB)
     words = ["--standalone", "--nproc-per-node", str(config.trainer.devices), "-m", "bam_lightning.recipes.worker"]
     with _restored():
         threads = max(1, len(os.sched_getaffinity(0)) // config.trainer.devices)
@@ -172,7 +169,7 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
         if sys.platform.startswith("linux"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         try:
-            run(parse_args([*words, str(output / JOB), str(output)]))
+            run(parse_args([*words, str(job), str(output)]))
         except SignalException as error:
             raise Stopped(int(error.sigval)) from None
         except ChildFailedError as error:

@@ -28,6 +28,7 @@ from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
 from bam_lightning.recipes import teachers
 from bam_lightning.recipes.context import Context, Others
+from bam_lightning.recipes.job_file import save_job
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
@@ -63,7 +64,7 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
     context, facts, runs = plan_recipe(config, output, view, others)
-    output.mkdir(parents=True, exist_ok=True)
+    save_job(config, output)
     runs = _execute_plan(runs, facts, context, view)
     return _report(config, runs, context, output)
 

@@ -7,21 +7,18 @@ import sys
 from pathlib import Path
 
 from bam_lightning.config.exceptions import BamError
-from bam_lightning.config.job_config import Config
 from bam_lightning.config.signals import Stopped
+from bam_lightning.recipes.job_file import read_job
 from bam_lightning.recipes.processes import ERROR
 
 
 def main() -> None:
     """Run the job; leave what rank 0 raised on purpose in a file for the process that started it."""
-    from omegaconf import OmegaConf
-
     from bam_lightning.recipes.runner import run_recipe
     from bam_lightning.training import distributed
 
     job, output = Path(sys.argv[1]), Path(sys.argv[2])
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(job)))
-    assert isinstance(config, Config)
+    config = read_job(job)
     try:
         run_recipe(config, output)
     except Stopped as stop:

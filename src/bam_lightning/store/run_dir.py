@@ -11,6 +11,8 @@ from typing import Any
 from bam_lightning.config.exceptions import StoreError, StorePathError
 
 MANIFEST = "run.json"
+WEIGHTS = "model.safetensors"
+CALIBRATION = "calibration.json"  # beside the weights; not part of the manifest
 LARGEST_MANIFEST = 64 << 20  # bytes; an untrusted file must not fill the memory
 DIGEST = "digest"  # field of a manifest: a hash of all its other fields
 

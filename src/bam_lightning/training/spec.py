@@ -19,10 +19,10 @@ from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.models.saving import ENCODER, WEIGHTS, save_state
+from bam_lightning.models.saving import ENCODER, save_state
 from bam_lightning.store.atomic_io import apply_umask, translate_os_errors, write_text
 from bam_lightning.store.provenance import versions
-from bam_lightning.store.run_dir import MANIFEST, file_hash
+from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS, file_hash
 
 VERSION = 1
 
@@ -106,6 +106,7 @@ def save_folder(
     with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)  # written last: a folder with one is whole
+        (folder / CALIBRATION).unlink(missing_ok=True)
         shutil.rmtree(folder / ENCODER, ignore_errors=True)
         save_state(folder, state, config, load_tokenizer_files(spec["tokenizer"]))
         names = [WEIGHTS, *(f"{ENCODER}/{path.name}" for path in sorted((folder / ENCODER).iterdir()))]

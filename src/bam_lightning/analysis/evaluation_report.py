@@ -1,0 +1,162 @@
+"""The report of ``bam evaluate`` as Markdown and as one HTML page, and its reliability diagram."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bam_lightning.analysis.html_report import COLOURS, document, figure_of, html_table, svg
+from bam_lightning.config.escaping import markdown, plot_label
+from bam_lightning.store.atomic_io import write_text
+
+Report = Mapping[str, Any]
+Section = tuple[str, list[str], list[list[str]]]  # title, heading, rows
+SHOWN_WORST = 5  # worst rows in Markdown; the page and the JSON have all
+WIDTH = 160  # characters of a text in Markdown
+
+
+def save(report: Report, folder: Path) -> None:
+    """Write ``report.json``, ``report.md`` and ``report.html``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text(folder / "report.md", format_markdown(report) + "\n")
+    write_text(folder / "report.html", format_html(report))
+
+
+def format_markdown(report: Report) -> str:
+    """Return a report as Markdown: metrics, classes, confusion matrix, worst rows and groups, one table each."""
+    parts = [f"# {report['task']}: Run {report['run']}", *map(markdown, _notes(report))]
+    for title, heading, rows in sections(report):
+        rows = rows[:SHOWN_WORST] if title == "Worst rows" else rows
+        parts += [f"## {markdown(title)}"] if title else []
+        parts.append(markdown_table(heading, [[cell[:WIDTH] for cell in row] for row in rows]))
+    return "\n\n".join(parts)
+
+
+def format_html(report: Report) -> str:
+    """Return a report as a page that needs nothing from elsewhere."""
+    title = f"{report['task']}: Run {report['run']}"
+    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in _notes(report))]
+    for name, heading, rows in sections(report):
+        parts += [f"<h2>{escape(name)}</h2>"] if name else []
+        parts.append(html_table(heading, rows))
+        if name == "Calibration":
+            parts.append(reliability_plot(report))
+        if name == "Confusion matrix":
+            parts.append(confusion_plot(report))
+    return document(title, parts)
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [f"{report['rows']:,} rows of {report['input']}. Intervals are 95% bootstrap intervals over the rows."]
+    if "answered" in report:
+        answered = report["answered"]
+        notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
+    return notes
+
+
+def sections(report: Report) -> list[Section]:
+    """Return the tables of a report, those that it has."""
+    found: list[Section] = [("", ["metric", "score", "interval"], _metric_rows(report["metrics"]))]
+    if "metrics" in report.get("answered", {}):
+        found.append(("Answered rows", ["metric", "score", "interval"], _metric_rows(report["answered"]["metrics"])))
+    if "per_class" in report:
+        rows = [
+            [name, *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"]
+            for name, values in report["per_class"].items()
+        ]
+        found.append(("Classes", ["label", "precision", "recall", "F1", "rows"], rows))
+    if "confusion_matrix" in report:
+        labels, counts = report["confusion_matrix"]["labels"], report["confusion_matrix"]["counts"]
+        rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(labels, counts, strict=True)]
+        found.append(("Confusion matrix", ["gold \\ predicted", *labels], rows))
+    if "reliability" in report:
+        rows = [
+            [
+                f"{bar['low']:.2f} to {bar['high']:.2f}",
+                f"{bar['confidence']:.4f}",
+                f"{bar['accuracy']:.4f}",
+                f"{bar['rows']:,}",
+            ]
+            for bar in report["reliability"]
+        ]
+        error = f"Expected calibration error: {report['expected_calibration_error']:.4f}"
+        rows.append([error, "", "", f"temperature {report['temperature']:.3f}"])
+        found.append(("Calibration", ["confidence", "mean confidence", "accuracy", "decisions"], rows))
+    if report["worst_rows"]:
+        found.append(("Worst rows", ["row", "gold", "predicted", "probability", "loss", "texts"], _worst(report)))
+    if "by" in report:
+        metrics = list(report["metrics"])
+        rows = [
+            [value, f"{group['rows']:,}", *(cell for row in _metric_rows(group["metrics"]) for cell in row[1:])]
+            for value, group in report["by"]["groups"].items()
+        ]
+        heading = [report["by"]["column"], "rows", *(cell for name in metrics for cell in (name, "interval"))]
+        found.append((f"By {report['by']['column']}", heading, rows))
+    return found
+
+
+def _metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    return [
+        [name, f"{values['value']:.4f}", f"{values['low']:.4f} to {values['high']:.4f}"]
+        for name, values in metrics.items()
+    ]
+
+
+def _worst(report: Report) -> list[list[str]]:
+    return [
+        [
+            str(row["row"]),
+            row["gold"],
+            row["predicted"],
+            "" if row["probability"] is None else f"{row['probability']:.4f}",
+            f"{row['loss']:.4f}",
+            " | ".join(row["texts"]),
+        ]
+        for row in report["worst_rows"]
+    ]
+
+
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of plain texts as Markdown."""
+    lines = [[markdown(cell) for cell in line] for line in [heading, *rows]]
+    lines.insert(1, ["---"] * len(heading))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reliability_plot(report: Report) -> str:
+    """Return an SVG: accuracy over confidence, with the share of decisions in each bin (a reliability diagram)."""
+    figure, axes = figure_of(1, 1, 4.6, 4.2)
+    axis, bars = axes[0, 0], report["reliability"]
+    total = sum(bar["rows"] for bar in bars)
+    for bar in bars:
+        width = bar["high"] - bar["low"]
+        axis.bar(bar["low"], bar["accuracy"], width, align="edge", color=COLOURS[0], alpha=0.85, edgecolor="white")
+        axis.bar(bar["low"], bar["rows"] / total, width, align="edge", color=COLOURS[1], alpha=0.45)
+    axis.plot([0, 1], [0, 1], "k--", linewidth=1)
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (orange: share of decisions)")
+    axis.set_title(f"expected calibration error {report['expected_calibration_error']:.3f}", fontsize=10)
+    return svg(figure)
+
+
+def confusion_plot(report: Report) -> str:
+    """Return an SVG of the confusion matrix, coloured by the share of each gold label's rows."""
+    labels, counts = report["confusion_matrix"]["labels"], report["confusion_matrix"]["counts"]
+    size = 1.8 + 0.5 * len(labels)
+    figure, axes = figure_of(1, 1, size + 1.2, size)
+    axis = axes[0, 0]
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [plot_label(label) for label in labels]
+    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set(xlabel="predicted", ylabel="gold")
+    if len(labels) <= 12:
+        for gold, row in enumerate(counts):
+            for predicted, count in enumerate(row):
+                colour = "white" if shares[gold][predicted] > 0.5 else "black"
+                axis.text(predicted, gold, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
+    return svg(figure)

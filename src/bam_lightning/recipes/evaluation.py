@@ -1,0 +1,369 @@
+"""Judge trained models on labelled rows: ``bam evaluate``, ``bam calibrate`` and ``bam compare``.
+
+The rows are those of a file, or the dev rows of the job that trained the model. N rows, C label names of a task."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bam_lightning.analysis import evaluation_report
+from bam_lightning.analysis.terminal import show
+from bam_lightning.config.escaping import csv_cell
+from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.config.validation import check_choice
+from bam_lightning.data import row_cache
+from bam_lightning.inference.calibration import Target, TaskCalibration
+from bam_lightning.inference.evaluate import (
+    WORST,
+    LabelledInput,
+    LabelledRows,
+    Report,
+    label_text,
+    make_report,
+    read_labelled,
+)
+from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
+from bam_lightning.metrics.report import paired_bootstrap
+from bam_lightning.metrics.scores import scores
+from bam_lightning.metrics.significance import mcnemar
+from bam_lightning.recipes.job_file import JOB, read_job
+from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.job_records import read_records
+from bam_lightning.store.run_store import Store
+
+if TYPE_CHECKING:
+    from bam_lightning.inference.predictor import Predictor
+
+MOVED = 0.1  # share of the range by which a score must move to count as changed
+
+
+@dataclass(kw_only=True)
+class JudgeOptions(LabelledInput):
+    """Options that evaluating, calibrating and comparing share."""
+
+    store: str = "store"
+    task: Sequence[str] = field(default_factory=list)
+    device: str = "auto"
+    precision: str = "auto"
+    heads: Sequence[str] = field(default_factory=list)
+
+    def load(self, run: str) -> Predictor:
+        """Load a model."""
+        from bam_lightning.inference.predictor import load
+
+        return load(run, self.store, device=self.device, precision=self.precision, heads=self.heads)
+
+    def select(self, info: ModelInfo) -> list[TaskInfo]:
+        """Return the chosen tasks; all if none is named and the rows are those of the model's job."""
+        if self.task:
+            return [info.task(name) for name in self.task]
+        if self.input is not None and len(info.tasks) > 1:
+            raise ConfigError(f"name the task of the rows with --task; tasks: {', '.join(info.tasks)}")
+        return list(info.tasks.values())
+
+
+def labelled_rows(info: ModelInfo, task: TaskInfo, options: JudgeOptions, more: Sequence[str] = ()) -> LabelledRows:
+    """Return the rows of ``options.input``, or the dev rows of the job that trained the model.
+
+    Raises:
+        BamError: If they cannot be used, or the job is not known or has other data by now.
+    """
+    if options.input is not None:
+        return read_labelled(task, options, more)
+    if options.split is not None or options.columns or more:
+        raise ConfigError("--split, --column and --by choose among the rows of --input; give that too")
+    job = _job_file(info)
+    config = read_job(job)
+    rows = row_cache.load(task.name, config.suite.tasks[task.name], config.data, Path(config.paths.cache))
+    if rows.fingerprint != info.manifest["spec"]["tasks"][task.name]["data"]:
+        raise DataError(
+            f"the data of task {task.name!r} in {job} are no longer those that Run {info.id} was trained on; "
+            "give labelled rows with --input"
+        )
+    texts = list(zip(*rows.dev.texts, strict=True))
+    return LabelledRows(task, texts, rows.dev.labels, f"the dev rows of {job.parent}", {})
+
+
+def _job_file(info: ModelInfo) -> Path:
+    folder = info.run.path
+    if folder.parent.name == "runs":
+        store = Store(folder.parents[1], create=False)
+        for record in reversed(read_records(store)):
+            path = Path(record.output) / JOB
+            if info.id in record.runs and path.is_file():
+                return path
+    raise ConfigError(
+        f"the job that trained {folder} is not known here, so its dev rows are not; give labelled rows with --input"
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions(JudgeOptions):
+    """Options of ``bam evaluate``; see its ``--help``."""
+
+    run: str
+    by: str | None = None
+    worst: int = WORST
+    output: str | None = None
+
+
+def evaluate(options: EvaluateOptions) -> list[Report]:
+    """Score a model on labelled rows; print a report for each task, and write it as JSON, Markdown and HTML."""
+    info = read_model_info(find_model(options.run, options.store))
+    more = [] if options.by is None else [options.by]
+    labelled = [labelled_rows(info, task, options, more) for task in options.select(info)]
+    model, reports = options.load(options.run), []
+    for rows in labelled:
+        logits = model.logits(rows.rows, [rows.task.name])[rows.task.name]
+        reports.append(make_report(model, rows, logits, options.by, options.worst))
+        print(evaluation_report.format_markdown(reports[-1]))
+        if options.output is not None:
+            folder = Path(options.output).expanduser()
+            evaluation_report.save(reports[-1], folder if len(labelled) == 1 else folder / rows.task.name)
+    return reports
+
+
+@dataclass(kw_only=True)
+class CalibrateOptions(JudgeOptions):
+    """Options of ``bam calibrate``; see its ``--help``."""
+
+    run: str
+    target: Target = field(default_factory=Target)
+
+
+def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
+    """Calibrate a model on labelled rows, keep the result beside its weights, print it and return it by task."""
+    info = read_model_info(find_model(options.run, options.store))
+    tasks = [task for task in options.select(info) if options.task or task.label_names]
+    if not tasks:
+        raise ConfigError("no task of this model has labels; a regression has no probabilities to calibrate")
+    labelled = [labelled_rows(info, task, options) for task in tasks]
+    model = options.load(options.run)
+    found, lines = {}, []
+    for rows in labelled:
+        name = rows.task.name
+        logits = model.logits(rows.rows, [name])[name]
+        found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where)
+        lines += _calibration_rows(model, rows, logits)
+    model.save_calibration(info.run.path)
+    errors = "calibration error"
+    show(
+        f"Calibration of {info.id}" + (f", thresholds for {options.target}" if str(options.target) else ""),
+        ["task", "rows", "temperature", f"{errors} before", "after", "label", "threshold", "precision", "recall"],
+        lines,
+    )
+    return found
+
+
+def _calibration_rows(model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]) -> list[list[str]]:
+    """Return the rows of the table: a line for the task, with its first label, and one for each other label."""
+    name, error = labelled.task.name, "expected_calibration_error"
+    calibration = model.calibration[name]
+    head = [
+        name,
+        f"{calibration.rows:,}",
+        f"{calibration.temperature:.3f}",
+        f"{calibration.before[error]:.4f}",
+        f"{calibration.after[error]:.4f}",
+    ]
+    if not calibration.thresholds:
+        return [[*head, "", "", "", ""]]
+    values, _, answered = model.decode(name, logits)
+    lines = []
+    for label, threshold in calibration.thresholds.items():
+        index = labelled.task.label_names.index(label)
+        several = values.ndim == 2
+        given = values[:, index] == 1 if several else (values == index) & answered
+        right = labelled.gold[:, index] == 1 if several else labelled.gold == index
+        hits = int((given & right).sum())
+        shares = [f"{hits / count:.4f}" if (count := int(rows.sum())) else "" for rows in (given, right)]
+        lines.append([label, "never" if threshold is None else f"{threshold:.4f}", *shares])
+    return [[*(head if number == 0 else [""] * len(head)), *line] for number, line in enumerate(lines)]
+
+
+@dataclass(kw_only=True)
+class CompareOptions(JudgeOptions):
+    """Options of ``bam compare``; see its ``--help``."""
+
+    old: str
+    new: str
+    margin: float = 0.5
+    output: str = "compare"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A task's scores x 100 of two models on the same rows.
+
+    Attributes:
+        difference: New minus old, in points.
+        low: The difference is at least this, at 95 % (paired bootstrap over the rows, one-sided).
+        high: The difference is at most this, likewise.
+        verdict: ``not worse`` if ``low`` is at least ``-margin``, ``worse`` if ``high`` is below it, else
+            ``undetermined``.
+        fixed: Rows that only the new model has right; of a regression task those whose score moved nearer.
+        broken: Rows that only the old model has right.
+        mcnemar: p value of McNemar's exact test; NaN if it does not apply.
+    """
+
+    task: str
+    metric: str
+    rows: int
+    old: float
+    new: float
+    difference: float
+    low: float
+    high: float
+    margin: float
+    verdict: str
+    fixed: int
+    broken: int
+    mcnemar: float
+
+
+def compare(options: CompareOptions) -> int:
+    """Compare two models on the same rows; return 1 unless the new one is shown to be not worse on every task."""
+    if options.margin < 0:
+        raise ConfigError(f"margin must be at least 0, got {options.margin:g}")
+    old_info, new_info = (read_model_info(find_model(name, options.store)) for name in (options.old, options.new))
+    common = [name for name in new_info.tasks if name in old_info.tasks]
+    for name in options.task:
+        check_choice("task", name, common)
+    if not common:
+        raise ConfigError(
+            f"the models have no task in common: {', '.join(old_info.tasks)}; {', '.join(new_info.tasks)}"
+        )
+    if not options.task and options.input is None:
+        options.task = common
+    labelled = [labelled_rows(new_info, task, options) for task in options.select(new_info)]
+    for rows in labelled:
+        _check_same_labels(old_info.task(rows.task.name), rows.task)
+    predictions = [_predictions(options.load(name), labelled) for name in (options.old, options.new)]
+    comparisons, flipped = [], []
+    for rows in labelled:
+        old, new = (found[rows.task.name] for found in predictions)
+        changes = _changes(rows, old, new)
+        comparisons.append(_compare(rows, old, new, changes, options.margin))
+        flipped += [_flipped_row(rows, row, old, new, change) for row, change in enumerate(changes) if change]
+    _write_comparison(comparisons, flipped, options)
+    return int(any(comparison.verdict != "not worse" for comparison in comparisons))
+
+
+def _check_same_labels(old: TaskInfo, new: TaskInfo) -> None:
+    if (old.label_names, old.label_range, old.metric) != (new.label_names, new.label_range, new.metric):
+        raise ConfigError(
+            f"task {new.name!r} has other labels or another metric in the two models: "
+            f"{', '.join(old.label_names) or old.label_range} ({old.metric}); "
+            f"{', '.join(new.label_names) or new.label_range} ({new.metric})"
+        )
+
+
+def _predictions(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, NDArray[np.generic]]:
+    return {
+        rows.task.name: model.decode(rows.task.name, model.logits(rows.rows, [rows.task.name])[rows.task.name]).values
+        for rows in labelled
+    }
+
+
+def _compare(
+    labelled: LabelledRows, old: NDArray[np.generic], new: NDArray[np.generic], changes: Sequence[str], margin: float
+) -> Comparison:
+    task, gold = labelled.task, labelled.gold
+    every = partial(scores, metric=task.metric, classes=len(task.label_names) or None)
+
+    def score(predictions: NDArray[np.generic], gold: NDArray[np.generic]) -> float:
+        return 100 * every(predictions, gold)[task.metric]
+
+    draws = paired_bootstrap(score, old, new, gold)
+    low, high = (float(bound) for bound in np.quantile(draws, [0.05, 0.95]))
+    verdict = "not worse" if low >= -margin else "worse" if high < -margin else "undetermined"
+    fixed, broken = changes.count("fixed"), changes.count("broken")
+    before, after = score(old, gold), score(new, gold)
+    p_value = mcnemar(fixed, broken) if task.label_names else float("nan")
+    return Comparison(
+        task.name, task.metric, len(gold), before, after, after - before, low, high, margin, verdict, fixed, broken,
+        p_value,
+    )  # fmt: skip
+
+
+def _changes(labelled: LabelledRows, old: NDArray[Any], new: NDArray[Any]) -> list[str]:
+    """Return for each row ``fixed``, ``broken``, ``changed`` (both wrong), or nothing if its answer is the same."""
+    gold: NDArray[Any] = labelled.gold
+    span = labelled.task.label_range
+    if span:
+        moved = np.abs(new - old) >= MOVED * (span[1] - span[0])
+        nearer = np.abs(new - gold) < np.abs(old - gold)
+        return [("fixed" if near else "broken") if far else "" for far, near in zip(moved, nearer, strict=True)]
+
+    def equal(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
+        return (first == second).reshape(len(first), -1).all(axis=1)
+
+    columns = zip(equal(old, gold), equal(new, gold), equal(old, new), strict=True)
+    return [
+        "broken" if was_right and not is_right else "fixed" if is_right and not was_right else "" if same else "changed"
+        for was_right, is_right, same in columns
+    ]
+
+
+def _flipped_row(
+    labelled: LabelledRows, row: int, old: NDArray[np.generic], new: NDArray[np.generic], change: str
+) -> list[str]:
+    names = labelled.task.label_names
+    labels = [label_text(values[row], names) for values in (labelled.gold, old, new)]
+    texts = [*labelled.rows[row], ""][:2]
+    return [labelled.task.name, str(row), change, *labels, *texts]
+
+
+def _write_comparison(
+    comparisons: Sequence[Comparison], flipped: Sequence[Sequence[str]], options: CompareOptions
+) -> None:
+    heading = ["task", "metric", "rows", "old", "new", "difference", "at least", "margin", "verdict"]
+    heading += ["fixed", "broken", "McNemar p"]
+    lines = [
+        [
+            one.task,
+            one.metric,
+            f"{one.rows:,}",
+            f"{one.old:.1f}",
+            f"{one.new:.1f}",
+            f"{one.difference:+.1f}",
+            f"{one.low:+.1f}",
+            f"{one.margin:g}",
+            one.verdict,
+            f"{one.fixed:,}",
+            f"{one.broken:,}",
+            "" if np.isnan(one.mcnemar) else f"{one.mcnemar:.4f}",
+        ]
+        for one in comparisons
+    ]
+    title = f"{options.new} against {options.old}"
+    show(title, heading, lines)
+    folder = Path(options.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"# {evaluation_report.markdown(title)}\n\n{evaluation_report.markdown_table(heading, lines)}\n"
+    write_text(folder / "compare.md", text)
+    write_text(folder / "compare.json", json.dumps(_json(comparisons, options), indent=1) + "\n")
+    with (folder / "flipped.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["task", "row", "change", "gold", "old", "new", "text", "text_pair"])
+        writer.writerows([csv_cell(cell) for cell in row] for row in flipped)
+    print(f"{len(flipped):,} changed rows: {(folder / 'flipped.csv').resolve()}")
+    if any(one.verdict == "undetermined" for one in comparisons):
+        print("undetermined: too few rows to show a difference within the margin; give more, or a larger margin")
+
+
+def _json(comparisons: Sequence[Comparison], options: CompareOptions) -> Mapping[str, Any]:
+    tasks = [
+        {name: None if value != value else value for name, value in asdict(comparison).items()}
+        for comparison in comparisons
+    ]
+    return {"old": options.old, "new": options.new, "tasks": tasks}

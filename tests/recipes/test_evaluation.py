@@ -1,0 +1,247 @@
+"""Evaluate, calibrate and compare: the rows of a job, what is fitted, what every later use of the model gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load_file, save_file
+
+import bam_lightning as bam
+from bam_lightning import cli
+from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
+from bam_lightning.store.run_dir import file_hash
+
+WORDS = "the cat a dog who eats in man woman good bad where is it was".split()
+ROWS = [" ".join(np.random.default_rng(seed).choice(WORDS, 6)) for seed in range(80)]
+
+
+@pytest.fixture(scope="module")
+def sharp(trained, tmp_path_factory):
+    """The student with a classifier that knows the label of a text from a random direction, too sure of itself."""
+    folder = bam.load(trained.id, store=trained.store).save_pretrained(tmp_path_factory.mktemp("sharp") / "model")
+    weights = load_file(folder / "model.safetensors")
+    vectors = torch.from_numpy(bam.load(folder, device="cpu").embed(ROWS))
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    direction *= 5 / (vectors @ direction).std()
+    centre = (vectors @ direction).median()
+    weights["heads.sst2.linear.weight"] = torch.stack([-direction, direction])
+    weights["heads.sst2.linear.bias"] = torch.stack([centre, -centre])
+    save_file(weights, folder / "model.safetensors")
+    resign(folder)
+    return folder
+
+
+def resign(folder):
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["files"]["model.safetensors"] = file_hash(folder / "model.safetensors")
+    (folder / "run.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    monkeypatch.setattr("bam_lightning.metrics.report.DRAWS", 100)
+
+
+@pytest.fixture
+def model(sharp, tmp_path):
+    return shutil.copytree(sharp, tmp_path / "model")
+
+
+@pytest.fixture
+def gold(sharp, tmp_path):
+    """Labels drawn from the classifier's own probabilities at temperature 4; a file of them."""
+    found = bam.load(sharp, device="cpu")
+    margin = np.diff(found.logits([(row,) for row in ROWS], ["sst2"])["sst2"])[:, 0]
+    labels = np.random.default_rng(1).random(len(ROWS)) < 1 / (1 + np.exp(-margin / 4))
+    names = np.array(["negative", "positive"])[labels.astype(int)]
+    lines = ["sentence,label", *(f"{text},{name}" for text, name in zip(ROWS, names, strict=True))]
+    (tmp_path / "gold.csv").write_text("\n".join(lines))
+    return list(names)
+
+
+def bam_command(*words):
+    return cli.run([*map(str, words), "--device", "cpu"])
+
+
+def test_without_an_input_the_dev_rows_of_the_job_are_scored(trained, tmp_path, capsys):
+    words = ["evaluate", "--run", trained.id, "--store", trained.store, "--output", "out"]
+    assert bam_command(*words) == 0, capsys.readouterr().err
+    for task, expected in trained.results["runs"][-1]["metrics"].items():
+        report = json.loads((tmp_path / "out" / task / "report.json").read_text())
+        assert {name: value["value"] for name, value in report["metrics"].items()} == pytest.approx(expected, abs=1e-6)
+        assert report["rows"] == 24
+
+
+def test_a_model_whose_job_is_not_known_needs_an_input(model, capsys):
+    assert bam_command("evaluate", "--run", model) == 1
+    assert capsys.readouterr().err.endswith("so its dev rows are not; give labelled rows with --input\n")
+
+
+def test_the_report_has_the_rows_of_largest_loss_and_a_page(model, gold, tmp_path, capsys):
+    words = ["--task", "sst2", "--input", "gold.csv", "--worst", "3", "--output", "out"]
+    assert bam_command("evaluate", "--run", model, *words) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    predictions = bam.load(model, device="cpu").predict(ROWS, task="sst2")
+    of_gold = np.array([prediction.probabilities[name] for prediction, name in zip(predictions, gold, strict=True)])
+    assert [row["row"] for row in report["worst_rows"]] == np.argsort(of_gold, kind="stable")[:3].tolist()
+    assert report["worst_rows"][0]["loss"] == pytest.approx(-np.log(of_gold.min()), rel=1e-3)
+    assert report["worst_rows"][0]["texts"] == [ROWS[int(of_gold.argmin())]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "Worst rows" in page
+    assert 'src="' not in page
+
+
+def test_calibration_lowers_the_loss_and_is_the_same_everywhere(model, gold, tmp_path, capsys):
+    before = bam.load(model, device="cpu")
+    assert bam_command("calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv") == 0
+    kept = json.loads((model / "calibration.json").read_text())["tasks"]["sst2"]
+    assert kept["temperature"] == pytest.approx(4, rel=0.5)  # 80 rows
+    assert kept["after"]["loss"] < 0.8 * kept["before"]["loss"]
+    after = bam.load(model, device="cpu")
+    logits = before.logits([(row,) for row in ROWS], ["sst2"])["sst2"]
+    expected = torch.softmax(torch.from_numpy(logits) / kept["temperature"], dim=-1)[:, 1].numpy()
+    found = [prediction.probabilities["positive"] for prediction in after.predict(ROWS, task="sst2")]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    pairs = [(ROWS[0], ROWS[1])]
+    assert before.predict(pairs, task="stsb") == after.predict(pairs, task="stsb")
+    (model / "README.md").unlink()  # an author's card would stay
+    again = bam.load(after.save_pretrained(tmp_path / "again"), device="cpu")
+    assert again.predict(ROWS, task="sst2") == after.predict(ROWS, task="sst2")
+    assert "sst2: temperature" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_exports_have_the_calibrated_probabilities(trained, tmp_path):
+    from transformers import pipeline
+
+    calibrated = bam.load(trained.id, store=trained.store, device="cpu", precision="32-true")
+    calibrated.calibration["sst2"] = TaskCalibration(2.5, {"negative": 0.5, "positive": None}, "precision 0.9")
+    for kind in ("hf", "onnx", "bam"):
+        calibrated.export(tmp_path / kind, kind, ["sst2"] if kind != "bam" else ())  # compares the logits, else raises
+    classifier = pipeline("text-classification", model=str(tmp_path / "hf" / "sst2"), top_k=None)
+    scores = {entry["label"]: entry["score"] for entry in classifier(ROWS[:1])[0]}
+    assert scores == pytest.approx(calibrated.predict(ROWS[:1], task="sst2")[0].probabilities, abs=1e-4)
+    described = json.loads((tmp_path / "onnx" / "export.json").read_text())["tasks"]["sst2"]
+    assert described["thresholds"] == dict(calibrated.calibration["sst2"].thresholds)
+    assert "abstain if that score is below the label's threshold" in described["label"]
+
+
+def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(model, gold, tmp_path, capsys):
+    words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-precision", "0.9"]
+    assert bam_command(*words) == 0, capsys.readouterr().err
+    labels = np.array([prediction.label for prediction in bam.load(model, device="cpu").predict(ROWS, task="sst2")])
+    assert set(labels) == {"negative", "positive", ABSTAIN}
+    for name in ("negative", "positive"):
+        assert (np.array(gold)[labels == name] == name).mean() >= 0.9
+    assert bam_command("predict", "--run", model, "--task", "sst2", "--input", "gold.csv", "--output", "out.csv") == 0
+    with (tmp_path / "out.csv").open() as stream:
+        assert [row["sst2.label"] for row in csv.DictReader(stream)] == labels.tolist()
+    assert bam_command("evaluate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--output", "out") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["answered"]["rows"] == (labels != ABSTAIN).sum()
+    assert report["answered"]["metrics"]["accuracy"]["value"] >= 0.9
+
+
+@pytest.mark.parametrize("asked", ["recall", "agreement"])
+def test_other_targets_are_reached_too(model, gold, asked):
+    found = bam.load(model, device="cpu")
+    found.calibrate(ROWS, gold, "sst2", **{asked: 0.6 if asked == "recall" else 0.85})
+    labels, right = np.array([prediction.label for prediction in found.predict(ROWS, task="sst2")]), np.array(gold)
+    if asked == "agreement":
+        assert (labels == right)[labels != ABSTAIN].mean() >= 0.85
+        assert len(set(found.calibration["sst2"].thresholds.values())) == 1
+        return
+    for name in ("negative", "positive"):
+        assert (labels[right == name] == name).mean() >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "stsb", "--input", "stsb.csv"], "a regression task has no probabilities to calibrate"),
+        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "0"], "recall must be in (0.0, 1.0], got 0"),
+        (
+            ["--task", "sst2", "--input", "gold.csv", "--at-recall", ".5", "--at-precision", ".5"],
+            "give one of precision, recall and agreement, got precision and recall",
+        ),
+        (["--input", "gold.csv"], "name the task of the rows with --task; tasks: sst2, stsb, rte"),
+        (["--task", "sst2", "--split", "dev"], "--split, --column and --by choose among the rows of --input"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_named(model, gold, tmp_path, words, message, capsys):
+    (tmp_path / "stsb.csv").write_text("sentence1,sentence2,label\na,b,1.5\na,c,2.5\n")
+    assert bam_command("calibrate", "--run", model, *words) == 1
+    assert message in capsys.readouterr().err.replace("(0, 1]", "(0.0, 1.0]")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:40], "is damaged ("),
+        (lambda text: text.replace('"temperature": ', '"temperature": -'), "temperature of 'sst2' is -"),
+        (lambda text: text.replace('"weights": "', '"weights": "0'), "was made for other weights"),
+        (lambda text: text.replace('"negative": ', '"nobody": '), "task 'sst2' has no label 'nobody'"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(model, gold, change, message):
+    found = bam.load(model, device="cpu")
+    found.calibrate(ROWS, gold, "sst2", precision=0.8)
+    found.save_calibration(model)
+    (model / "calibration.json").write_text(change((model / "calibration.json").read_text()))
+    with pytest.raises(bam.StoreError, match="calibration") as caught:
+        bam.load(model)
+    assert message in str(caught.value)
+
+
+def test_a_model_is_not_worse_than_itself_and_a_broken_one_is(model, gold, tmp_path, capsys):
+    words = ["--task", "sst2", "--input", "gold.csv"]
+    assert bam_command("compare", model, model, "--margin", "0", *words) == 0
+    assert "0 changed rows" in capsys.readouterr().out
+    broken = shutil.copytree(model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["heads.sst2.linear.weight"] *= -1
+    weights["heads.sst2.linear.bias"] *= -1
+    save_file(weights, broken / "model.safetensors")
+    resign(broken)
+    assert bam_command("compare", model, broken, *words, "--output", "worse") == 1
+    (task,) = json.loads((tmp_path / "worse" / "compare.json").read_text())["tasks"]
+    old, new = (bam.load(folder, device="cpu").predict(ROWS, task="sst2") for folder in (model, broken))
+    fixed = sum(b.label == name != a.label for a, b, name in zip(old, new, gold, strict=True))
+    lost = sum(a.label == name != b.label for a, b, name in zip(old, new, gold, strict=True))
+    assert (task["verdict"], task["fixed"], task["broken"]) == ("worse", fixed, lost)
+    assert task["difference"] == pytest.approx(100 * (fixed - lost) / len(ROWS))
+    assert task["low"] < task["difference"] < task["high"] < -0.5
+    with (tmp_path / "worse" / "flipped.csv").open() as stream:
+        flipped = list(csv.DictReader(stream))
+    assert [int(row["row"]) for row in flipped] == [n for n in range(len(ROWS)) if old[n].label != new[n].label]
+    assert all(row["text"] == ROWS[int(row["row"])] for row in flipped)
+    assert bam_command("compare", broken, model, *words, "--output", "better") == 0
+
+
+def test_predict_writes_embeddings(model, tmp_path):
+    lines = ["sentence,n", *(f"{row},{n}" for n, row in enumerate(ROWS)), ",80"]
+    (tmp_path / "in.csv").write_text("\n".join(lines))
+    words = [
+        "predict",
+        "--run",
+        model,
+        "--task",
+        "sst2",
+        "--input",
+        "in.csv",
+        "--output",
+        "out.parquet",
+        "--embeddings",
+    ]
+    assert bam_command(*words) == 0
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["sentence", "n", "embedding", "prediction_error"]
+    vectors = np.array(table.column("embedding").to_pylist()[:-1], dtype=np.float32)
+    np.testing.assert_allclose(vectors, bam.load(model, device="cpu").embed(ROWS), atol=1e-6)
+    assert table.column("prediction_error").to_pylist()[-1] == "sentence is empty"
