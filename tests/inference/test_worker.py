@@ -18,30 +18,17 @@ def loading(trained, **changes):
     return LoadOptions(**{**fields, **changes})
 
 
-def test_its_answers_are_those_of_predict_and_a_failure_stops_nothing(trained):
+def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_its_end_stops_the_server(trained):
     rows = [("the cat sleeps", "a dog runs"), ("it", "was")]
-    with Worker(loading(trained)) as worker:
-        (said,) = worker([PredictRequest(rows, ["rte"])])
-        with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
-            worker([PredictRequest(rows, ["nothing"])])
-        assert worker([PredictRequest(rows, ["rte"])]) == [said]
-        process = worker._process
-        assert (worker.device, worker.precision, worker.gone) == ("cpu", "32-true", False)
-    assert process.exitcode == 0
-    ours = bam.load(trained.id, store=trained.store).predict(rows, task=["rte"])
-    assert json.loads(said) == {"predictions": {"rte": [json.loads(json.dumps(one._asdict())) for one in ours["rte"]]}}
-
-
-def test_what_cannot_be_loaded_is_said_in_the_same_words(trained):
-    with pytest.raises(ValueError, match=r"^device names 'cuda:99'"), Worker(loading(trained, device="cuda:99")):
-        pass
-
-
-def test_when_it_ends_by_itself_the_server_is_asked_to_stop(trained):
     asked = []
     before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
     try:
         with Worker(loading(trained)) as worker:
+            (said,) = worker([PredictRequest(rows, ["rte"])])
+            with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
+                worker([PredictRequest(rows, ["nothing"])])
+            assert worker([PredictRequest(rows, ["rte"])]) == [said]
+            assert (worker.device, worker.precision, worker.gone) == ("cpu", "32-true", False)
             os.kill(worker._process.pid, signal.SIGKILL)
             for _ in range(2):
                 with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
@@ -51,3 +38,10 @@ def test_when_it_ends_by_itself_the_server_is_asked_to_stop(trained):
         assert asked == [True]
     finally:
         signal.signal(signal.SIGTERM, before)
+    ours = bam.load(trained.id, store=trained.store).predict(rows, task=["rte"])
+    assert json.loads(said) == {"predictions": {"rte": [json.loads(json.dumps(one._asdict())) for one in ours["rte"]]}}
+
+
+def test_what_cannot_be_loaded_is_said_in_the_same_words(trained):
+    with pytest.raises(ValueError, match=r"^device names 'cuda:99'"), Worker(loading(trained, device="cuda:99")):
+        pass

@@ -23,28 +23,21 @@ def test_the_real_job_for_a_few_steps(tmp_path):
             "scale=small",
             f"data.root={GLUE}",
             f"encoder.path={ENCODER}",
-            "suite.include=[rte,mrpc,cola,stsb]",
+            "suite.include=[rte,stsb]",
             "trainer.max_steps=3",
             "distillation.teacher_margin=null",  # nobody learns in three steps
             "logger=none",
             "trainer.log_every_n_steps=1",
             "data.max_length=48",
-            "suite.tasks.cola.train_rows=300",
-            "suite.tasks.stsb.train_rows=200",
-            "suite.tasks.mrpc.train_rows=200",
+            "suite.tasks.stsb.train_rows=100",
             "suite.tasks.rte.train_rows=100",
-            "suite.tasks.cola.dev_rows=60",
+            "suite.tasks.rte.dev_rows=60",
             "suite.tasks.stsb.dev_rows=60",
+            "run.validations=0",
         ]
     )
     found = run_recipe(config, tmp_path / "out")
-    assert [run["tasks"] for run in found["runs"]] == [
-        ["cola"],
-        ["mrpc"],
-        ["stsb"],
-        ["rte"],
-        ["cola", "mrpc", "stsb", "rte"],
-    ]
+    assert [run["tasks"] for run in found["runs"]] == [["stsb"], ["rte"], ["stsb", "rte"]]
     assert set(found["average"]) == {"single", "student"}
 
 

@@ -81,10 +81,10 @@ def test_students_of_a_sweep_share_their_teachers(tiny_job, tmp_path):
 
 
 def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
-    """Six jobs, two workers, all of them killed; the same command ends with six results, no Run trained twice."""
+    """Four jobs, two workers, all of them killed; the same command ends with four results, no Run trained twice."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     wanted = [
-        "+experiment=single_multi,multi", *tiny_job, "seed=range(3)",
+        "+experiment=single_multi,multi", *tiny_job, "seed=range(2)",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
     ]  # fmt: skip
     store = Store(tmp_path / "store")
@@ -98,13 +98,13 @@ def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before = {path.name: path.stat().st_ino for path in (store.root / "runs").iterdir()}
-    assert len(before) < 2 + 6
+    assert len(before) < 2 + 4
     again = call(*wanted)
     assert again.returncode == 0, again.stderr
     after = {path.name: path.stat().st_ino for path in (store.root / "runs").iterdir()}
     assert before.items() <= after.items()  # none of them was written anew
-    assert len(after) == 2 + 6
-    assert [job.state for job in read_records(store)] == ["finished"] * 6
+    assert len(after) == 2 + 4
+    assert [job.state for job in read_records(store)] == ["finished"] * 4
 
 
 @pytest.mark.slow
