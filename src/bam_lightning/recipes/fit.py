@@ -268,7 +268,8 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
     if not columns:
         return Teacher()
     weights = run.teacher_weights.get(task, (1.0,) * len(columns))
-    head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(context.config.suite.tasks[task].head)})
+    with torch.random.fork_rng(devices=[]):  # the weights of the Run's own heads are drawn later
+        head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(context.config.suite.tasks[task].head)})
     return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head)
 
 
