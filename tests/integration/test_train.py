@@ -43,6 +43,8 @@ def test_questions_are_answered_without_torch(question):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "layerwise_decay" in done.stdout
+    lines = done.stdout.splitlines()
+    assert question != "--help" or (len(lines) <= 45 and max(map(len, lines)) <= 120)  # one screen
     if question == "--help":
         assert "python -m bam_lightning.train -m 'seed=range(20)'" in done.stdout
 

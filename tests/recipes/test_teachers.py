@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bam_lightning.config.compose import compose
+from bam_lightning.config.compose import compose, console
 from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.recipes.teachers import rejection_reason
@@ -51,6 +51,21 @@ def test_a_teacher_that_collapses_while_its_job_runs_fails_the_job_and_trains_no
     assert "(nor are those of 1 other seeds)" in job.reason
     seeds = sorted(store.manifest(path.name)["seed"] for path in (store.root / "runs").iterdir())
     assert seeds == [0, 1000]  # two teachers, and no student
+
+
+def test_the_other_runs_are_trained_and_the_command_ends_with_a_status_of_its_own(tiny_job, tmp_path, capsys):
+    words = [word for word in tiny_job if not word.startswith("distillation.teacher_margin")]
+    config = compose([*words, "recipe=single_single", "distillation.teacher_margin=0.9"])
+    config.suite.tasks["stsb"].in_average = False  # so that its teacher is not judged
+    assert console(lambda: bool(run_recipe(config, tmp_path / "out"))) == 3
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].endswith("or let it teach with distillation.teacher_margin=null")
+    store = Store(tmp_path / "store")
+    trained = sorted(
+        (m["stage"], *m["tasks"]) for m in (store.manifest(path.name) for path in store.root.glob("runs/*"))
+    )
+    assert trained == [("single", "rte"), ("single", "stsb"), ("student", "stsb")]
+    assert "the rest is trained: student/stsb" in said.replace("\n", " ")
 
 
 def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path, capsys):

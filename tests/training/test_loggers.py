@@ -34,12 +34,15 @@ def records(path: Path):
             parts = b""
 
 
-def test_an_offline_run_holds_config_group_curves_and_tags(tiny_job, tmp_path, monkeypatch):
+def test_an_offline_run_holds_config_group_curves_and_tags(tiny_job, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = compose([*tiny_job, "+experiment=single_multi", "logger=wandb", "logger.tags=[mine]"])
     found = run_recipe(config, tmp_path / "out")
     files = sorted((tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == len(found["runs"]) == 3
+    how = [line for line in capsys.readouterr().err.splitlines() if line.startswith("W&B: ")]
+    assert len(how) == 1
+    assert how[0].endswith(f"wandb login && wandb sync {tmp_path}/out/wandb/offline-run-*")
     student = found["runs"][-1]["id"]
     kept = list(records(next(path for path in files if path.stem == f"run-{student}")))
     run = next(record.run for record in kept if record.HasField("run"))

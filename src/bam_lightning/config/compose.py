@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.data_config import TaskConfig
-from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.exceptions import BamError, ConfigError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import renamed
@@ -138,7 +138,7 @@ def console(main: Callable[[], int], full: bool | None = None) -> int:
         if (os.environ.get("HYDRA_FULL_ERROR") == "1" if full is None else full) or not is_user_error(error):
             raise
         print(f"error: {format_error(error)}", file=sys.stderr)
-        return 1
+        return error.status if isinstance(error, BamError) else 1
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:

@@ -48,11 +48,11 @@ HEADS = {
 class HeadConfig:
     """A task's classifier: ``label_names`` in the order of the class ids, or a ``label_range`` to regress in."""
 
-    _target_: str = ""
-    label_names: list[str] = field(default_factory=list)
-    label_range: list[float] = field(default_factory=list)
-    dropout: float = 0.1
-    sigmoid: bool = True
+    _target_: str = ""  # class of the head
+    label_names: list[str] = field(default_factory=list)  # in the order of the class ids
+    label_range: list[float] = field(default_factory=list)  # lowest and highest score of a regression task
+    dropout: float = 0.1  # in front of the linear layer
+    sigmoid: bool = True  # of a regression head; false: a linear output
 
 
 @dataclass
@@ -66,29 +66,29 @@ class TaskConfig:
     ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null finds out.
     """
 
-    path: str = MISSING
-    subset: str | None = None
-    text: list[str] = field(default_factory=list)
-    label: str = "label"
-    label_separator: str = "|"
-    id_column: str | None = None
-    delimiter: str | None = None
-    quoting: bool | None = None
-    train_split: str | None = "train"
-    dev_split: str | None = "validation"
-    test_split: str | None = "test"
-    unlabelled_split: str | None = None
-    train_rows: int | None = None
-    dev_rows: int | None = None
+    path: str = MISSING  # hub id, folder or file; generated: the demo suite
+    subset: str | None = None  # configuration of a hub data set, or subfolder
+    text: list[str] = field(default_factory=list)  # one or two columns of texts
+    label: str = "label"  # column of labels
+    label_separator: str = "|"  # between the labels of a multi-label row, where the column is text
+    id_column: str | None = None  # column of unique ids; null: none
+    delimiter: str | None = None  # of CSV and TSV files; null: found out
+    quoting: bool | None = None  # whether " quotes fields of TSV; null: found out
+    train_split: str | None = "train"  # name of the training split
+    dev_split: str | None = "validation"  # name of the dev split
+    test_split: str | None = "test"  # name of the test split
+    unlabelled_split: str | None = None  # more training rows, which a teacher alone teaches
+    train_rows: int | None = None  # use the first so many training rows
+    dev_rows: int | None = None  # use the first so many dev rows
     head: HeadConfig = field(default_factory=HeadConfig)
-    metric: Metric = Metric.accuracy
-    head_of: str | None = None
-    in_average: bool = True
-    teacher: bool = True
-    symmetric: bool = False
-    allow_empty_text: bool = False
-    allow_missing_labels: bool = False
-    layerwise_decay: float | None = None
+    metric: Metric = Metric.accuracy  # headline metric; the head decides which ones fit
+    head_of: str | None = None  # score with the head of this task, and train none
+    in_average: bool = True  # count in the average, and reject a teacher that learned nothing
+    teacher: bool = True  # false: learn from gold alone
+    symmetric: bool = False  # pairs mean the same in both orders (data.double_symmetric)
+    allow_empty_text: bool = False  # accept rows without text
+    allow_missing_labels: bool = False  # accept training rows without a label, which a teacher alone teaches
+    layerwise_decay: float | None = None  # of a Run of this task alone; null: the profile decides
 
     @property
     def regression(self) -> bool:
@@ -157,7 +157,7 @@ class SuiteConfig:
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     include: list[str] = field(default_factory=list)
     task_groups: dict[str, list[str]] = field(default_factory=dict)
-    sigmoid: bool = True
+    sigmoid: bool = True  # of regression heads; false: a linear output (reference code)
 
     def check(self) -> None:
         """Raise ``ConfigError`` for an unknown name in ``include``, no task left, or a bad task."""
@@ -212,11 +212,11 @@ class PretrainingConfig:
     text: list[str] = field(default_factory=list)
     sentences: int = 0
     vocab_size: int = 30000
-    mlm_probability: float = 0.15
-    batch_size: int = 64
-    epochs: float = 1.0
-    learning_rate: float = 1e-4
-    seed: int = 0
+    mlm_probability: float = 0.15  # share of the tokens to predict
+    batch_size: int = 64  # texts in an optimizer step
+    epochs: float = 1.0  # passes over the texts
+    learning_rate: float = 1e-4  # at its peak
+    seed: int = 0  # of masks and new weights
 
     @property
     def source(self) -> tuple[tuple[str, ...], int]:
@@ -249,9 +249,9 @@ class EncoderConfig:
     """A pretrained encoder (``path``: hub id or local folder) or the ``model_config`` of one to train from scratch."""
 
     name: str = MISSING
-    path: str | None = None
-    revision: str | None = None
-    model_config: dict[str, Any] = field(default_factory=dict)
+    path: str | None = None  # hub id or folder of a pretrained encoder
+    revision: str | None = None  # git revision of a hub id
+    model_config: dict[str, Any] = field(default_factory=dict)  # of transformers: an encoder to train from scratch
     pooling: str = "pooler"
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 class BamError(Exception):
     """Base class of the errors that this library raises on purpose."""
 
+    status = 1  # exit status of a command that ends with it
+
 
 class ConfigError(BamError, ValueError):
     """An option, a command line or a YAML file is wrong; the message names the option and what was expected."""
@@ -24,6 +26,12 @@ class StoreError(BamError, OSError, ValueError):
 
 class TrainingError(BamError, RuntimeError):
     """Training cannot start or go on: devices, processes, a loss that is not finite, a job scheduler."""
+
+
+class TeacherError(TrainingError):
+    """A teacher of the recipe learned nothing, so that its students were not trained; everything else was."""
+
+    status = 3
 
 
 class ServingError(BamError, RuntimeError):

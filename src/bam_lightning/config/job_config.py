@@ -40,11 +40,11 @@ class LRSchedule(Enum):
 class Hyperparameters:
     """What differs between single-task and multi-task training (section 4); ``null`` leaves it to the profile."""
 
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    layerwise_decay: float | None = None
-    min_steps: int | None = None
+    learning_rate: float | None = None  # of the heads, at its peak
+    batch_size: int | None = None  # examples in an optimizer step
+    epochs: float | None = None  # passes over the rows, over all tasks together
+    layerwise_decay: float | None = None  # factor on the rate from each layer to the one below
+    min_steps: int | None = None  # least number of optimizer steps
 
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` for a value out of range, naming it by ``key``."""
@@ -71,7 +71,7 @@ class OptimizationConfig(Hyperparameters):
 
     warmup: float = 0.1
     weight_decay: float = 0.01
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)  # a torch optimizer by _target_; empty: AdamW
     clip_norm: float = 1.0
     epsilon: float = 1e-6
     bias_correction: bool = True
@@ -104,15 +104,15 @@ class StageConfig:
     ``encoder`` and ``max_length``, where set, are this stage's own.
     """
 
-    kind: StageKind = StageKind.finetune
-    per_task: bool = False
-    teacher: str | None = None
-    init_from: str | None = None
-    seeds: int = 1
-    tasks: list[str] = field(default_factory=list)
+    kind: StageKind = StageKind.finetune  # finetune or pretrain
+    per_task: bool = False  # true: one Run per task; false: one Run of all tasks
+    teacher: str | None = None  # the stage that teaches it; null: gold alone
+    init_from: str | None = None  # the stage whose weights it starts from; null: the encoder
+    seeds: int = 1  # Runs of successive seeds: an ensemble, to teach a later stage
+    tasks: list[str] = field(default_factory=list)  # the tasks of this stage; empty: all
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
-    encoder: EncoderConfig | None = None
-    max_length: int | None = None
+    encoder: EncoderConfig | None = None  # of this stage, as in the group encoder; null: the job's
+    max_length: int | None = None  # of this stage; null: data.max_length
 
 
 @dataclass
@@ -174,7 +174,7 @@ class DistillationConfig:
     A Run whose dev score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
     """
 
-    schedule: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)  # progress -> lam, the weight of gold
     teacher_margin: float | None = 0.0
     other_seeds: int = 0
 
@@ -195,9 +195,9 @@ class Config:
     ``teachers`` names, for tasks of the last stage, teachers that the recipe does not train: see ``TeacherSource``.
     """
 
-    experiment: str | None = None
-    scale: str = MISSING
-    fidelity: str = MISSING
+    experiment: str | None = None  # the name under which tables find the job
+    scale: str = MISSING  # set by the group
+    fidelity: str = MISSING  # set by the group
     seed: int = 0
     teacher_seed: int = 0
     teachers: dict[str, Any] = field(default_factory=dict)
@@ -206,12 +206,12 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    sampler: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)  # how tasks are mixed
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     trainer: Any = field(default_factory=dict)  # any flags of Lightning's Trainer; read as a TrainerConfig
     run: RunConfig = field(default_factory=RunConfig)
     check: bool = False
-    callbacks: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)  # name -> one of Lightning's callbacks by _target_
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 

@@ -108,12 +108,12 @@ class RunConfig:
 class LoggerConfig:
     """Where curves go: ``kind``, and other Lightning loggers by ``_target_`` in ``also``; the rest is for W&B."""
 
-    kind: LoggerKind = LoggerKind.csv
-    project: str = "bam_lightning"
-    entity: str | None = None
+    kind: LoggerKind = LoggerKind.csv  # csv, wandb or none
+    project: str = "bam_lightning"  # of W&B
+    entity: str | None = None  # user or team of W&B; null: the default one
     group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    also: dict[str, Any] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)  # of W&B
+    also: dict[str, Any] = field(default_factory=dict)  # name -> another Lightning logger by _target_
 
 
 @dataclass

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bam_lightning.config.data_config import EncoderConfig
-from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.exceptions import ConfigError, TeacherError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import (
     Config,
@@ -134,14 +134,14 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
     """Return the Run of ``seed``, or of the first other seed that was not rejected as a teacher.
 
     Raises:
-        TrainingError: If the Runs of ``seed`` and of ``distillation.other_seeds`` other seeds were all rejected.
+        TeacherError: If the Runs of ``seed`` and of ``distillation.other_seeds`` other seeds were all rejected.
     """
     tried = [make(seed + number * OTHER_SEED) for number in range(config.distillation.other_seeds + 1)]
     for run in tried:
         if run.id not in facts.refused:
             return run
     also = f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
-    raise TrainingError(
+    raise TeacherError(
         f"{facts.refused[tried[0].id]}{also}; try other seeds with distillation.other_seeds={len(tried) + 2}, "
         "or let it teach with distillation.teacher_margin=null"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +19,13 @@ from filelock import Timeout
 from bam_lightning.analysis import job_report
 from bam_lightning.analysis.terminal import View, show
 from bam_lightning.config.data_config import EncoderConfig, PretrainingConfig
-from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.exceptions import ConfigError, TeacherError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config, all_stages, for_stage
 from bam_lightning.config.recheck import recheck
 from bam_lightning.config.teacher_config import teacher_sources
+from bam_lightning.config.trainer_config import LoggerKind
+from bam_lightning.config.wandb_server import online
 from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
@@ -48,6 +52,7 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
     Raises:
         DataError: For invalid data; the message names task, row and column.
         TrainingError: For a non-finite loss, or a rank that failed.
+        TeacherError: If a teacher learned nothing; the Runs that do not need it are trained first.
         BamError: For other user errors, such as a hub that cannot be reached.
     """
     from bam_lightning.training.distributed import launcher
@@ -108,8 +113,13 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
                 from bam_lightning.recipes.fit import check_trainable
 
             check_trainable(config)
+            _say_offline(context, view)
         while not _train(runs, context, view):
-            facts, runs = _plan(config, context.rows, facts, store)
+            try:
+                facts, runs = _plan(config, context.rows, facts, store)
+            except TeacherError:
+                _train_others(runs, context, view)
+                raise
             for reason in facts.refused.values():
                 view.say(f"{reason}; another seed teaches in its place")
             job_records.delete_record(store, record)
@@ -131,6 +141,21 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
     return runs
 
 
+def _train_others(runs: Sequence[Run], context: Context, view: View) -> None:
+    """Train the Runs that need no rejected teacher."""
+    done = False
+    while not done:
+        blocked = set(teachers.rejected_teachers(runs, context.config, context.rows, context.store))
+        for run in runs:  # each after those that it needs
+            if blocked & set(run.dependencies):
+                blocked.add(run.id)
+        others = [run for run in runs if run.id not in blocked]
+        missing = [run.label for run in others if not context.store.finished(run.id)]
+        if missing:
+            view.say(f"a teacher is not fit to teach: without its students, the rest is trained: {', '.join(missing)}")
+        done = _train(others, context, view)
+
+
 def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
     """Return a warning for each student with fewer optimizer steps than one of its teachers."""
     steps = {run.id: run.steps for run in runs}
@@ -141,6 +166,16 @@ def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
         if (most := max((steps.get(run_id, 0) for ids in run.teachers.values() for run_id in ids), default=0))
         > run.steps
     ]
+
+
+def _say_offline(context: Context, view: View) -> None:
+    """Say how to send curves to W&B where they are kept on this machine."""
+    wanted = context.config.logger.kind is LoggerKind.wandb and os.environ.get("WANDB_MODE") != "disabled"
+    if wanted and not online():
+        view.say(
+            "W&B: nobody is logged in, or its server is out of reach, so curves are kept here; to send them: "
+            f"wandb login && wandb sync {shlex.quote(str(context.output / 'wandb'))}/offline-run-*"
+        )
 
 
 @contextmanager
