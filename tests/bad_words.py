@@ -1,5 +1,9 @@
 """Words of a command line that cannot be meant, each with the whole of what is said."""
 
+from dataclasses import fields
+
+from bam_lightning.config.data_config import TaskConfig
+
 WORDS = {
     "seed==3": (
         "'seed==3' is not of the form name=value (extraneous input '='); put quotes around a value with special "
@@ -73,10 +77,8 @@ WORDS = {
         "suite.tasks.sentiment=null: must have a value, got null; leave it out for its default"
     ),
     "+suite.tasks.mine.path=x": (
-        "+suite.tasks.mine.path=x: must be a mapping of path, subset, text, label, label_separator, "
-        "id_column, delimiter, quoting, train_split, dev_split, test_split, train_rows, dev_rows, head, metric, "
-        "head_of, in_average, "
-        "teacher, symmetric, allow_empty_text, layerwise_decay, in a YAML file of its group; got dict"
+        f"+suite.tasks.mine.path=x: must be a mapping of {', '.join(field.name for field in fields(TaskConfig))}, "
+        "in a YAML file of its group; got dict"
     ),
     "data=nope": "no data 'nope'; choices: default",
     "data.seed=-1": "data.seed must be at least 0, got -1",

@@ -172,7 +172,7 @@ def test_a_model_trained_in_float64_predicts_in_float32_to_the_same_scores(tiny_
     rows, gold = dev_rows(config, "stsb")
     said = [one.label for one in model.predict(rows, task="stsb")]
     score = metrics.pearson(np.array(said), np.array(gold))
-    assert score == pytest.approx(run["metrics"]["stsb"]["pearson"], abs=1e-4)
+    assert score == pytest.approx(run["metrics"]["stsb"]["pearson"], abs=1e-3)
 
 
 def edit(folder, change):

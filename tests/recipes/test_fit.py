@@ -22,6 +22,7 @@ from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data, run_recipe
 from bam_lightning.store.run_store import Store
+from bam_lightning.training.distillation import Teacher
 from conftest import sentences
 
 PRETRAINING = ["recipe=pretrain", "encoder.pretraining.text=[text.txt]", "encoder.pretraining.epochs=3"]
@@ -248,14 +249,14 @@ def test_a_student_of_an_ensemble_learns_from_the_mean_of_its_teachers(tiny_job,
 
 def test_the_same_teacher_thrice_is_that_teacher(tiny_job, tmp_path, monkeypatch):
     overrides = [*tiny_job, "distillation=teacher_only", "recipe=ensemble_multi"]
-    single = room._column
+    single = room._teacher
 
     def thrice(run, context, task, rows):
-        column = single(run, context, task, rows)
-        return None if column is None else np.stack([column] * 3, axis=1)
+        teacher = single(run, context, task, rows)
+        return teacher if teacher.teacher is None else Teacher(np.stack([teacher.teacher] * 3, axis=1))
 
     one = train([*overrides, "recipe.stages.single.seeds=1"], tmp_path / "one")
-    monkeypatch.setattr(room, "_column", thrice)
+    monkeypatch.setattr(room, "_teacher", thrice)
     again = train([*overrides, "recipe.stages.single.seeds=1"], tmp_path / "thrice")
     first, second = (result(tmp_path / name, one["id"])[2] for name in ("one", "thrice"))
     assert again["id"] == one["id"]

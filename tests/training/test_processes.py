@@ -17,6 +17,7 @@ import bam_lightning as bam
 from bam_lightning.data import collate
 
 pytestmark = [
+    pytest.mark.xdist_group("processes"),  # they share what two fixtures train
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),
 ]

@@ -13,7 +13,6 @@ RENAMED = {
     "suite.tasks.*.scored_by": "suite.tasks.*.head_of",
     "recipe.stages.*.start": "recipe.stages.*.init_from",
     "distillation.teachers": "teachers",
-    "distillation.teachers.*": "teachers.*",
     "optimization.chosen": "optimization.use_tuned_decay",
     "optimization.shape": "optimization.lr_schedule",
     "encoder.pooler": "encoder.pooling",

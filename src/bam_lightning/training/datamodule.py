@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
@@ -354,7 +355,8 @@ class MultiTaskDataModule(ExamplesDataModule):
             for note in column.notes:
                 rank_zero_info(note)
         weights = weights or [member.weight if isinstance(member, TeacherSource) else 1.0 for member in members]
-        head = build_head(task, rows.task.head_config, width=1)
+        with torch.random.fork_rng(devices=[]):
+            head = build_head(task, rows.task.head_config, width=1)
         taught = combine_columns(task, str(rows.task.kind), columns, weights, head)
         check_covered(task, taught.has_teacher, [file.missing for file in files])
         self._teachers[task] = taught
