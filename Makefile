@@ -6,7 +6,7 @@ FAST := config data metrics models store training
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-fast test-slurm chaos bench lint types imports docs golden clean help
+.PHONY: install demo test test-fast test-families test-slurm chaos bench lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -23,7 +23,10 @@ test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DI
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: install  ## unit tests that start no process and train no recipe, in a minute
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm' $(addprefix tests/,$(FAST))
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm and not families' $(addprefix tests/,$(FAST))
+
+test-families: install  ## 50 encoder families, each trained, resumed, saved and loaded; two minutes
+	$(BIN)/python -m pytest -n 2 -m 'families or not families' tests/training/test_families.py
 
 chaos: install  ## kill jobs 100 times at random moments, bit-equal to undisturbed ones; 2,000 random edits of files
 	PYTHONPATH=src $(BIN)/python tests/chaos.py

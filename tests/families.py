@@ -1,4 +1,6 @@
-"""Small encoders of every family, and texts for them."""
+"""Small encoders of every family, and texts for them.
+
+``FAMILIES`` are those that most tests walk through; ``CHECKPOINTS`` become folders with weights and a tokenizer."""
 
 from __future__ import annotations
 
@@ -25,6 +27,96 @@ FAMILIES = {
     "minilm": ("bert", {**SIZES, "hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 12}),
 }
 PACKED = ("bert", "roberta", "electra", "distilbert", "minilm")  # computed without padding
+
+
+LLAMA = {**SIZES, "num_key_value_heads": 1, "head_dim": 16}
+GEMMA = {
+    **LLAMA,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 16,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 2}
+BART = {
+    "d_model": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
+XLM = {"emb_dim": 32, "n_layers": 3, "n_heads": 2}
+SPECIAL = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4}
+# family -> model_type, fields of its configuration, whether texts of it are packed
+CHECKPOINTS = {
+    "ALBERT": ("albert", {**SIZES, "embedding_size": 16}, True),
+    "BERT": ("bert", SIZES, True),
+    "CamemBERT": ("camembert", SIZES, True),
+    "data2vec": ("data2vec-text", SIZES, True),
+    "DistilBERT": ("distilbert", DISTIL, True),
+    "ELECTRA": ("electra", {**SIZES, "embedding_size": 16}, True),
+    "ERNIE": ("ernie", SIZES, True),
+    "EuroBERT": ("eurobert", {**LLAMA, **SPECIAL}, True),
+    "Gemma": ("gemma", LLAMA, True),
+    "Gemma 2": ("gemma2", GEMMA, True),
+    "Gemma 3": ("gemma3_text", GEMMA, True),
+    "Gemma 3, two-sided": ("gemma3_text", {**GEMMA, "use_bidirectional_attention": True}, True),
+    "GPT-2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 2}, True),
+    "GPT-NeoX": ("gpt_neox", SIZES, True),
+    "GTE": ("gte", SIZES, True),
+    "Jina v3": ("jina_embeddings_v3", SIZES, True),
+    "Llama": ("llama", LLAMA, True),
+    "Mistral": ("mistral", {**LLAMA, "sliding_window": 8}, True),
+    "ModernBERT": ("modernbert", {**SIZES, **SPECIAL, "pad_token_id": 0, "local_attention": 8}, True),
+    "ModernBERT decoder": ("modernbert-decoder", {**SIZES, **SPECIAL, "pad_token_id": 0, "local_attention": 8}, True),
+    "NomicBERT": ("nomic_bert", SIZES, True),
+    "OLMo 2": ("olmo2", SIZES, True),
+    "OPT": ("opt", {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32}, True),
+    "Phi-3": ("phi3", {**SIZES, "num_key_value_heads": 1}, True),
+    "Qwen2": ("qwen2", LLAMA, True),
+    "Qwen3": ("qwen3", LLAMA, True),
+    "RoBERTa": ("roberta", SIZES, True),
+    "RoBERTa-PreLayerNorm": ("roberta-prelayernorm", SIZES, True),
+    "SmolLM3": ("smollm3", LLAMA, True),
+    "XLM-R": ("xlm-roberta", SIZES, True),
+    "XLM-R XL": ("xlm-roberta-xl", SIZES, True),
+    "BART": ("bart", BART, False),
+    "BLOOM": ("bloom", {"hidden_size": 32, "n_layer": 3, "n_head": 2}, False),
+    "ConvBERT": ("convbert", {**SIZES, "embedding_size": 16}, False),
+    "DeBERTa": ("deberta", V1, False),
+    "DeBERTa-v3": ("deberta-v2", V3, False),
+    "FlauBERT": ("flaubert", XLM, False),
+    "FNet": ("fnet", SIZES, False),
+    "LayoutLM": ("layoutlm", SIZES, False),
+    "mBART": ("mbart", BART, False),
+    "MobileBERT": (
+        "mobilebert",
+        {**SIZES, "embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+        False,
+    ),
+    "MPNet": ("mpnet", SIZES, False),
+    "mT5": ("mt5", T5, False),
+    "RemBERT": ("rembert", {**SIZES, "input_embedding_size": 16}, False),
+    "RoFormer": ("roformer", {**SIZES, "embedding_size": 32}, False),
+    "SqueezeBERT": ("squeezebert", {**SIZES, "embedding_size": 32}, False),
+    "T5": ("t5", T5, False),
+    "UMT5": ("umt5", T5, False),
+    "XLM": ("xlm", XLM, False),
+    "XLNet": ("xlnet", {"d_model": 32, "n_layer": 3, "n_head": 2, "d_inner": 48}, False),
+}
+
+
+def checkpoint(family, tokenizer, folder):
+    """Write a folder with a random model of a family and a tokenizer; the whole model of an encoder-decoder."""
+    kind, fields, _ = CHECKPOINTS[family]
+    known = transformers.AutoConfig.for_model(kind).to_dict()
+    special = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 2, "eos_token_id": 3, **fields}
+    special = {name: value for name, value in special.items() if name in known or name in fields}
+    config = transformers.AutoConfig.for_model(kind, **{**special, "vocab_size": len(tokenizer)})
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def body(family):

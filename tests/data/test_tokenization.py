@@ -11,7 +11,7 @@ import pytest
 
 from bam_lightning.data import tokenization
 from bam_lightning.data.examples import TaskSplit
-from bam_lightning.data.tokenization import encode, join, tokenise, tokenizer_fingerprint
+from bam_lightning.data.tokenization import encode, join, tokenize, tokenizer_fingerprint
 from bam_lightning.models.encoder import load_tokenizer
 from bam_lightning.training.masked_lm import make_tokenizer
 from conftest import sentences
@@ -152,7 +152,7 @@ def test_tokens_are_mapped_from_the_file_and_not_copied(tokenizer, cache):
 
 
 def test_joined_tokens_have_the_rows_of_their_parts_in_order(tokenizer):
-    parts = [tokenise((["the cat sleeps", "it"],), tokenizer, 64), tokenise((["a dog"], ["it eats"]), tokenizer, 64)]
+    parts = [tokenize((["the cat sleeps", "it"],), tokenizer, 64), tokenize((["a dog"], ["it eats"]), tokenizer, 64)]
     whole = join(parts)
     rows = [whole.ids[start:end] for start, end in itertools.pairwise(whole.offsets)]
     assert [words(tokenizer, row) for row in rows] == [
@@ -183,7 +183,7 @@ def long_text(seed: int, words: int, between: str = " ") -> str:
 @pytest.mark.parametrize("between", [" ", "\n", " " * 200, ""])
 def test_long_texts_have_the_tokens_they_would_have_whole(tiny_bert, first, second, between):
     texts = ([long_text(1, first, between)], [long_text(2, second, between)])
-    found = tokenise(texts, load_tokenizer(tiny_bert), 64)
+    found = tokenize(texts, load_tokenizer(tiny_bert), 64)
     whole = load_tokenizer(tiny_bert)(*(column[0] for column in texts), truncation=True, max_length=64)
     assert row(found, 0) == (whole["input_ids"], whole["token_type_ids"])
     alone = load_tokenizer(tiny_bert)(*(column[0] for column in texts))
@@ -195,28 +195,28 @@ def test_two_texts_of_forty_thousand_characters_are_tokenized_at_once(tiny_bert)
     texts = ([long_text(1, 10_000)], [long_text(2, 10_000)])
     assert min(len(column[0]) for column in texts) > 35_000
     start = time.process_time()
-    assert tokenise(texts, load_tokenizer(tiny_bert), 64).lengths.tolist() == [64]
+    assert tokenize(texts, load_tokenizer(tiny_bert), 64).lengths.tolist() == [64]
     assert time.process_time() - start < 2
 
 
 def test_head_and_tail_are_kept_where_that_is_asked_for(tokenizer):
     texts = (["the cat sleeps on a good man in it", "the cat"],)
-    found = tokenise(texts, tokenizer, 8, "head_tail")
+    found = tokenize(texts, tokenizer, 8, "head_tail")
     assert words(tokenizer, row(found, 0)[0]) == "[CLS] the cat sleeps man in it [SEP]"
     assert words(tokenizer, row(found, 1)[0]) == "[CLS] the cat [SEP]"
     assert found.n_truncated == 1
-    pair = tokenise((["the cat sleeps on a good man"], ["it eats"]), tokenizer, 9, "head_tail")
+    pair = tokenize((["the cat sleeps on a good man"], ["it eats"]), tokenizer, 9, "head_tail")
     assert words(tokenizer, row(pair, 0)[0]) == "[CLS] the cat good man [SEP] it eats [SEP]"
 
 
 def test_rows_that_differ_in_their_last_word_differ_with_head_tail_alone(tokenizer):
     texts = ([f"{'the cat sleeps ' * 100}{last}" for last in ("good", "bad")],)
     for truncation, same in (("longest_first", True), ("head_tail", False)):
-        found = tokenise(texts, tokenizer, 64, truncation)
+        found = tokenize(texts, tokenizer, 64, truncation)
         assert (row(found, 0) == row(found, 1)) is same
         assert found.lengths.tolist() == [64, 64]
 
 
 def test_an_unknown_truncation_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"^truncation names 'tail'; choices: longest_first, head_tail"):
-        tokenise((["a"],), tokenizer, 8, "tail")
+    with pytest.raises(ValueError, match=r"^data.truncation names 'tail'; choices: longest_first, head_tail"):
+        tokenize((["a"],), tokenizer, 8, "tail")

@@ -70,7 +70,7 @@ def test_packed_attention_drops_shares_and_keeps_their_mean():
 def test_transformers_ask_for_packed_attention_in_their_own_shape():
     packing, parts = row(torch.float32)
     asked = [part.transpose(0, 1)[None] for part in parts.unbind(1)]  # [1, H, N, D]
-    mixed, _ = attention(torch.nn.Identity(), *asked, None, scaling=SCALE, packing=packing)
+    mixed, _ = attention(torch.nn.Identity(), *asked, None, scaling=SCALE, packing=packing, is_causal=False)
     torch.testing.assert_close(mixed[0], Grouped.apply(parts, packing.groups, SCALE, 0.0))
 
 
@@ -89,5 +89,5 @@ def test_where_there_is_a_kernel_for_rows_it_gets_the_texts_beginnings(scale, mo
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     query, key, value = (part.transpose(0, 1)[None] for part in parts.unbind(1))  # [1, H, N, D]
-    mixed, _ = attention(None, query, key, value, None, scaling=scale, dropout=0.1, packing=packing)
+    mixed, _ = attention(None, query, key, value, None, scaling=scale, dropout=0.1, packing=packing, is_causal=False)
     torch.testing.assert_close(mixed[0], one_by_one(parts, grouped, scale))

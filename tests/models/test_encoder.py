@@ -99,7 +99,7 @@ def test_vectors_are_those_of_the_padded_body_pooled_by_hand(family, pooling):
 def test_a_gpu_packs_texts_in_bfloat16_from_ampere_on(generation, autocast, packs, monkeypatch):
     """Older ones, and other arithmetic, have no kernel for it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (generation, 0))
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: autocast)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: autocast and device == "cuda")
     assert Encoder(body("bert")).packs_on(torch.device("cuda")) is packs
     assert not Encoder(body("deberta-v2")).packs_on(torch.device("cuda"))
 
@@ -214,7 +214,10 @@ def test_berts_depths_written_out_by_hand():
 def test_a_body_without_a_list_of_layers_is_refused():
     encoder = Encoder(body("bert"))
     encoder.body.encoder = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"^no list of layers was found in a BertModel$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^no list of layers was found in a BertModel; name it by encoder.layers, or use layerwise_decay=1$",
+    ):
         encoder.depths()
 
 

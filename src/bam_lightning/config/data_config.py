@@ -14,7 +14,8 @@ from bam_lightning.config.names import check_name
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
-POOLINGS = ("cls", "pooler", "mean")
+POOLINGS = ("cls", "pooler", "mean", "last")
+TRUNCATIONS = ("longest_first", "head_tail")
 LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
 MOST_EPOCHS = 1_000_000
 
@@ -191,6 +192,7 @@ class DataConfig:
     root: str | None = None
     seed: int = 0
     max_length: int = 128
+    truncation: str = "longest_first"
     double_symmetric: bool = False
     workers: int = 0
     test: bool = False
@@ -199,6 +201,7 @@ class DataConfig:
         """Raise ``ConfigError`` for lengths and counts out of range."""
         check_at_least("data.seed", self.seed, 0)
         check_at_least("data.max_length", self.max_length, 8, LARGEST)
+        check_choice("data.truncation", self.truncation, TRUNCATIONS)
         check_at_least("data.workers", self.workers, 0, 1024)
 
 
@@ -246,25 +249,47 @@ class PretrainingConfig:
 
 @dataclass
 class EncoderConfig:
-    """A pretrained encoder (``path``: hub id or local folder) or the ``model_config`` of one to train from scratch."""
+    """A pretrained encoder (``path``: hub id or local folder) or the ``model_config`` of one to train from scratch.
+
+    ``_target_`` names a module of your own that returns token states; ``model_config`` are then its arguments, and
+    ``path`` brings the tokenizer. ``pooling`` of ``null`` is chosen by checkpoint and family. ``layers`` names the list
+    of layers where it is not found. ``peft`` adds adapters, ``freeze`` is ``all`` or the number of lowest layers that
+    are not trained.
+    """
 
     name: str = MISSING
     path: str | None = None  # hub id or folder of a pretrained encoder
     revision: str | None = None  # git revision of a hub id
     model_config: dict[str, Any] = field(default_factory=dict)  # of transformers: an encoder to train from scratch
-    pooling: str = "pooler"
+    pooling: str | None = None  # pooler, cls, mean or last; null: as the checkpoint was trained, else by family
+    _target_: str | None = None  # your own module that returns token states; model_config are its arguments
+    layers: str | None = None  # dotted name of the list of layers, where it is not found
+    peft: dict[str, Any] = field(default_factory=dict)  # adapters: {_target_: peft.LoraConfig, r: 8}
+    freeze: Any = None  # all, or the number of lowest layers that are not trained
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, more time
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def check(self, key: str = "encoder") -> None:
         """Raise ``ConfigError`` unless the encoder comes from exactly one place."""
-        if bool(self.path) == bool(self.model_config):
+        if self._target_ and not self.path:
+            raise ConfigError(f"encoder._target_={self._target_} needs encoder.path, which brings its tokenizer")
+        if bool(self.path) == bool(self.model_config) and not self._target_:
             raise ConfigError(
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or model_config, "
                 f"got path={self.path} and model_config={self.model_config or None}"
             )
-        check_choice(f"{key}.pooling", self.pooling, POOLINGS)
+        if self.pooling is not None:
+            check_choice(f"{key}.pooling", self.pooling, POOLINGS)
+        if self.freeze is not None and self.freeze != "all":
+            if isinstance(self.freeze, bool) or not isinstance(self.freeze, int):
+                raise ConfigError(f"{key}.freeze must be all or a number of layers, got {self.freeze!r}")
+            check_at_least(f"{key}.freeze", self.freeze, 0, 10_000)
+        if self.peft and self.freeze is not None:
+            raise ConfigError(f"{key}.peft trains the adapters alone, so freeze has no effect; leave one out")
+        if self.peft and self._target_ is None and not self.path:
+            raise ConfigError(f"{key}.peft adapts a pretrained encoder; give {key}.path=HUB_ID_OR_DIR")
         self.pretraining.check()
-        if self.model_config and not self.pretraining.wanted:
+        if self.model_config and not self._target_ and not self.pretraining.wanted:
             raise ConfigError(
                 f"encoder {self.name!r} is built from model_config, so it must be pretrained first; "
                 f"give {key}.pretraining.text=[FILE, ...] or {key}.pretraining.sentences=N"

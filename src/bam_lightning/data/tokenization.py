@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from bam_lightning.config.data_config import TRUNCATIONS
 from bam_lightning.config.exceptions import ConfigError, StoreError
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.examples import TaskSplit
@@ -24,7 +25,7 @@ from bam_lightning.store.atomic_io import atomic_write
 CHUNK_ROWS = 10_000
 FORMAT = 4  # of the cached files; one of another format is not found
 LONG_TEXT = 32  # characters per token of max_length, from which on a text is cut before it is tokenized
-TRUNCATIONS = ("longest_first", "head_tail")
+LONGEST_FIRST = TRUNCATIONS[0]
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -79,7 +80,7 @@ def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, trunca
     return _read(path)
 
 
-def tokenise(
+def tokenize(
     texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str = "longest_first"
 ) -> Tokens:
     """Return the tokens of one or two columns of N texts, cut as ``encode`` does, without a cache."""
@@ -101,7 +102,7 @@ def join(parts: Sequence[Tokens]) -> Tokens:
 
 
 def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str) -> pa.Table:
-    check_choice("truncation", truncation, TRUNCATIONS)
+    check_choice("data.truncation", truncation, TRUNCATIONS)
     wants_types = "token_type_ids" in tokenizer.model_input_names
     parts = []
     for first in range(0, len(texts[0]), CHUNK_ROWS):
@@ -182,7 +183,7 @@ def _head(text: str, limit: int) -> str:
 def _keep_head_and_tail(texts: list[str], tokenizer: Any, max_length: int) -> list[str]:
     """Return the texts of a row that is too long without their middles, so that about ``max_length`` tokens remain."""
     if not tokenizer.is_fast:
-        raise ConfigError("truncation=head_tail needs a fast tokenizer; use longest_first")
+        raise ConfigError("data.truncation=head_tail needs a fast tokenizer; use longest_first")
     spans = [tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] for text in texts]
     budget = max_length - tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
     shares = _longest_first([len(one) for one in spans], budget)

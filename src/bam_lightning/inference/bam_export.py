@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,26 @@ from bam_lightning.inference.export_check import (
     write_manifest,
 )
 from bam_lightning.inference.predictor import Predictor, load
+from bam_lightning.models.saving import ENCODER, WEIGHTS, files_below, save_state
+from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.run_dir import MANIFEST, file_hash
+
+
+def write_merged(model: Predictor, folder: Path) -> None:
+    """Write a model whose adapters are merged over a saved one with adapters: all weights, none of another file's."""
+    state = {
+        f"{part}.{name}": value
+        for part in ("encoder", "heads")
+        for name, value in getattr(model, part).state_dict().items()
+    }
+    save_state(folder, state, model.encoder, model.tokenizer)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["adapters"]
+    manifest["files"] = {
+        **manifest["files"],
+        **{name: file_hash(folder / name) for name in [WEIGHTS, *files_below(folder / ENCODER, folder)]},
+    }
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def export_bam(model: Predictor, output: Path) -> float:
@@ -23,10 +44,15 @@ def export_bam(model: Predictor, output: Path) -> float:
             was loaded.
         ConfigError: See ``staged_folder``.
     """
-    names, model = list(model.tasks), float32_copy(model)
+    names, source, model = list(model.tasks), model, float32_copy(model)
     head_classes = [f"{type(head).__module__}.{type(head).__qualname__}" for head in model.heads.values()]
     with staged_folder(output) as folder:
-        reloaded = load(model.save_pretrained(folder), device="cpu", precision="32-true", heads=head_classes)
+        source.save_pretrained(folder)
+        if source.encoder.adapters:
+            write_merged(model, folder)
+        if source.encoder.source is not None:
+            head_classes.append(str(source.encoder.source["_target_"]))
+        reloaded = load(folder, device="cpu", precision="32-true", heads=head_classes)
         exported = partial(reloaded.calibrated_logits, tasks=names)
         difference = max(
             max_logit_difference(model, names, exported, random_rows(model, n_texts)) for n_texts in (1, 2)

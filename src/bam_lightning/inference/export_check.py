@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import SETS
-from bam_lightning.config.exceptions import ConfigPathError, OutputExistsError, StoreError
+from bam_lightning.config.exceptions import ConfigError, ConfigPathError, OutputExistsError, StoreError
+from bam_lightning.data.tokenization import LONGEST_FIRST
 from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
 from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
+from bam_lightning.models.adapters import merge_adapters
 from bam_lightning.models.heads import Head
 from bam_lightning.store.atomic_io import apply_umask
 from bam_lightning.store.provenance import versions
@@ -33,10 +35,30 @@ LogitsFunction = Callable[[Sequence[Sequence[str]]], Mapping[str, NDArray[np.flo
 
 
 def float32_copy(model: Predictor) -> Predictor:
-    """Return a copy of the model that computes in float32 on the CPU."""
+    """Return a copy of the model that computes in float32 on the CPU, its adapters merged."""
     heads = {task: copy.deepcopy(model.head(task)) for task in model.tasks}
-    copied = Predictor(model.info, copy.deepcopy(model.encoder), heads, model.tokenizer, "cpu", "32-true")
+    encoder = copy.deepcopy(model.encoder)
+    merge_adapters(encoder)
+    copied = Predictor(model.info, encoder, heads, model.tokenizer, "cpu", "32-true")
     copied.calibration = dict(model.calibration)
+    return copied
+
+
+def check_expressible(model: Predictor, kind: str) -> None:
+    """Raise ``ConfigError`` for a model whose texts or encoder a format cannot express."""
+    if model.info.truncation != LONGEST_FIRST:
+        raise ConfigError(
+            f"format {kind}: the model was trained with data.truncation={model.info.truncation}, which its tokenizer "
+            "does not do there; use format bam"
+        )
+    if model.encoder.source is not None:
+        raise ConfigError(f"format {kind} exports encoders of transformers; use format bam for {model.encoder.source}")
+
+
+def right_padding(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer that pads on the right, as positions of most encoders ask for."""
+    copied = copy.deepcopy(tokenizer)
+    copied.padding_side = "right"
     return copied
 
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.inference.export_check import (
+    check_expressible,
     describe_task,
     example_row,
     float32_copy,
     max_logit_difference,
     random_rows,
+    right_padding,
     staged_folder,
     write_manifest,
 )
@@ -65,6 +67,7 @@ def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> floa
                 f"format hf: the head of {name!r} is not a linear layer, which transformers' classifiers have; "
                 "format onnx supports every head"
             )
+    check_expressible(model, "hf")
     _check_family(model)
     model, difference = float32_copy(model), 0.0
     with staged_folder(output) as folder:
@@ -75,7 +78,7 @@ def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> floa
 
 
 def _check_family(model: Predictor) -> None:
-    family = model.encoder.body.config.model_type
+    family = getattr(model.encoder.config, "model_type", "a module from elsewhere")
     if family not in CLASSIFIER_LAYERS:
         raise ConfigError(
             f"format hf: transformers' classifier for {family} differs from this model's (first token, tanh pooler, "
@@ -83,14 +86,14 @@ def _check_family(model: Predictor) -> None:
         )
     if model.encoder.pooler is None:
         raise ConfigError(
-            f"format hf: this model has no pooler (encoder.pooling=cls), but transformers' classifier for {family} "
-            "has one; format onnx supports both"
+            f"format hf: this model has no pooler (encoder.pooling={model.encoder.pooling}), but transformers' "
+            f"classifier for {family} has one; format onnx supports both"
         )
 
 
 def _export_task(model: Predictor, folder: Path, name: str) -> float:
     _build_classifier(model, name).save_pretrained(folder)
-    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer = right_padding(model.tokenizer)
     tokenizer.model_max_length = model.info.max_length
     tokenizer.save_pretrained(folder)
     task = model.tasks[name]

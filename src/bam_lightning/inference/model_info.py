@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bam_lightning.config.data_config import TRUNCATIONS
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
@@ -102,6 +103,11 @@ class ModelInfo:
         """Number of tokens, special tokens included, to which a row is truncated."""
         return int(self.manifest["spec"]["max_length"])
 
+    @property
+    def truncation(self) -> str:
+        """How a row is truncated: ``longest_first`` or ``head_tail``."""
+        return str(self.manifest["spec"].get("truncation", TRUNCATIONS[0]))
+
     def task(self, name: str) -> TaskInfo:
         """Return a task by name.
 
@@ -184,6 +190,7 @@ def read_model_info(run: RunFolder) -> ModelInfo:
             raise ValueError(f"max_length is {manifest['spec']['max_length']}")
         if manifest["spec"]["precision"] not in PRECISIONS:
             raise ValueError(f"{manifest['spec']['precision']!r} is not a precision")
+        check_choice("truncation", manifest["spec"].get("truncation", TRUNCATIONS[0]), TRUNCATIONS)
         str(manifest["spec"]["pooling"]), str(manifest["id"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"

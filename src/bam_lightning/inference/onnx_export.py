@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import require_extra
 from bam_lightning.inference.export_check import (
+    check_expressible,
     example_row,
     float32_copy,
     max_logit_difference,
     random_rows,
+    right_padding,
     staged_folder,
     write_manifest,
 )
@@ -65,6 +67,7 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
         StoreError: If the export computes other logits.
     """
     require_extra("format onnx", PACKAGES, "onnx")
+    check_expressible(model, "onnx")
     names = [task.name for task in model.info.select_tasks(tasks or "all")]
     for name in names:
         model.head(name).export_spec(model.tasks[name].label_names)
@@ -75,8 +78,8 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
     model = float32_copy(model)
     with staged_folder(output) as folder:
         _write_graph(float32_copy(model), names, folder / GRAPH)  # a copy, since it changes the attention
-        model.tokenizer.save_pretrained(folder)
-        model.encoder.body.config.save_pretrained(folder)  # AutoTokenizer reads its class from it
+        right_padding(model.tokenizer).save_pretrained(folder)
+        model.encoder.config.save_pretrained(folder)  # AutoTokenizer reads its class from it
         exported = _ExportedGraph(folder, model)
         text_counts = sorted({len(model.tasks[name].columns) for name in names})
         difference = max(
@@ -106,7 +109,7 @@ class _Graph(nn.Module):
 def _write_graph(model: Predictor, names: Sequence[str], path: Path) -> None:
     inputs = list(model.tokenizer.model_input_names)
     graph = _Graph(model, names, inputs).eval()
-    examples = model.tokenizer(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
+    examples = right_padding(model.tokenizer)(["a b", "a b c d"], ["a", "b a"], padding=True, return_tensors="pt")
     dynamic_axes = tuple({0: "batch", 1: "length"} for _ in inputs)
     model.encoder.body.set_attn_implementation("eager")  # plain matrix products, for any batch size and length
     with _exporter_silenced():

@@ -21,7 +21,7 @@ from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, collate, length_batches
-from bam_lightning.data.tokenization import join, tokenise
+from bam_lightning.data.tokenization import join, tokenize
 from bam_lightning.inference import model_card
 from bam_lightning.inference.calibration import (
     ABSTAIN,
@@ -227,7 +227,8 @@ class Predictor:
         order = np.argsort(n_texts, kind="stable")  # the tokenizer takes rows with the same number of texts at a time
         boundaries = np.flatnonzero(np.diff(n_texts[order])) + 1
         groups = [tuple(zip(*(rows[row] for row in group), strict=True)) for group in np.split(order, boundaries)]
-        tokens = join([tokenise(columns, self.tokenizer, self.info.max_length) for columns in groups])
+        cut = (self.tokenizer, self.info.max_length, self.info.truncation)
+        tokens = join([tokenize(columns, *cut) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
         batches = length_batches(tokens.lengths)
         parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
@@ -367,7 +368,8 @@ def load(
         device: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (the precision of training; 32-true for a model trained in 64-true), ``bf16-mixed``
             or ``32-true``.
-        heads: Dotted names of custom head classes to import. No other code from outside this package is run.
+        heads: Dotted names of custom classes to import, of heads or of the encoder. No other code from outside this
+            package is run.
         revision: Git revision of a hub id.
 
     Raises:
@@ -377,7 +379,7 @@ def load(
     info = read_model_info(find_model(str(name), str(store), revision))
     hardware.prepare()
     spec = info.manifest["spec"]
-    encoder, tokenizer, weights = load_encoder(info.run, str(spec["pooling"]))
+    encoder, tokenizer, weights = load_encoder(info.run, str(spec["pooling"]), heads)
     check_length(encoder, info.max_length, str(info.run.path))
     built = {task: _build_head(info, task, encoder.width, weights.get(task, {}), heads) for task in info.tasks}
     resolved = _resolve_device(device)

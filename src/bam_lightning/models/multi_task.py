@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bam_lightning.models.batch import Batch, TaskBatch
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
+from bam_lightning.models.unpadding import embedding_rows
 
 
 class MultiTaskModel(nn.Module):
@@ -37,8 +38,8 @@ class MultiTaskModel(nn.Module):
 
     def freeze_unreached(self) -> list[str]:
         """Set ``requires_grad=False`` for trained parameters that no task's logits depend on; return their names."""
-        text = torch.arange(4, device=self.device) % self.encoder.body.config.vocab_size
-        types = torch.zeros_like(text) if getattr(self.encoder.body.config, "type_vocab_size", 0) else None
+        text = torch.arange(4, device=self.device) % embedding_rows(self.encoder.body)
+        types = torch.zeros_like(text) if getattr(self.encoder.config, "type_vocab_size", 0) else None
         blank = torch.zeros(1, dtype=torch.long, device=self.device)
         parts = {task: TaskBatch(blank, blank, blank) for task in self.heads}
         logits = self(Batch(text, torch.arange(4, device=self.device), types, (4,), parts))

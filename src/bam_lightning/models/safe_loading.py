@@ -6,7 +6,7 @@ exhaust the memory, and a reference to remote code would be downloaded and run."
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,18 @@ def shapes(weights: Path) -> Shapes:
         raise StoreError(f"{weights} is not a whole safetensors file ({error})") from error
 
 
-def check_config(folder: Path, bytes_of_weights: int) -> None:
+def check_config(folder: Path, bytes_of_weights: int, required: bool = True) -> None:
     """Raise ``StoreError`` for a configuration that names code, or a size larger than the weights in bytes.
 
     Args:
         folder: The folder of the configuration and the tokenizer.
         bytes_of_weights: Size of the weights. No layer, label or matrix row takes less than one byte.
+        required: Whether there must be a configuration; a folder may hold a tokenizer alone.
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".h5") and path.stat().st_size > LARGEST_FILE:
             raise StoreError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}")
-    if not (folder / CONFIG).is_file():
+    if required and not (folder / CONFIG).is_file():
         raise StoreError(f"there is no {CONFIG} in {folder}")
     for name in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
         path = folder / name
@@ -85,8 +86,13 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
             yield from _numbers(item, key)
 
 
-def body_shapes(config: Any, most: int) -> Shapes:
+def body_shapes(config: Any, most: int, part: Callable[[Any], Any]) -> Shapes:
     """Return name -> shape of the parameters of a configuration, without allocating them.
+
+    Args:
+        config: of transformers.
+        most: limit on the number of parameters.
+        part: returns the part of the whole model that is used.
 
     Raises:
         StoreError: If there are more parameters than ``most``.
@@ -105,7 +111,7 @@ def body_shapes(config: Any, most: int) -> Shapes:
     hook = register_module_parameter_registration_hook(count_one)
     try:
         with torch.device("meta"):
-            body = AutoModel.from_config(config, trust_remote_code=False)
+            body = part(AutoModel.from_config(config, trust_remote_code=False))
     finally:
         hook.remove()
     return {name: tuple(value.shape) for name, value in body.state_dict().items()}

@@ -23,9 +23,19 @@ from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
-from bam_lightning.data.tokenization import Tokens, encode
+from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode
 from bam_lightning.models import hardware
-from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, from_sizes, load_tokenizer
+from bam_lightning.models.adapters import adapt
+from bam_lightning.models.encoder import (
+    Encoder,
+    check_length,
+    check_vocabulary,
+    encoder_notes,
+    from_path,
+    from_sizes,
+    from_target,
+    load_tokenizer,
+)
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder, save_state
@@ -40,7 +50,7 @@ from bam_lightning.store.run_store import load_logits
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.distillation import Teacher, combine_columns
-from bam_lightning.training.lightning import localize
+from bam_lightning.training.lightning import localize, rank_zero_info
 from bam_lightning.training.loggers import finish, log_end, make_loggers
 from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
 from bam_lightning.training.module import BamModule
@@ -104,10 +114,12 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
     _check_unchanged(run, context.config)
     scores = predictions.score_run(run, context) if isinstance(module, BamModule) else {}
     with translate_os_errors(folder):
-        save_state(folder, state, encoder.body.config, prepared.tokenizer)
+        about = save_state(folder, state, encoder, prepared.tokenizer)
+    if (reason := encoder.refusal()) is not None:
+        about["padded"] = reason
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
-    manifest = make_manifest(run, context, seconds, prepared.tokens, scores, _count(state))
+    manifest = {**make_manifest(run, context, seconds, prepared.tokens, scores, _count(state)), **about}
     for logger in loggers:
         log_end(logger, manifest)
         finish(logger)
@@ -159,7 +171,7 @@ def _check_unchanged(run: Run, config: Config) -> None:
     path = config.encoder.path
     if run.init_from or not path or not Path(path).expanduser().is_dir():
         return
-    if encoder_fingerprint(path, config.encoder.revision) != run.spec["encoder"]:
+    if not run.spec["encoder"].endswith(encoder_fingerprint(path, config.encoder.revision)):
         raise TrainingError(
             f"the files of encoder {path} have changed while Run {run.id} was trained, so its weights are not "
             "those that its id stands for; start the job again"
@@ -178,6 +190,14 @@ def _validation(run: Run, config: Config, prepared: Prepared) -> dict[str, Any]:
 def _finetuning(run: Run, context: Context) -> Prepared:
     config = context.config
     encoder, tokenizer, kept = _start(run, context)
+    settings = config.encoder
+    adapt(
+        encoder,
+        layers=settings.layers,
+        peft=None if encoder.adapters else settings.peft,  # it goes on with those that it was saved with
+        freeze=settings.freeze,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
     check_length(encoder, config.data.max_length, "data.max_length")
     encoder.call_tokens = config.run.call_tokens
     if config.run.compile:
@@ -241,7 +261,21 @@ def new_tokenizer(context: Context) -> Any:
 def tokens_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]:
     """Return a function from a split to its tokens, which are cached."""
     cache = Path(context.config.paths.cache)
-    return partial(encode, tokenizer=tokenizer, max_length=context.config.data.max_length, cache=cache)
+    data = context.config.data
+    return partial(encode, tokenizer=tokenizer, max_length=data.max_length, cache=cache, truncation=data.truncation)
+
+
+def cut_notes(context: Context) -> list[str]:
+    """Return a sentence for each task with rows that are longer than ``data.max_length``."""
+    data, notes = context.config.data, []
+    tokenized = tokens_of(context, new_tokenizer(context))
+    for task, rows in context.rows.items():
+        splits = {"training": rows.train, "dev": rows.dev}
+        cut = {name: (tokenized(split).n_truncated, len(split.keys)) for name, split in splits.items()}
+        if any(count for count, _ in cut.values()):
+            parts = " and ".join(f"{count:,} of {total:,} {name}" for name, (count, total) in cut.items())
+            notes.append(f"{task}: {parts} rows are cut at {data.max_length} tokens ({data.truncation})")
+    return notes
 
 
 def _heads(
@@ -274,15 +308,20 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:
-    settings = context.config.encoder
+    settings, pooling = context.config.encoder, str(run.spec["pooling"])
     if run.init_from:
-        return load_encoder(context.store.run(run.init_from), settings.pooling)
+        return load_encoder(context.store.run(run.init_from), pooling)
     tokenizer = new_tokenizer(context)
-    if settings.path:
-        encoder = from_path(settings.path, settings.revision, settings.pooling)
-        check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
-        return encoder, tokenizer, {}
-    return from_sizes(settings.model_config, len(tokenizer), settings.pooling), tokenizer, {}
+    if not settings.path:
+        return from_sizes(settings.model_config, len(tokenizer), pooling), tokenizer, {}
+    if settings._target_:
+        encoder = from_target({"_target_": settings._target_, **settings.model_config}, pooling)
+    else:
+        encoder = from_path(settings.path, settings.revision, pooling)
+    for note in encoder_notes(encoder, tokenizer):
+        rank_zero_info(note)
+    check_vocabulary(encoder, tokenizer, f"encoder {settings.path!r}")
+    return encoder, tokenizer, {}
 
 
 def _pretraining(run: Run, context: Context) -> Prepared:
@@ -316,6 +355,7 @@ def backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], con
     spec = context.store.manifest(run_id)["spec"]
     config = deepcopy(context.config)
     config.data.max_length, config.trainer.precision = spec["max_length"], spec["precision"]
+    config.data.truncation = spec.get("truncation", LONGEST_FIRST)
     context = replace(context, config=config)
     with context.together("complete", run_id, requests):
         encoder, tokenizer, kept = load_encoder(context.store.run(run_id), spec["pooling"])

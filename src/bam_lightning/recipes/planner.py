@@ -32,6 +32,7 @@ from bam_lightning.store.run_spec import (
     DataSummary,
     PredictionRequest,
     Run,
+    pooling_of,
     run_spec,
     to_json,
 )
@@ -220,7 +221,7 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
         "encoder": facts.encoder,
         "max_length": config.data.max_length,
         "precision": facts.precision or config.trainer.precision,
-        "pooling": config.encoder.pooling,
+        "pooling": pooling_of(config, facts),
         "steps": steps,
     }
     return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=to_json(spec))

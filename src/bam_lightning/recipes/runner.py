@@ -30,6 +30,7 @@ from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
+from bam_lightning.models.pooling import Pooling, choose_pooling, family_of
 from bam_lightning.recipes import teachers
 from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.job_file import save_job
@@ -95,6 +96,8 @@ def plan_recipe(
         view.say(note)
     for line in warn_undertrained_students(runs):
         view.say(line)
+    if config.encoder.pooling is None:
+        view.say("encoder.pooling: {} ({})".format(*_chosen_pooling(config.encoder)))
     return context, facts, runs
 
 
@@ -110,10 +113,12 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
     try:
         if not all(store.finished(run.id) for run in runs):
             with _uncollected():
-                from bam_lightning.recipes.fit import check_trainable
+                from bam_lightning.recipes.fit import check_trainable, cut_notes
 
             check_trainable(config)
             _say_offline(context, view)
+            for line in cut_notes(context):
+                view.say(line)
         while not _train(runs, context, view):
             try:
                 facts, runs = _plan(config, context.rows, facts, store)
@@ -250,13 +255,10 @@ def load_data(
 
     def summarize(encoder: EncoderConfig) -> EncoderSummary:
         lines = texts[encoder.pretraining.source]
-        digest = (
-            encoder_fingerprint(encoder.path, encoder.revision)
-            if encoder.path
-            else _hash(json.dumps(encoder.model_config, sort_keys=True))
-        )
+        digest = _encoder_digest(encoder)
         decays = tuned_decays.read(config, fingerprints, digest)
-        return EncoderSummary(digest, len(lines), _hash("\n".join(lines)) if lines else "", decays)
+        pooling = encoder.pooling or _chosen_pooling(encoder).name
+        return EncoderSummary(digest, len(lines), _hash("\n".join(lines)) if lines else "", decays, pooling)
 
     facts = DataSummary(
         sizes={name: len(task.train.labels) for name, task in rows.items()},
@@ -274,6 +276,22 @@ def load_data(
         },
     )
     return rows, texts, facts
+
+
+def _encoder_digest(encoder: EncoderConfig) -> str:
+    """Return what identifies the encoder that Runs start from."""
+    sizes = _hash(json.dumps(encoder.model_config, sort_keys=True))
+    if not encoder.path:
+        return sizes
+    found = encoder_fingerprint(encoder.path, encoder.revision)
+    return f"{encoder._target_} {sizes} {found}" if encoder._target_ else found
+
+
+def _chosen_pooling(encoder: EncoderConfig) -> Pooling:
+    if encoder._target_:
+        return choose_pooling(None, "", None)
+    family = encoder.model_config.get("model_type") or family_of(str(encoder.path), encoder.revision)
+    return choose_pooling(None, str(family), encoder.path, encoder.revision)
 
 
 def _precision(config: Config) -> str:
@@ -332,7 +350,10 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
                         if not teacher.startswith(COLUMN):
                             _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
                 view.begin(run)
-                view.done(run, fit_run(run, context))
+                manifest = fit_run(run, context)
+                view.done(run, manifest)
+                if reason := manifest.get("padded"):
+                    view.say(f"{run.label}: texts were padded, in batches of like length: {reason}")
             else:
                 _backfill_predictions(run.id, required_predictions(run, context.config), context, view)
     except Timeout:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
-from bam_lightning.config.data_config import HeadConfig, TaskConfig
+from bam_lightning.config.data_config import DataConfig, EncoderConfig, HeadConfig, TaskConfig
 from bam_lightning.config.instantiate import source_fingerprint
 from bam_lightning.config.job_config import Config, Hyperparameters, OptimizationConfig, StageKind
 
@@ -61,6 +61,7 @@ class EncoderSummary(NamedTuple):
     text_lines: int
     text_fingerprint: str
     decays: Mapping[str, float]
+    pooling: str
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class DataSummary:
     """What a plan must know of the data: training rows per task, fingerprints, lines of pretraining text.
 
     ``labelled`` maps a task to the number of rows that have gold, where some have none: a Run without a teacher trains
-    on those alone. ``precision`` is what ``trainer.precision=auto`` stands for on this machine. ``decays`` maps a task
-    to the layer-wise decay that was chosen for it on its dev set, if any was; ``refused`` maps the id of a Run that is
-    not fit to teach to the reason. ``columns`` maps a task to the digests of its teachers from outside, in the order of
-    ``teachers.TASK``; that of a Run is empty. ``stages`` maps a stage with an encoder of its own to what it changes.
+    on those alone. ``precision`` is what ``trainer.precision=auto`` stands for on this machine, ``pooling`` what
+    ``encoder.pooling=null`` does for this encoder. ``decays`` maps a task to the layer-wise decay that was chosen for
+    it on its dev set, if any was; ``refused`` maps the id of a Run that is not fit to teach to the reason. ``columns``
+    maps a task to the digests of its teachers from outside, in the order of ``teachers.TASK``; that of a Run is empty.
+    ``stages`` maps a stage with an encoder of its own to what it changes.
     """
 
     sizes: Mapping[str, int]
@@ -81,6 +83,7 @@ class DataSummary:
     text_fingerprint: str = ""
     decays: Mapping[str, float] = field(default_factory=dict)
     precision: str = ""
+    pooling: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -170,13 +173,16 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         "layerwise_decay": run.hyper.layerwise_decay,
         "optimization": optimization,
         "max_length": config.data.max_length,
-        "pooling": config.encoder.pooling,
+        "pooling": pooling_of(config, facts),
         "precision": facts.precision or config.trainer.precision,
         "call_tokens": config.run.call_tokens,  # where an encoder pads, it decides which texts share a dropout draw
         **training_flags(config),
         "encoder": None if run.init_from else facts.encoder,
         "init_from": run.init_from,
+        **encoder_options(config),
     }
+    if config.data.truncation != DataConfig().truncation:
+        spec["truncation"] = config.data.truncation
     if len(run.tasks) > 1:
         spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "match_length_of"}
     if run.teachers:
@@ -184,6 +190,19 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     if run.teacher_weights:
         spec["teacher_weights"] = run.teacher_weights
     return dict(to_json(spec))
+
+
+def pooling_of(config: Config, facts: DataSummary) -> str:
+    """Return the pooling of the encoder: as given, else as it was chosen."""
+    return config.encoder.pooling or facts.pooling or "pooler"
+
+
+def encoder_options(config: Config) -> dict[str, Any]:
+    """Return the options that change what of an encoder is trained, and how, where they are not at their default."""
+    default, names = EncoderConfig(), ("peft", "freeze", "gradient_checkpointing", "layers")
+    values = {name: getattr(config.encoder, name) for name in names}
+    changed = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return {"encoder_options": changed} if changed else {}
 
 
 # Flags of Lightning's Trainer and callbacks that show something or measure it, and leave weights as they are.
@@ -229,7 +248,9 @@ def training_flags(config: Config) -> dict[str, Any]:
         flags |= {"validations": config.run.validations, "log_every_n_steps": config.trainer.log_every_n_steps}
     sources = {
         target: fingerprint
-        for target in _targets([config.optimization.optimizer, config.sampler, config.distillation.schedule])
+        for target in _targets(
+            [config.optimization.optimizer, config.sampler, config.distillation.schedule, vars(config.encoder)]
+        )
         if (fingerprint := source_fingerprint(target))
     }
     found = {"trainer": flags, "callbacks": callbacks, "sources": sources}

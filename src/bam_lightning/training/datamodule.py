@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bam_lightning.config.data_config import TRUNCATIONS
 from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
 from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
@@ -26,9 +27,17 @@ from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
 from bam_lightning.data.teacher_columns import Column, check_covered, read_column
-from bam_lightning.data.tokenization import Tokens, encode
-from bam_lightning.data.tokenization import tokenise as tokenize
-from bam_lightning.models.encoder import Encoder, check_length, check_vocabulary, from_path, load_tokenizer
+from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode, tokenize
+from bam_lightning.models.adapters import adapt, to_plain_peft
+from bam_lightning.models.encoder import (
+    Encoder,
+    check_length,
+    check_vocabulary,
+    encoder_notes,
+    from_path,
+    from_target,
+    load_tokenizer,
+)
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.provenance import versions
@@ -157,7 +166,12 @@ class MultiTaskDataModule(ExamplesDataModule):
         encoder: hub id or folder of a pretrained encoder, which also brings the tokenizer.
         batch_size: examples of a batch, over all tasks and all ranks.
         max_length: tokens at which a text, or a pair of texts, is cut.
-        pooling: ``pooler``, ``cls`` or ``mean``; see ``Encoder``.
+        pooling: ``pooler``, ``cls``, ``mean`` or ``last``, see ``Encoder``; default: what the checkpoint was trained
+            with if it says so, else by family.
+        truncation: ``longest_first``, or ``head_tail``, which keeps the beginning and the end of a long text.
+        encoder_module: the ``_target_`` form of your own module that returns token states; ``encoder`` is then the
+            tokenizer's folder.
+        layers, peft, freeze, gradient_checkpointing: what of the encoder is trained, and how; see ``adapt``.
         sampler: of the mixed stream; default: proportional to size ** 0.75 (section 4), of one task to its size.
         seed: of the stream; default ``PL_GLOBAL_SEED`` (``seed_everything``), else 0.
         data_seed: decides which rows become the dev split of a task that has none.
@@ -173,7 +187,13 @@ class MultiTaskDataModule(ExamplesDataModule):
         *,
         batch_size: int = 32,
         max_length: int = 128,
-        pooling: str = "pooler",
+        pooling: str | None = None,
+        truncation: str = LONGEST_FIRST,
+        encoder_module: Mapping[str, Any] | None = None,
+        layers: str | None = None,
+        peft: Any = None,
+        freeze: str | int | None = None,
+        gradient_checkpointing: bool = False,
         sampler: Sampler | None = None,
         seed: int | None = None,
         data_seed: int = 0,
@@ -195,6 +215,14 @@ class MultiTaskDataModule(ExamplesDataModule):
         )
         self.tasks, self.encoder_path, self.revision = dict(tasks), str(encoder), revision
         self.max_length, self.pooling, self.data_seed = max_length, pooling, data_seed
+        check_choice("truncation", truncation, TRUNCATIONS)
+        self.truncation, self.encoder_module = truncation, None if encoder_module is None else dict(encoder_module)
+        self.encoder_options: dict[str, Any] = {
+            "layers": layers,
+            "peft": to_plain_peft(peft) if peft else None,
+            "freeze": freeze,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
         self.cache_dir = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / "bam_lightning"
         self._rows: dict[str, TaskExamples] = {}
         self._teachers: dict[str, Teacher] = {}
@@ -220,7 +248,13 @@ class MultiTaskDataModule(ExamplesDataModule):
 
     def build_encoder(self) -> Encoder:
         """Load the pretrained encoder."""
-        encoder = from_path(self.encoder_path, self.revision, self.pooling)
+        if self.encoder_module is not None:
+            encoder = from_target(self.encoder_module, self.pooling)
+        else:
+            encoder = from_path(self.encoder_path, self.revision, self.pooling)
+        adapt(encoder, **self.encoder_options)
+        for note in encoder_notes(encoder, self.tokenizer):
+            rank_zero_info(note)
         check_vocabulary(encoder, self.tokenizer, f"encoder {self.encoder_path!r}")
         check_length(encoder, self.max_length, "max_length")
         return encoder
@@ -246,9 +280,12 @@ class MultiTaskDataModule(ExamplesDataModule):
             "tasks": tasks,
             "metrics": {name: str(examples.task.metric) for name, examples in self.rows.items()},
             "average": [name for name, examples in self.rows.items() if examples.task.in_average],
-            "encoder": to_plain(model.encoder.body.config.to_dict()),
-            "pooling": self.pooling,
+            "encoder": to_plain(model.encoder.describe()),
+            "pooling": model.encoder.pooling,
+            "encoder_options": to_plain(self.encoder_options),
+            "base": model.encoder.base,
             "max_length": self.max_length,
+            "truncation": self.truncation,
             "tokenizer": tokenizer_files(self.tokenizer),
         }
 
@@ -266,7 +303,12 @@ class MultiTaskDataModule(ExamplesDataModule):
                         f"task {name!r}: no training row has a gold label, and there is no teacher; give one with "
                         "data.teach"
                     )
-                tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir)
+                tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
+                if tokens.n_truncated:
+                    rank_zero_info(
+                        f"{name}: {tokens.n_truncated:,} of {len(split.keys):,} {part} rows are cut at "
+                        f"{self.max_length} tokens ({self.truncation})"
+                    )
                 found[name] = Examples(tokens, split.labels, has_gold=split.has_gold)
             self._split_cache[part] = found
         return self._split_cache[part]
@@ -304,7 +346,10 @@ class MultiTaskDataModule(ExamplesDataModule):
         options = {
             "encoder": self.encoder_path,
             "max_length": self.max_length,
-            "pooling": self.pooling,
+            "pooling": self.pooling if "encoder" not in changes else None,
+            "truncation": self.truncation,
+            "encoder_module": self.encoder_module if "encoder" not in changes else None,
+            **(self.encoder_options if "encoder" not in changes else {}),
             "seed": self.seed,
             "data_seed": self.data_seed,
             "num_workers": self.num_workers,
@@ -384,7 +429,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         return Column("logits", np.ascontiguousarray(logits, dtype=np.float32))
 
     def _tokens_of(self, split: TaskSplit) -> Tokens:
-        return encode(split, self.tokenizer, self.max_length, self.cache_dir)
+        return encode(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
 
     @property
     def taught(self) -> list[str]:
@@ -444,7 +489,8 @@ def _predict(
     """Return a module's logits, of rows that are tokenized as that module asks for."""
     spec = module.spec or {}
     if spec:
-        tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]))
+        cut = spec.get("truncation", LONGEST_FIRST)
+        tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]), cut)
     else:
         assert tokens_of is not None
         tokens = tokens_of(split)

@@ -124,6 +124,7 @@ class BamModule(pl.LightningModule):
         self._log_hyperparams = True
         self._steps: float = 0.0  # T of the current fit
         self._resumed: dict[str, Any] | None = None
+        self._said_padding = False
         self._sums: Tensor | None = None  # [tasks] example losses since the last log
         self._counts: dict[str, int] = {}
         self.examples_seen: dict[str, int] = dict.fromkeys(self.model.heads, 0)
@@ -339,11 +340,33 @@ class BamModule(pl.LightningModule):
 
         strategy: Any = self._trainer.strategy
         mesh, encoder = self.device_mesh["data_parallel"], self.model.encoder  # type: ignore[index]
-        with strategy.precision_plugin.forward_context():
-            one_call = encoder.packs_on(strategy.root_device)
+        one_call = self._settle_packing(strategy.root_device)
+        if self.layerwise_decay != 1.0:
+            encoder.depths()  # found out by running the encoder, which sharded weights could not do alone
         # where texts are padded, ranks call the layers different numbers of times, and gathering layer by layer hangs
         for part in [*(encoder.stack() if one_call else []), encoder, self.model]:
             fully_shard(part, mesh=mesh)
+
+    def _settle_packing(self, device: torch.device) -> bool:
+        """Return whether texts run packed, as rank 0 finds out; say so once if they cannot."""
+        strategy, encoder = self._lightning.strategy, self.model.encoder
+        with self._lightning.precision_plugin.forward_context():
+            packs = encoder.packs_on(device)
+        if self._lightning.world_size > 1:
+            encoder.adopt(strategy.broadcast(encoder.findings))
+            with self._lightning.precision_plugin.forward_context():
+                packs = encoder.packs_on(device)
+        if (reason := encoder.refusal()) is not None and not self._said_padding:
+            rank_zero_info(f"texts are padded, in batches of like length: {reason}")
+            self._said_padding = True
+        return packs
+
+    def on_validation_start(self) -> None:
+        """Find out whether texts can be packed; before fit, test and predict, too."""
+        if not self._sharded:
+            self._settle_packing(self.device)
+
+    on_test_start = on_predict_start = on_validation_start
 
     @property
     def _sharded(self) -> bool:
@@ -356,6 +379,7 @@ class BamModule(pl.LightningModule):
             TrainingError: if the ranks have different teachers.
         """
         trainer = self._lightning
+        self.on_validation_start()
         if self.task_weights is None and (weights := getattr(trainer.datamodule, "sampler_weights", None)):
             self.task_weights = weights()
         self._bad_step = None
@@ -502,7 +526,7 @@ class BamModule(pl.LightningModule):
 
     def _write(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         precision = None if self._trainer is None else str(self._trainer.precision)
-        save_folder(folder, self.spec or {}, state, self.model.encoder.body.config, precision)
+        save_folder(folder, self.spec or {}, state, self.model.encoder, precision)
 
     def full_state(self) -> dict[str, Any]:
         """Return the model's weights, gathered if they are sharded; then ranks above 0 get none."""

@@ -16,7 +16,9 @@ import torch
 from bam_lightning.config.exceptions import ConfigError, OutputExistsError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import PRECISIONS
-from bam_lightning.models.encoder import Encoder
+from bam_lightning.data.tokenization import LONGEST_FIRST
+from bam_lightning.models.adapters import adapt
+from bam_lightning.models.encoder import Encoder, check_length, from_config, from_target
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import ENCODER, save_state
@@ -37,10 +39,13 @@ def build_model(source: Any, seed: int) -> MultiTaskModel:
     if isinstance(source, Mapping):
         if source.get("version") != VERSION:
             raise ConfigError(f"this spec has version {source.get('version')!r}, this library reads version {VERSION}")
-        encoder = _encoder_from_config(dict(source["encoder"]), str(source["pooling"]))
+        encoder = _encoder_from_spec(source)
         heads = {task: part["head"] for task, part in source["tasks"].items()}
     else:
-        encoder, heads = source.build_encoder(), source.head_configs()
+        with torch.random.fork_rng(devices=[]):  # a new pooler, and adapters
+            torch.manual_seed(int(np.random.SeedSequence([seed, 5]).generate_state(1)[0]))
+            encoder = source.build_encoder()
+        heads = source.head_configs()
     state = torch.random.get_rng_state()
     torch.manual_seed(int(np.random.SeedSequence([seed, 4]).generate_state(1)[0]))
     built = {task: build_head(task, config, encoder.width) for task, config in heads.items()}
@@ -58,10 +63,18 @@ def build_head(task: str, config: Any, width: int) -> Head:
     return head
 
 
-def _encoder_from_config(config: dict[str, Any], pooling: str) -> Encoder:
-    from transformers import AutoConfig, AutoModel
+def _encoder_from_spec(spec: Mapping[str, Any]) -> Encoder:
+    from transformers import AutoConfig
 
-    return Encoder(AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config)), pooling)
+    config, pooling = dict(spec["encoder"]), str(spec["pooling"])
+    if "_target_" in config:
+        encoder = from_target(config, pooling)
+    else:
+        encoder = from_config(AutoConfig.for_model(config.pop("model_type"), **config), pooling)
+    adapt(encoder, **spec.get("encoder_options", {}))
+    check_length(encoder, int(spec["max_length"]), "max_length")
+    encoder.base = spec.get("base")
+    return encoder
 
 
 def tokenizer_files(tokenizer: Any) -> dict[str, str]:
@@ -82,7 +95,7 @@ def load_tokenizer_files(files: Mapping[str, str]) -> Any:
 
 
 def save_folder(
-    folder: Path, spec: Mapping[str, Any], state: Mapping[str, torch.Tensor], config: Any, precision: str | None
+    folder: Path, spec: Mapping[str, Any], state: Mapping[str, torch.Tensor], encoder: Encoder, precision: str | None
 ) -> None:
     """Write a model as a folder that ``bam_lightning.load`` reads.
 
@@ -90,7 +103,7 @@ def save_folder(
         folder: where to; a model saved there before is replaced.
         spec: what ``MultiTaskDataModule.spec`` returns.
         state: name -> weight, as ``MultiTaskModel`` names them.
-        config: the encoder's configuration, of transformers.
+        encoder: whose weights they are.
         precision: of the Trainer, or ``None``.
 
     Raises:
@@ -108,7 +121,7 @@ def save_folder(
         (folder / MANIFEST).unlink(missing_ok=True)  # written last: a folder with one is whole
         (folder / CALIBRATION).unlink(missing_ok=True)
         shutil.rmtree(folder / ENCODER, ignore_errors=True)
-        save_state(folder, state, config, load_tokenizer_files(spec["tokenizer"]))
+        about = save_state(folder, state, encoder, load_tokenizer_files(spec["tokenizer"]))
         names = [WEIGHTS, *(f"{ENCODER}/{path.name}" for path in sorted((folder / ENCODER).iterdir()))]
         apply_umask(*(folder / name for name in names))
         files = {name: file_hash(folder / name) for name in names}
@@ -126,9 +139,13 @@ def save_folder(
                 "tasks": {task: {"head": part["head"], "metric": part["metric"]} for task, part in tasks.items()},
                 "max_length": spec["max_length"],
                 "pooling": spec["pooling"],
+                **(
+                    {} if spec.get("truncation", LONGEST_FIRST) == LONGEST_FIRST else {"truncation": spec["truncation"]}
+                ),
                 "precision": precision if precision in PRECISIONS else "32-true",
             },
             "versions": versions(),
             "files": files,
+            **about,
         }
         write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))

@@ -43,7 +43,7 @@ def supports_fused(body: Any) -> bool:
     Hooks (such as FSDP's), adapters in place of linear layers and gradient checkpointing need the model's own code.
     """
     config = body.config
-    if config.model_type not in FAMILIES or config.hidden_act != "gelu":
+    if config.model_type not in FAMILIES or config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
         return False
     layers = body.encoder.layer
     plain = all(type(part) in PARTS for layer in layers for part in _parts(layer))
@@ -64,8 +64,8 @@ def _altered(module: nn.Module) -> bool:
     return bool(hooks) or getattr(module, "gradient_checkpointing", False)
 
 
-def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing, first_only: bool = True) -> Tensor:
-    """Return the top layer's states ``[M, D]`` of embedded tokens ``[N, D]``: all, or each text's first."""
+def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing, rows: Tensor | None) -> Tensor:
+    """Return the top layer's states ``[M, D]`` of embedded tokens ``[N, D]``: all, or the M tokens ``rows``."""
     half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     for number, layer in enumerate(layers):
         one: Any = layer
@@ -78,7 +78,7 @@ def run(layers: Sequence[nn.Module], states: Tensor, packing: Packing, first_onl
             attention.dropout.p if one.training else 0.0,
             one.output.dropout.p if one.training else 0.0,
             half,
-            packing.firsts if first_only and number + 1 == len(layers) else None,
+            rows if number + 1 == len(layers) else None,
         )
         weights = (tensor for part in _parts(one) for tensor in (part.weight, part.bias))
         states = Layer.apply(states, settings, *weights)
