@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.job_config import StageConfig
 
 WORDS = {
     "seed==3": (
@@ -93,8 +94,8 @@ WORDS = {
         "Error merging override recipe.stages.single.per_task=maybe: Value 'maybe' is not a valid bool (type str)"
     ),
     "+recipe.stages.more={teacher:student}": (
-        "+recipe.stages.more={{teacher:student}}: must be a mapping of kind, per_task, teacher, init_from, seeds, "
-        "tasks, optimization, in a YAML file of its group; got dict"
+        "+recipe.stages.more={{teacher:student}}: must be a mapping of "
+        f"{', '.join(field.name for field in fields(StageConfig))}, in a YAML file of its group; got dict"
     ),
     "optimization.epochs=1e300": "optimization.epochs must be at most 1e+06, got 1e+300",
     "optimization.learning_rate=nan": "optimization.learning_rate must be above 0, got nan",

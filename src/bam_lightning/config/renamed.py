@@ -57,11 +57,14 @@ RENAMED = {
 def renamed(word: str) -> str | None:
     """Return the sentence that names the successor of a former name, or None if it never was a name.
 
+    >>> renamed("distillation.teachers.rte")
+    '`distillation.teachers.rte` is now `teachers.rte`'
     >>> renamed("suite.tasks.rte.scored_by")
     '`suite.tasks.rte.scored_by` is now `suite.tasks.rte.head_of`'
     """
     for old, new in RENAMED.items():
-        match = re.fullmatch(re.escape(old).replace(r"\*", r"([^.]+)"), word)
+        match = re.fullmatch(re.escape(old).replace(r"\*", r"(?P<star>[^.]+)") + r"(?P<rest>\..+)?", word)
         if match:
-            return f"`{word}` is now `{new.replace('*', match.group(1)) if match.groups() else new}`"
+            name = match.groupdict().get("star") or "*"
+            return f"`{word}` is now `{new.replace('*', name)}{match['rest'] or ''}`"
     return None
