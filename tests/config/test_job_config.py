@@ -83,8 +83,8 @@ BAD = [
     ("suite.tasks.sentiment.text=[]", "suite.tasks.sentiment.text must name 1 or 2 columns, got []"),
     ("suite.tasks.sentiment.symmetric=true", "suite.tasks.sentiment.symmetric needs two text columns, got ['text_a']"),
     (
-        "suite.tasks.sentiment.dev_split=null",
-        "suite.tasks.sentiment.dev_split is null; a task needs one, unless head_of names another task",
+        "suite.tasks.sentiment.train_split=null",
+        "suite.tasks.sentiment.train_split is null; a task needs one, unless head_of names another task",
     ),
     ("suite.tasks.sentiment.train_rows=0", "suite.tasks.sentiment.train_rows must be at least 1, got 0"),
     (

@@ -213,6 +213,18 @@ def test_rows_of_one_text_are_on_one_side_of_the_cut():
     assert len(found.train.keys) + len(found.dev.keys) == 600
 
 
+def test_a_config_whose_file_is_all_there_is_has_a_dev_split_cut_from_it(tmp_path):
+    lines = ["text;label", *(f"a text number {n};{'yes' if n % 2 else 'no'}" for n in range(90))]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    head = HeadConfig("bam_lightning.ClassificationHead", ["no", "yes"])
+    config = TaskConfig(path=str(tmp_path / "mine.csv"), text=["text"], head=head, dev_split=None, test_split=None)
+    config.check("task")
+    rows = load_examples("mine", task_from_config("mine", config, DataConfig()))
+    assert (len(rows.train.keys), len(rows.dev.keys)) == (60, 30)
+    assert not set(rows.train.keys) & set(rows.dev.keys)
+    assert "no dev split, so 30 of 90 training rows were set aside" in rows.notes[-1]
+
+
 def test_too_few_rows_to_cut_a_dev_split_are_refused():
     with pytest.raises(ValueError, match=r"^task 'mine', the list \(train\): 2 different rows are too few to set some"):
         split_of([{"a": "x", "label": "p"}, {"a": "y", "label": "q"}, {"a": "x", "label": "q"}])

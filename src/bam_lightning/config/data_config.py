@@ -76,7 +76,7 @@ class TaskConfig:
     delimiter: str | None = None  # of CSV and TSV files; null: found out
     quoting: bool | None = None  # whether " quotes fields of TSV; null: found out
     train_split: str | None = "train"  # name of the training split
-    dev_split: str | None = "validation"  # name of the dev split
+    dev_split: str | None = "validation"  # name of the dev split; null: cut from train, by content and data.seed
     test_split: str | None = "test"  # name of the test split
     unlabelled_split: str | None = None  # more training rows, which a teacher alone teaches
     train_rows: int | None = None  # use the first so many training rows
@@ -107,9 +107,8 @@ class TaskConfig:
             raise ConfigError(f"{key}.text must name 1 or 2 columns, got {self.text}")
         if self.head_of is None:
             self._check_head(f"{key}.head")
-            for name in ("train_split", "dev_split"):
-                if getattr(self, name) is None:
-                    raise ConfigError(f"{key}.{name} is null; a task needs one, unless head_of names another task")
+            if self.train_split is None:
+                raise ConfigError(f"{key}.train_split is null; a task needs one, unless head_of names another task")
         for name in ("train_rows", "dev_rows"):
             rows = getattr(self, name)
             if rows is not None:

@@ -92,7 +92,7 @@ def plan_recipe(
     for stage in facts.stages:
         own = for_stage(config, stage)
         view.say(f"stage {stage}: encoder {own.encoder.name}, texts cut at {own.data.max_length} tokens")
-    for note in teachers.notes(rows):
+    for note in [*(note for examples in rows.values() for note in examples.notes), *teachers.notes(rows)]:
         view.say(note)
     for line in warn_undertrained_students(runs):
         view.say(line)
