@@ -60,8 +60,11 @@ WORDS = {
         "question_paraphrase, entailment, answer_entailment, small_entailment; did you mean 'sentiment'?"
     ),
     "suite.include=null": "suite.include=null: must have a value, got null; leave it out for its default",
-    "suite.tasks.sentiment.text=x": ("suite.tasks.sentiment.text=x: must be a list; put it into brackets, as in [x]"),
-    "suite.tasks.sentiment.text=[a,b,c]": ("suite.tasks.sentiment.text must name 1 or 2 columns, got ['a', 'b', 'c']"),
+    "suite.tasks.sentiment.text=[1,2]": "suite.tasks.sentiment.text must name columns, got [1, 2]",
+    "suite.tasks.sentiment.text='{a.b}'": (
+        "suite.tasks.sentiment.text: template '{a.b}': braces hold the plain name of a column, as in {body}; write {{ "
+        "and }} for braces of the text"
+    ),
     "suite.tasks.sentiment.metrc=f1": (
         "no option 'suite.tasks.sentiment.metrc'; did you mean 'suite.tasks.sentiment.metric'?"
     ),

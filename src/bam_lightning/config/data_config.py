@@ -11,6 +11,7 @@ from typing import Any
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.names import check_name
+from bam_lightning.config.text_fields import parse_field
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
 MISSING: Any = "???"
@@ -60,7 +61,8 @@ class HeadConfig:
 class TaskConfig:
     """One task: where its rows come from, how it is trained and how it is scored.
 
-    ``text`` names one or two columns of texts, ``label`` the column of labels. ``label_separator`` separates the labels
+    ``text`` names columns of texts, or templates such as ``"{subject}: {body}"``; ``label`` the column of labels.
+    ``label_separator`` separates the labels
     of a multi-label row where the column holds text and not lists. ``head_of`` names the task whose head scores this
     one; such a task is not trained. ``unlabelled_split`` names more training rows, whose labels are not looked at;
     ``allow_missing_labels`` accepts training rows without a label. A teacher alone teaches both.
@@ -69,7 +71,7 @@ class TaskConfig:
 
     path: str = MISSING  # hub id, folder or file; generated: the demo suite
     subset: str | None = None  # configuration of a hub data set, or subfolder
-    text: list[str] = field(default_factory=list)  # one or two columns of texts
+    text: Any = field(default_factory=list)  # columns of texts, or templates such as "{subject}: {body}"
     label: str = "label"  # column of labels
     label_separator: str = "|"  # between the labels of a multi-label row, where the column is text
     id_column: str | None = None  # column of unique ids; null: none
@@ -91,6 +93,11 @@ class TaskConfig:
     allow_missing_labels: bool = False  # accept training rows without a label, which a teacher alone teaches
     layerwise_decay: float | None = None  # of a Run of this task alone; null: the profile decides
 
+    def __post_init__(self) -> None:
+        """Make a list of a single text."""
+        if isinstance(self.text, str):
+            self.text = [self.text]
+
     @property
     def regression(self) -> bool:
         """Whether the task's labels are numbers in a range."""
@@ -103,8 +110,13 @@ class TaskConfig:
 
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` unless the task is complete and its parts fit together."""
-        if len(self.text) not in (1, 2):
-            raise ConfigError(f"{key}.text must name 1 or 2 columns, got {self.text}")
+        if not isinstance(self.text, list) or not self.text or not all(isinstance(t, str) and t for t in self.text):
+            raise ConfigError(f"{key}.text must name columns, got {self.text}")
+        for text in self.text:
+            try:
+                parse_field(text)
+            except ConfigError as error:
+                raise ConfigError(f"{key}.text: {error}") from error
         if self.head_of is None:
             self._check_head(f"{key}.head")
             if self.train_split is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
+from bam_lightning.config.text_fields import is_template, render, text_columns_of
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.task import Task
@@ -34,7 +35,7 @@ class TaskSplit(NamedTuple):
     """One split. N rows, C label names.
 
     Attributes:
-        texts: One or two columns of N strings.
+        texts: One or more columns of N strings.
         labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``. Rows without
             gold hold a value that means nothing.
         keys: N hashes of 16 bytes.
@@ -339,7 +340,7 @@ def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.T
     where = f"task {name!r}, {where}"
     if not there:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
-    for column in [*task.text, *more, *([task.id_column] if task.id_column else [])]:
+    for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
         if column not in there:
             options = (
                 f"text, label or id_column (null: none) under {task.config_key}"
@@ -410,10 +411,28 @@ def text_columns(where: str, task: Task, table: pa.Table) -> tuple[list[str], ..
     Raises:
         DataError: If a text is missing, empty or no text; ``where`` begins the message.
     """
-    return tuple(_texts(where, task, column, table.column(column)) for column in task.text)
+    plain = {field for field in task.text if not is_template(field)}
+    columns = {
+        name: _texts(where, task, name, table.column(name), part=name not in plain) for name in task.text_columns
+    }
+    return tuple(columns[field] if field in plain else _filled(where, task, field, columns) for field in task.text)
 
 
-def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray) -> list[str]:
+def _filled(where: str, task: Task, field: str, columns: Mapping[str, list[str]]) -> list[str]:
+    names = text_columns_of([field])
+    rows = zip(*(columns[name] for name in names), strict=True)
+    texts = [render([field], dict(zip(names, row, strict=True)))[0] for row in rows]
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty and not task.allow_empty_text:
+        raise DataError(
+            f"{where}, row {empty[0]}: template {field!r} gives an empty text; fill a column, remove the row, or allow "
+            f"it with {task.setting('allow_empty_text', True)}"
+        )
+    return texts
+
+
+def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray, part: bool = False) -> list[str]:
+    """Return a column of texts, checked; of a part of a template, no value is an empty text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if (kind != column.type and pa.types.is_string(kind)) or pa.types.is_string_view(kind):
         column = column.cast(pa.string())
@@ -421,6 +440,8 @@ def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray) -> list[
         check = task.option("text").rpartition(".")[2]
         raise DataError(f"{where}: column {title!r} holds {column.type}, not text; check {check}")
     texts: list[str] = column.to_pylist()
+    if part:
+        return [text or "" for text in texts]
     for row, text in enumerate(texts):
         if text is None:
             raise DataError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")

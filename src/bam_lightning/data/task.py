@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import CLASSES, SETS, DataConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.config.text_fields import text_columns_of
 from bam_lightning.config.validation import check_choice, check_range
 from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
@@ -51,7 +52,8 @@ class Task:
 
     Args:
         source: Where the splits are read.
-        text: One or two text columns.
+        text: Text columns, or templates of several columns such as ``"{subject}: {body}"``; no value in a template is
+            an empty text. Several texts are joined by the special tokens of the encoder.
         label: The label column.
         labels: Label names in the order of their class ids; for an ordinal task from lowest to highest. ``None``
             takes them from the training split.
@@ -98,8 +100,9 @@ class Task:
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` unless the options fit together."""
-        if len(self.text) not in (1, 2) or not all(isinstance(column, str) for column in self.text):
-            raise ConfigError(f"{self.option('text')} must name 1 or 2 columns, got {list(self.text)}")
+        if not self.text or not all(isinstance(column, str) and column for column in self.text):
+            raise ConfigError(f"{self.option('text')} must name columns, got {list(self.text)}")
+        text_columns_of(self.text)
         if self.kind is not None:
             check_choice(self.option("kind"), self.kind, KINDS)
         for part in self.split:
@@ -141,7 +144,7 @@ class Task:
         Args:
             path: Id of the data set, such as ``nyu-mll/glue``.
             subset: Name of its configuration, such as ``rte``.
-            text: One or two text columns.
+            text: Text columns or templates; see the class.
             revision: Commit, branch or tag.
             options: See the class: ``label``, ``labels``, ``kind``, ``range``, ``metric``, ``split`` and so on.
         """
@@ -162,7 +165,7 @@ class Task:
         Args:
             path: The file of training rows, a folder with one file or set of shards per split, or a mapping of split
                 name to file.
-            text: One or two text columns.
+            text: Text columns or templates; see the class.
             delimiter: Separator of CSV and TSV. ``None`` finds it in the header.
             quoting: Whether ``"`` quotes fields of TSV, as it does in CSV. ``None``: if the first rows can be read that
                 way. GLUE's TSV files need ``False``.
@@ -177,7 +180,7 @@ class Task:
 
         Args:
             frame: The training rows, or a mapping. The index is ignored.
-            text: One or two text columns.
+            text: Text columns or templates; see the class.
             options: See the class.
         """
         frames = dict(frame) if isinstance(frame, Mapping) else {"train": frame}
@@ -207,7 +210,7 @@ class Task:
 
         Args:
             rows: The training rows, or a mapping.
-            text: One or two text columns.
+            text: Text columns or templates; see the class.
             options: See the class.
         """
         splits = rows if isinstance(rows, Mapping) else {"train": rows}
@@ -221,7 +224,7 @@ class Task:
 
         Args:
             dataset: The data set. Streamed ones (``IterableDataset``) are not supported: training needs every row.
-            text: One or two text columns.
+            text: Text columns or templates; see the class.
             options: See the class.
         """
         splits = {str(split): one for split, one in dataset.items()} if isinstance(dataset, Mapping) else {
@@ -265,7 +268,12 @@ class Task:
     @property
     def columns(self) -> list[str]:
         """The columns that the task reads: texts, label and id."""
-        return list(dict.fromkeys([*self.text, self.label, *([self.id_column] if self.id_column else [])]))
+        return list(dict.fromkeys([*self.text_columns, self.label, *([self.id_column] if self.id_column else [])]))
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that the texts are made of."""
+        return text_columns_of(self.text)
 
     @property
     def multi_label(self) -> bool:
@@ -320,7 +328,7 @@ HeadFactory = Callable[..., Any]
 
 def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
     texts = [text] if isinstance(text, str) else list(text)
-    columns = [*texts, options.get("label", "label"), options.get("id_column")]
+    columns = [*text_columns_of(texts), options.get("label", "label"), options.get("id_column")]
     return [column for column in columns if column]
 
 

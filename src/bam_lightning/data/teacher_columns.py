@@ -83,14 +83,14 @@ def read_column(name: str, task: Task, rows: TaskSplit, source: TeacherSource, a
         raise DataError(f"{where}: a file can teach tasks of kind {', '.join(FORMS_OF)}; this one is {task.kind!r}")
     names = _column_names(where, source)
     form, columns = _find_form(where, name, task, source, names)
-    by_text = all(column in names for column in task.text)
+    by_text = all(column in names for column in task.text_columns)
     by_id = task.id_column in names and rows.ids is not None
     if not (by_text or by_id):
-        wanted = ", ".join(task.text) + (f", or {task.id_column}" if rows.ids is not None else "")
+        wanted = ", ".join(task.text_columns) + (f", or {task.id_column}" if rows.ids is not None else "")
         raise DataError(
             f"{where}: no columns {wanted}, by which rows are matched; columns there: {', '.join(names)}; rename them"
         )
-    key_columns = [*(task.text if by_text else ()), *([str(task.id_column)] if by_id else ())]
+    key_columns = [*(task.text_columns if by_text else ()), *([str(task.id_column)] if by_id else ())]
     table = _read(where, source, [*columns.values(), *key_columns])
     notes: list[str] = []
     values, present = _Reader(where, task, source, notes).read(form, columns, table)
@@ -167,7 +167,11 @@ def _find_form(
     found: dict[str, dict[str, str]] = {}
     for form, pattern in guesses:
         columns = {word: column for word, column in _expand(pattern, names).items() if column != f"{name}.label"}
-        if form in possible and columns and not set(columns.values()) & {*task.text, task.label, task.id_column}:
+        if (
+            form in possible
+            and columns
+            and not set(columns.values()) & {*task.text_columns, task.label, task.id_column}
+        ):
             found.setdefault(form, columns)
     if len(found) != 1:
         several = f"columns of several forms ({', '.join(found)})" if found else "no columns of predictions"

@@ -66,7 +66,7 @@ def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, trunca
     """Return the rows' tokens, from the cache where it has them.
 
     Args:
-        rows: N rows of one or two texts.
+        rows: N rows of one or more texts.
         tokenizer: A tokenizer of transformers.
         max_length: Most tokens of a row, special tokens included.
         cache: Folder of the cached tokens.
@@ -83,7 +83,7 @@ def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, trunca
 def tokenize(
     texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str = "longest_first"
 ) -> Tokens:
-    """Return the tokens of one or two columns of N texts, cut as ``encode`` does, without a cache."""
+    """Return the tokens of one or more columns of N texts, cut as ``encode`` does, without a cache."""
     return _tokens(_table(texts, tokenizer, max_length, truncation))
 
 
@@ -129,9 +129,13 @@ def _encoded(
 ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
     """Return the token ids and segment ids of each row, and whether it was cut.
 
+    More than two texts are joined by the special tokens that stand between the two of a pair, and cut longest first.
+
     A fast tokenizer is called for a short row, which sets its backend to the length, and the backend for all rows:
     what transformers does with each row after that takes as long as the backend.
     """
+    if len(columns) > 2:
+        return _joined(columns, tokenizer, max_length)
     options = {"truncation": True, "max_length": max_length, "return_token_type_ids": True}
     if not tokenizer.is_fast:
         encoded = tokenizer(*columns, return_attention_mask=False, **options)
@@ -150,6 +154,56 @@ def _encoded(
     found = backend.encode_batch_fast(rows)
     cut = [old or bool(len(row) == max_length and row.overflowing) for old, row in zip(was_cut, found, strict=True)]
     return [row.ids for row in found], [row.type_ids for row in found], cut
+
+
+def _joined(
+    columns: list[list[str]], tokenizer: Any, max_length: int
+) -> tuple[list[list[int]], list[list[int]], list[bool]]:
+    """Return what ``_encoded`` does, of three texts or more: ``tokenizer(a, b, c)`` leaves out c without a word."""
+    pair = tokenizer("a", "a", return_token_type_ids=True, return_special_tokens_mask=True)
+    special, types = pair["special_tokens_mask"], pair["token_type_ids"]
+    first, last = special.index(0), len(special) - special[::-1].index(0) - 1
+    second = next(place for place in range(first + 1, last + 1) if not special[place] and special[place - 1])
+    middle = slice(next(place for place in range(first, second) if special[place]), second)
+    before, between, after = pair["input_ids"][:first], pair["input_ids"][middle], pair["input_ids"][last + 1 :]
+    budget = max_length - len(before) - len(after) - (len(columns) - 1) * len(between)
+    if budget < len(columns):
+        raise ConfigError(f"max_length {max_length} leaves no token for each of {len(columns)} texts; raise it")
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    cut, pieces = [False] * len(columns[0]), []
+    for column in columns:
+        texts = _shorten(column, backend, max_length) if backend else column
+        cut = [was or new is not old for was, new, old in zip(cut, texts, column, strict=True)]
+        pieces.append(tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_length)["input_ids"])
+    ids, segments = [], []
+    for row, parts in enumerate(zip(*pieces, strict=True)):
+        shares = _shares([len(part) for part in parts], budget)
+        cut[row] = cut[row] or any(share < len(part) for share, part in zip(shares, parts, strict=True))
+        tokens, kinds = [*before, *parts[0][: shares[0]]], [types[0]] * (len(before) + shares[0])
+        kind = types[middle]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            tokens += [*between, *part[:share]]
+            kinds += [*kind, *[types[second]] * share]
+            kind = [types[second]] * len(between)
+        ids.append([*tokens, *after])
+        segments.append([*kinds, *types[last + 1 :]])
+    return ids, segments, cut
+
+
+def _shares(lengths: list[int], budget: int) -> list[int]:
+    """Return how many tokens each of several texts keeps if the longest one is cut first, the last of equals.
+
+    >>> _shares([9, 2, 7], 12), _shares([5, 5, 5], 10), _shares([1, 2, 3], 12)
+    ([5, 2, 5], [4, 3, 3], [1, 2, 3])
+    """
+    if sum(lengths) <= budget:
+        return list(lengths)
+    left, shares = budget, [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], -place))
+    for number, place in enumerate(order):
+        shares[place] = min(lengths[place], left // (len(order) - number))
+        left -= shares[place]
+    return shares
 
 
 def _shorten(texts: list[str], backend: Any, max_length: int) -> list[str]:
@@ -182,6 +236,8 @@ def _head(text: str, limit: int) -> str:
 
 def _keep_head_and_tail(texts: list[str], tokenizer: Any, max_length: int) -> list[str]:
     """Return the texts of a row that is too long without their middles, so that about ``max_length`` tokens remain."""
+    if len(texts) > 2:
+        raise ConfigError(f"truncation=head_tail is for one or two texts, got {len(texts)}; use longest_first")
     if not tokenizer.is_fast:
         raise ConfigError("data.truncation=head_tail needs a fast tokenizer; use longest_first")
     spans = [tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] for text in texts]

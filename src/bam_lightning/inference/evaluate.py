@@ -83,6 +83,7 @@ def read_labelled(task: TaskInfo, options: LabelledInput, more: Sequence[str] = 
     table, where, gold = _read_table(task, options, more)
     rows = list(zip(*(table.column(column).to_pylist() for column in task.columns), strict=True))
     check_rows([task], rows)
+    rows = [task.render(row) for row in rows]
     return LabelledRows(task, rows, gold, where, {column: table.column(column).to_pylist() for column in more})
 
 

@@ -171,6 +171,7 @@ def describe_task(task: TaskInfo, head: Head, calibration: TaskCalibration | Non
     thresholds = {} if calibration is None else dict(calibration.thresholds)
     return {
         "columns": task.columns,
+        "text": task.text,
         "label_names": task.label_names,
         "label_range": task.label_range,
         "outputs": spec.outputs,
@@ -192,6 +193,16 @@ def how_thresholds(thresholds: Mapping[str, float | None], metric: str) -> str:
     return f"; {ABSTAIN} if that score is below the label's threshold ({shown})"
 
 
+def check_text_counts(model: Predictor, names: Sequence[str], kind: str) -> None:
+    """Raise ``ConfigError`` for a task of more than two texts, which transformers' tokenizers cannot join."""
+    for name in names:
+        if len(model.tasks[name].text) > 2:
+            raise ConfigError(
+                f"format {kind}: task {name!r} joins {len(model.tasks[name].text)} texts, a tokenizer of transformers "
+                "takes one or two; choose format bam, or train with one template"
+            )
+
+
 def example_row(task: TaskInfo) -> tuple[str, ...]:
     """Return an example input of the task."""
-    return ("A first text.", "A second text.")[: len(task.columns)]
+    return ("A first text.", "A second text.")[: len(task.text)]

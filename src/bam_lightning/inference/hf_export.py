@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.inference.export_check import (
     check_expressible,
+    check_text_counts,
     describe_task,
     example_row,
     float32_copy,
@@ -61,6 +62,7 @@ def export_hf(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> floa
         StoreError: If the export computes other logits.
     """
     names = [task.name for task in model.info.select_tasks(tasks or "all")]
+    check_text_counts(model, names, "hf")
     for name in names:
         if type(model.head(name)).forward is not Head.forward:
             raise ConfigError(
@@ -98,7 +100,7 @@ def _export_task(model: Predictor, folder: Path, name: str) -> float:
     tokenizer.save_pretrained(folder)
     task = model.tasks[name]
     difference = max_logit_difference(
-        model, [name], _ExportedClassifier(folder, name), random_rows(model, len(task.columns))
+        model, [name], _ExportedClassifier(folder, name), random_rows(model, len(task.text))
     )
     spec = model.head(name).export_spec(task.label_names)
     how = describe_task(task, model.head(name), model.calibration.get(name))["label"]

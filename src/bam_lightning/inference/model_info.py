@@ -11,6 +11,7 @@ from bam_lightning.config.data_config import TRUNCATIONS
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
+from bam_lightning.config.text_fields import is_template, render, text_columns_of
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.config.validation import check_choice, suggest
 from bam_lightning.inference.calibration import TaskCalibration, read_calibration
@@ -26,13 +27,14 @@ class TaskInfo(NamedTuple):
 
     Attributes:
         name: The task's name.
-        columns: Names of its one or two text columns.
+        columns: Names of the columns that make up a row.
         label_names: Label names in the order of the class ids; empty for regression.
         label_range: Lowest and highest score; empty unless the task is a regression.
         metric: The task's headline metric.
         scores: Scores on the dev set in [-1, 1], the headline metric first.
         allow_empty_text: Whether an empty text is a valid input.
         head: The head's configuration.
+        text: Its texts: columns, or templates of columns.
     """
 
     name: str
@@ -43,21 +45,33 @@ class TaskInfo(NamedTuple):
     scores: Mapping[str, float]
     allow_empty_text: bool
     head: Mapping[str, Any]
+    text: tuple[str, ...]
+
+    def render(self, row: Sequence[Any]) -> tuple[str, ...]:
+        """Return the texts of a row of columns; a row of another task, with other columns, as it is."""
+        if not any(map(is_template, self.text)) or len(row) != len(self.columns):
+            return tuple(row)
+        return render(self.text, dict(zip(text_columns_of(self.text), row, strict=True)))
 
     def rejection_reason(self, row: Sequence[Any]) -> str | None:
         """Return why a row of texts cannot be scored, or ``None`` if it can."""
         if len(row) != len(self.columns):
             texts = f"{len(row)} text{'s'[: len(row) != 1]}"
             return f"{texts}; task {self.name!r} reads {len(self.columns)}: {', '.join(self.columns)}"
-        for column, text in zip(self.columns, row, strict=True):
+        for name, column, text in zip(text_columns_of(self.text), self.columns, row, strict=True):
+            part = name not in self.text  # of a template, where no value is an empty text
+            if text is None and part:
+                continue
             if text is None:
                 return f"{column} has no value"
             if not isinstance(text, str):
                 return f"{column} is {type(text).__name__}, not text"
-            if not (text.strip() or self.allow_empty_text):
+            if not (text.strip() or self.allow_empty_text or part):
                 return f"{column} is empty"
             if not _is_utf8(text):
                 return f"{column} is not UTF-8 text"
+        if not self.allow_empty_text and (empty := [text for text in self.render(row) if not text.strip()]):
+            return f"{len(empty)} of its texts are empty"
         return None
 
 
@@ -206,15 +220,17 @@ def read_model_info(run: RunFolder) -> ModelInfo:
 def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
-    if len(reads["text"]) not in (1, 2) or isinstance(reads["text"], str):
-        raise StoreError(f"task {name!r} reads {reads['text']!r}; expected one or two columns")
+    text = reads["text"]
+    if not isinstance(text, list) or not text or not all(isinstance(field, str) and field for field in text):
+        raise StoreError(f"task {name!r} reads {text!r}; expected a list of columns or templates")
     return TaskInfo(
         name,
-        tuple(map(str, reads["text"])),
+        text_columns_of(text),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
         str(spec["metric"]),
         {str(key): float(value) for key, value in manifest["metrics"].get(name, {}).items()},
         bool(reads["allow_empty_text"]),
         dict(head),
+        tuple(text),
     )

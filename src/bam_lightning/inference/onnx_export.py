@@ -18,6 +18,7 @@ from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import require_extra
 from bam_lightning.inference.export_check import (
     check_expressible,
+    check_text_counts,
     example_row,
     float32_copy,
     max_logit_difference,
@@ -69,6 +70,7 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
     require_extra("format onnx", PACKAGES, "onnx")
     check_expressible(model, "onnx")
     names = [task.name for task in model.info.select_tasks(tasks or "all")]
+    check_text_counts(model, names, "onnx")
     for name in names:
         model.head(name).export_spec(model.tasks[name].label_names)
         if name in model.tokenizer.model_input_names:
@@ -81,7 +83,7 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = ()) -> fl
         right_padding(model.tokenizer).save_pretrained(folder)
         model.encoder.config.save_pretrained(folder)  # AutoTokenizer reads its class from it
         exported = _ExportedGraph(folder, model)
-        text_counts = sorted({len(model.tasks[name].columns) for name in names})
+        text_counts = sorted({len(model.tasks[name].text) for name in names})
         difference = max(
             max_logit_difference(model, names, exported, random_rows(model, n_texts)) for n_texts in text_counts
         )

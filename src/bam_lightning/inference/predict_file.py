@@ -205,8 +205,9 @@ def score_records(
     Tasks that read the same columns share one pass of the encoder.
     """
     rows = [{name: value for name, value in record.values.items() if name != ERROR_COLUMN} for record in records]
-    for columns in dict.fromkeys(plan.values()):
-        tasks = [task for task, task_columns in plan.items() if task_columns == columns]
+    read = {task: (columns, model.tasks[task].text) for task, columns in plan.items()}
+    for columns, text in dict.fromkeys(read.values()):
+        tasks = [task for task, source in read.items() if source == (columns, text)]
         info = model.tasks[tasks[0]]._replace(columns=columns)  # reasons name the input's columns
         texts, positions = [], []
         for position, record in enumerate(records):
@@ -221,7 +222,7 @@ def score_records(
             for position, vector in zip(positions, model.embed(texts), strict=True):
                 rows[position][EMBEDDING] = vector.tolist()
             continue
-        logits = model.logits(texts, tasks)
+        logits = model.row_logits(texts, tasks)
         for task in tasks:
             added = _output_columns(model.tasks[task])
             for position, prediction in zip(positions, model.postprocess(task, logits[task]), strict=True):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bam_lightning.config.data_config import HEADS
 from bam_lightning.config.exceptions import ConfigError, DataError, OutputExistsError, StoreError
 from bam_lightning.config.instantiate import instantiate
+from bam_lightning.config.text_fields import is_template
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, collate, length_batches
@@ -101,7 +102,7 @@ class Predictor:
         rows = _as_rows(texts)
         selected = self.info.select_tasks(task, len(rows[0]) if rows else None)
         check_rows(selected, rows)
-        logits = self.logits(rows, [info.name for info in selected])
+        logits = self.row_logits(rows, [info.name for info in selected])
         predictions = {info.name: self.postprocess(info.name, logits[info.name]) for info in selected}
         return predictions[task] if isinstance(task, str) and task != "all" else predictions
 
@@ -131,7 +132,7 @@ class Predictor:
         check_rows([info], rows)
         if len(rows) != len(labels):
             raise DataError(f"expected one label per row, got {len(labels)} labels for {len(rows)} rows")
-        return rows, encode_labels(info, list(labels))
+        return [info.render(row) for row in rows], encode_labels(info, list(labels))
 
     def calibrate(
         self,
@@ -198,10 +199,21 @@ class Predictor:
             return np.empty((0, self.encoder.width), np.float32)
         return self._run_encoder(rows, {"pooled": nn.Identity()})["pooled"]
 
-    def logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return task -> float32 logits ``[N, K]``.
+    def row_logits(self, rows: Sequence[Sequence[Any]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return task -> float32 logits ``[N, K]`` of rows of columns, of which each task makes its texts."""
+        by_text: dict[tuple[str, ...], list[str]] = {}
+        for task in tasks:
+            text = self.tasks[task].text
+            by_text.setdefault(text if any(map(is_template, text)) else (), []).append(task)
+        found: dict[str, NDArray[np.float32]] = {}
+        for names in by_text.values():
+            found |= self.logits([self.tasks[names[0]].render(row) for row in rows], names)
+        return found
 
-        Every head computes every row, whatever its task was trained to read; rows may have one text or two.
+    def logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return task -> float32 logits ``[N, K]`` of texts.
+
+        Every head computes every row, whatever its task was trained to read; rows may have any number of texts.
         """
         if not rows:
             return {task: np.empty((0, self.head(task).linear.out_features), np.float32) for task in tasks}
@@ -217,7 +229,7 @@ class Predictor:
         """Encode N rows in batches of similar length; return the output of each module on the pooled vectors.
 
         Args:
-            rows: N rows of one or two texts.
+            rows: N rows of texts.
             outputs: Name -> module that maps pooled vectors ``[B, D]`` to ``[B, K]``.
 
         Returns:

@@ -30,7 +30,7 @@ def predict_batch(model: Predictor, requests: Sequence[PredictRequest]) -> list[
     rows = [row for request in requests for row in request.rows]
     request_of = [number for number, request in enumerate(requests) for _ in request.rows]
     tasks = list(dict.fromkeys(task for request in requests for task in request.tasks))
-    logits = model.logits(rows, tasks)
+    logits = model.row_logits(rows, tasks)
     responses: list[dict[str, list[Any]]] = [{task: [] for task in request.tasks} for request in requests]
     for task in tasks:
         positions = [position for position, number in enumerate(request_of) if task in responses[number]]

@@ -123,7 +123,7 @@ def request_model(task_names: Sequence[str], limits: Limits) -> type[BaseModel]:
         Field(
             min_length=1,
             max_length=limits.rows,
-            description="Each row is a text, or a list of the one or two texts that the tasks read.",
+            description="Each row is a text, or a list of the texts of the columns that the tasks read.",
         ),
     ]
     names: Any = annotated[sequence[literal[tuple(task_names)]], Field(min_length=1)]
@@ -156,7 +156,7 @@ class TaskResponse(BaseModel):
     """A task of the model."""
 
     name: str
-    columns: list[str] = Field(description="Names of the one or two texts of a row.")
+    columns: list[str] = Field(description="Names of the columns of a row.")
     labels: list[str] = Field(description="Label names; empty for regression.")
     range: list[float] = Field(description="Lowest and highest score; empty unless the task is a regression.")
     metric: str

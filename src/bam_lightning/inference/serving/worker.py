@@ -114,7 +114,7 @@ def _load_and_answer(connection: Connection, options: LoadOptions) -> None:
             options.run, options.store, options.device, options.precision, options.heads, revision=options.revision
         )
         for task in model.tasks.values():  # the first pass is a hundred times slower
-            model.logits([("warm",) * len(task.columns)], [task.name])
+            model.logits([("warm",) * len(task.text)], [task.name])
     except Exception as error:
         connection.send(ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error)))
         return
