@@ -28,7 +28,7 @@ SHORT = """#!/bin/bash
 own=$(printf '%s\\n' "$@" | sed -n 's/^+task@suite\\.tasks\\.\\([a-z_]*\\)=.*/\\1,/p' | tr -d '\\n')
 case "$*" in
   *bam_lightning.train*--help*) ;;
-  *bam_lightning.train*suite.include*) set -- "$@" +debug=short ;;
+  *bam_lightning.train*suite.include*|*bam_lightning.train*scale=support*) set -- "$@" +debug=short ;;
   *bam_lightning.train*) set -- "$@" +debug=short "suite.include=[${own:-similarity,entailment,}sentiment]" ;;
 esac
 exec PYTHON "$@"
