@@ -70,6 +70,22 @@ BENCHES = {
         ],
         rounds=5,
     ),
+    "kernels": Bench(
+        mix(ALL, 128, 24, "ours plain_layers plain_dropout plain"),
+        [
+            Claim("128 rows: with all kernels against none", "ours", "plain", 1.4, 1),
+            Claim("the same: against the layers of transformers", "ours", "plain_layers", 1.05, 1),
+            Claim("the same: against torch's draws for dropout", "ours", "plain_dropout", 1.3, 1),
+        ],
+    ),
+    "kernels_cola": Bench(
+        mix("cola", 32, 60, "ours plain_layers plain_dropout plain"),
+        [
+            Claim("CoLA, 32 rows: with all kernels against none", "ours", "plain", 1.3, 1),
+            Claim("the same: against the layers of transformers", "ours", "plain_layers", 1.13, 1),
+            Claim("the same: against torch's draws for dropout", "ours", "plain_dropout", 1.15, 1),
+        ],
+    ),
     "rte": Bench(
         mix("rte", 32, 40, "ours group_by_length"),
         [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],

@@ -24,8 +24,9 @@ from workload import Work, build_encoder, with_teachers
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.sampling import Sampler, Stream
-from bam_lightning.models import hardware
+from bam_lightning.models import hardware, kernels
 from bam_lightning.models.encoder import CALL_TOKENS
+from bam_lightning.models.kernels import bert_layers, dropout
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.loaders import MinibatchMaker, Placement
@@ -115,6 +116,24 @@ def ours(work: Work) -> dict[str, float]:
     train(work, clock, teachers=False)
     lengths = work.lengths[WARM:]
     return found(clock.ended[-1] - clock.ended[WARM - 1], len(lengths), int(lengths.sum()))
+
+
+def plain(work: Work) -> dict[str, float]:
+    """Train as ``ours``, without the kernels written for a CPU."""
+    kernels.enable(False)
+    return ours(work)
+
+
+def plain_layers(work: Work) -> dict[str, float]:
+    """Train as ``ours``, with the layers of transformers."""
+    with mock.patch.object(bert_layers, "supports_fused", return_value=False):
+        return ours(work)
+
+
+def plain_dropout(work: Work) -> dict[str, float]:
+    """Train as ``ours``, with torch's random numbers for dropout."""
+    with mock.patch.object(dropout, "_draws", lambda count: torch.empty(count, dtype=torch.int64).random_().numpy()):
+        return ours(work)
 
 
 def handed_back(work: Work) -> dict[str, float]:

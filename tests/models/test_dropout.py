@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bam_lightning.models import kernels
 from bam_lightning.models.kernels.dropout import Dropout, dropout, dropout_mask
 
 
@@ -45,3 +46,18 @@ def test_nothing_is_dropped_in_eval_mode():
     values = torch.randn(100)
     assert Dropout(0.5).eval()(values).equal(values)
     assert not Dropout(0.5).train()(values).equal(values)
+
+
+@pytest.fixture
+def no_kernels():
+    kernels.enable(False)
+    yield
+    kernels.enable(True)
+
+
+def test_without_kernels_the_draws_are_torchs(no_kernels):
+    torch.manual_seed(1)
+    expected = torch.nn.functional.dropout(torch.ones(1000), 0.3)
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(0.3)(torch.ones(1000)), expected)
+    assert abs(dropout_mask((1000, 100), 0.3).double().mean().item() - 0.7) < 4 * (0.21 / 100_000) ** 0.5

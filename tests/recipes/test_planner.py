@@ -135,6 +135,7 @@ CHANGES = [
     "trainer.precision=32-true",
     "trainer.max_steps=7",
     "run.call_tokens=9",
+    "run.kernels=false",
     "sampler.exponent=0.5",
     "distillation=half",
     "seed=1",

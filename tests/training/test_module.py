@@ -14,8 +14,10 @@ from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.data.collate import Examples, collate
 from bam_lightning.data.sampling import SizeProportionalSampler
 from bam_lightning.data.tokenization import Tokens
+from bam_lightning.models import kernels
 from bam_lightning.models.encoder import Encoder, from_path
 from bam_lightning.models.heads import ClassificationHead, RegressionHead
+from bam_lightning.models.kernels import bert_layers
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.callbacks import History
 from bam_lightning.training.datamodule import ExamplesDataModule
@@ -492,3 +494,17 @@ def test_weights_and_missing_labels_or_teachers_act_on_their_rows_alone(tiny_ber
     )
     same = module.task_losses(collate({"rte": as_probabilities}, ["rte"] * ROWS, rows), 0.25)["rte"].detach()
     torch.testing.assert_close(same, loss, rtol=1e-6, atol=0)
+
+
+def test_without_kernels_the_layers_are_those_of_transformers_with_the_same_loss():
+    tasks, module = pool(1), build(Encoder(body("bert"))).eval()
+    batch = batch_of(tasks, places(1))
+    fused = {task: float(loss.detach()) for task, loss in module.task_losses(batch, 0.5).items()}
+    kernels.enable(False)
+    try:
+        assert not bert_layers.supports_fused(module.model.encoder.body)
+        plain = {task: float(loss.detach()) for task, loss in module.task_losses(batch, 0.5).items()}
+    finally:
+        kernels.enable(True)
+    assert bert_layers.supports_fused(module.model.encoder.body)
+    assert fused == pytest.approx(plain, abs=1e-5)

@@ -89,6 +89,7 @@ class RunConfig:
     """
 
     compile: bool = False
+    kernels: bool = True
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int | None = None
     validations: int = 4

@@ -24,7 +24,7 @@ from bam_lightning.data.examples import TaskSplit, hash_texts
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
 from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode
-from bam_lightning.models import hardware
+from bam_lightning.models import hardware, kernels
 from bam_lightning.models.adapters import adapt
 from bam_lightning.models.encoder import (
     Encoder,
@@ -93,6 +93,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         TrainingError: for a non-finite loss.
     """
     hardware.prepare()
+    kernels.enable(context.config.run.kernels)
     with context.together("train", run):
         context = context.of_stage(run.stage)
         prepared = prepare_run(run, context)

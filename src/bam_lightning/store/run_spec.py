@@ -181,6 +181,8 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         "init_from": run.init_from,
         **encoder_options(config),
     }
+    if not config.run.kernels:  # other draws of dropout
+        spec["kernels"] = False
     if config.data.truncation != DataConfig().truncation:
         spec["truncation"] = config.data.truncation
     if len(run.tasks) > 1:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bam_lightning.models import kernels
 from bam_lightning.models.attention import attention_backward, attention_forward
 from bam_lightning.models.kernels.dropout import dropout_mask
 from bam_lightning.models.packing import Packing
@@ -43,7 +44,12 @@ def supports_fused(body: Any) -> bool:
     Hooks (such as FSDP's), adapters in place of linear layers and gradient checkpointing need the model's own code.
     """
     config = body.config
-    if config.model_type not in FAMILIES or config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
+    if (
+        not kernels.enabled()
+        or config.model_type not in FAMILIES
+        or config.hidden_act != "gelu"
+        or getattr(config, "is_decoder", False)
+    ):
         return False
     layers = body.encoder.layer
     plain = all(type(part) in PARTS for layer in layers for part in _parts(layer))

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bam_lightning.models import kernels
+
 LANES = 4
 LEVELS = 1 << 16
 
@@ -26,6 +28,8 @@ def dropout_mask(shape: Sequence[int], p: float) -> Tensor:
 
     Bytes, since torch converts booleans to numbers seven times more slowly.
     """
+    if not kernels.enabled():
+        return (torch.rand(tuple(shape)) >= p).byte()
     count = math.prod(shape)
     draws = _draws(-(-count // LANES)).view(np.int16)[:count]
     keep = draws >= round(p * LEVELS) - LEVELS // 2
@@ -53,7 +57,7 @@ def _draws(count: int) -> NDArray[np.int64]:
 
 def dropout(values: Tensor, p: float) -> Tensor:
     """Zero a share ``p`` of the elements and scale the others by 1 / (1 - p)."""
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or not kernels.enabled():
         return F.dropout(values, p)
     return values * (dropout_mask(values.shape, p).to(values.dtype) * (1.0 / (1.0 - p)))
 
