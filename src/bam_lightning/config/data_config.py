@@ -72,7 +72,7 @@ class TaskConfig:
     path: str = MISSING  # hub id, folder or file; generated: the demo suite
     subset: str | None = None  # configuration of a hub data set, or subfolder
     text: Any = field(default_factory=list)  # columns of texts, or templates such as "{subject}: {body}"
-    label: str = "label"  # column of labels
+    label: str = "label"  # column of labels; p_*: a column of probabilities or counts for each class
     label_separator: str = "|"  # between the labels of a multi-label row, where the column is text
     id_column: str | None = None  # column of unique ids; null: none
     delimiter: str | None = None  # of CSV and TSV files; null: found out
@@ -81,6 +81,9 @@ class TaskConfig:
     dev_split: str | None = "validation"  # name of the dev split; null: cut from train, by content and data.seed
     test_split: str | None = "test"  # name of the test split
     unlabelled_split: str | None = None  # more training rows, which a teacher alone teaches
+    split: dict[str, str] = field(default_factory=dict)  # {group: COLUMN} or {time: COLUMN}: how dev is cut from train
+    annotators: list[str] = field(default_factory=list)  # columns of several annotators' labels, in place of label
+    weight_column: str | None = None  # column of factors on the losses of training rows
     train_rows: int | None = None  # use the first so many training rows
     dev_rows: int | None = None  # use the first so many dev rows
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -119,6 +122,8 @@ class TaskConfig:
                 raise ConfigError(f"{key}.text: {error}") from error
         if self.head_of is None:
             self._check_head(f"{key}.head")
+            for part in self.split:
+                check_choice(f"{key}.split", part, ("group", "time"))
             if self.train_split is None:
                 raise ConfigError(f"{key}.train_split is null; a task needs one, unless head_of names another task")
         for name in ("train_rows", "dev_rows"):

@@ -27,6 +27,7 @@ class Examples(NamedTuple):
         has_teacher: ``[N]`` whether the teacher predicted the row; ``None`` where it predicted all.
         has_gold: ``[N]`` whether the row has a gold label; ``None`` where all have one.
         weight: float32 ``[N]`` factors on the example losses; ``None`` where all are 1.
+        gold: float32 ``[N, C]`` gold labels that are distributions over label names, in place of ``labels``.
     """
 
     tokens: Tokens
@@ -36,6 +37,7 @@ class Examples(NamedTuple):
     has_teacher: NDArray[np.bool_] | None = None
     has_gold: NDArray[np.bool_] | None = None
     weight: NDArray[np.float32] | None = None
+    gold: NDArray[np.float32] | None = None
 
     def check_targets(self, task: str) -> None:
         """Raise ``DataError`` for a row that has neither gold nor a teacher's prediction."""
@@ -60,7 +62,7 @@ class Examples(NamedTuple):
             torch.from_numpy(positions),
             torch.from_numpy(rows),
             torch.from_numpy(self.labels[rows]),
-            *map(column, (self.teacher, self.teacher_target, self.has_teacher, self.has_gold, self.weight)),
+            *map(column, (self.teacher, self.teacher_target, self.has_teacher, self.has_gold, self.weight, self.gold)),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,10 @@ from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.text_fields import is_template, render, text_columns_of
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
-from bam_lightning.data.task import Task
+from bam_lightning.data.leaks import join_groups, latest_rows
+from bam_lightning.data.readers import expand_columns
+from bam_lightning.data.soft_labels import add_label_column, read_distributions, read_weights, soft_label_names
+from bam_lightning.data.task import CUTS, Task
 
 if TYPE_CHECKING:
     from bam_lightning.data.teacher_columns import Column
@@ -41,6 +45,8 @@ class TaskSplit(NamedTuple):
         keys: N hashes of 16 bytes.
         ids: The task's ``id_column``, as text; ``None`` without one.
         has_gold: ``[N]`` whether the row has a label; ``None`` where all have one.
+        weight: float32 ``[N]`` factors on the losses of training rows; ``None`` where all are 1.
+        gold: float32 ``[N, C]`` gold labels that are distributions; ``labels`` are their likeliest classes.
     """
 
     texts: tuple[Sequence[str], ...]
@@ -48,6 +54,8 @@ class TaskSplit(NamedTuple):
     keys: list[bytes]
     ids: Sequence[str] | None = None
     has_gold: NDArray[np.bool_] | None = None
+    weight: NDArray[np.float32] | None = None
+    gold: NDArray[np.float32] | None = None
 
     def take(self, order: NDArray[np.int64]) -> TaskSplit:
         """Return the rows at the positions ``order``, in that order."""
@@ -62,6 +70,8 @@ class TaskSplit(NamedTuple):
             [self.keys[i] for i in positions],
             None if self.ids is None else texts_of(self.ids),
             None if self.has_gold is None else self.has_gold[order],
+            None if self.weight is None else self.weight[order],
+            None if self.gold is None else self.gold[order],
         )
 
     def labelled(self) -> TaskSplit:
@@ -73,8 +83,9 @@ class TaskSplit(NamedTuple):
         """Hash of keys and labels in their order."""
         digest = hashlib.sha256(b"".join(self.keys))
         digest.update(np.ascontiguousarray(self.labels).tobytes())
-        if self.has_gold is not None:
-            digest.update(self.has_gold.tobytes())
+        for column in (self.has_gold, self.weight, self.gold):
+            if column is not None:
+                digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -131,16 +142,22 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     """
     splits = split_names(name, task)
     notes: list[str] = []
-    train_table, where = read_table(name, task, _required(splits, name, task, "train"), [task.label])
+    train_table, where = read_table(name, task, _required(splits, name, task, "train"), _train_columns(task))
     train_table = _first_rows(train_table, task.train_rows)
+    if task.soft and task.labels is None:
+        task = replace(task, labels=soft_label_names(where, task, train_table), kind=task.kind or "classification")
     task, said = infer_labels(where, name, task, train_table)
     notes += [f"task {name!r}: {said}"] * bool(said)
     train = _make_train(where, name, task, train_table, check_range=True)
+    if task.weight_column:
+        train = train._replace(weight=read_weights(where, task, train_table))
+    if task.soft:
+        train = train._replace(gold=read_distributions(where, task, train_table))
     if splits["dev"] is None:
-        train, dev = cut_dev(where, name, train, task, seed)
+        train, dev, how = _cut(where, name, train, task, seed, train_table)
         notes.append(
             f"task {name!r}: no dev split, so {len(dev.keys):,} of {len(dev.keys) + len(train.keys):,} training rows "
-            f"were set aside as one (chosen by content and data seed {seed})"
+            f"were set aside as one ({how})"
         )
     else:
         dev = load_split(name, task, "dev", splits["dev"])
@@ -157,6 +174,30 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     if splits["test"] is not None and not task.config_key:  # recipes read test rows on demand (``data.test``)
         test = load_unlabelled(name, task, splits["test"], labels_if_there=True)
     return TaskExamples(sort_by_key(train)[1], dev, test, task, notes)
+
+
+def _train_columns(task: Task) -> list[str]:
+    more = (task.weight_column, *(task.split.get(part) for part in sorted(CUTS)))
+    return [*task.label_columns, *(column for column in more if column)]
+
+
+def _cut(
+    where: str, name: str, train: TaskSplit, task: Task, seed: int, table: pa.Table
+) -> tuple[TaskSplit, TaskSplit, str]:
+    """Cut dev rows from training rows, by group, time or content; return both, and how it was done."""
+    group, time = task.split.get("group"), task.split.get("time")
+    if group:
+        units = join_groups(where, group, table.column(group).to_pylist(), train.keys)
+        return *cut_dev(where, name, train, task, seed, units), f"whole groups of column {group!r}, by data seed {seed}"
+    if time:
+        late = latest_rows(where, time, table.column(time).to_pylist(), _dev_rows(len(train.keys)))
+        dev = sort_by_key(train.take(np.flatnonzero(late)).labelled())[1]
+        return train.take(np.flatnonzero(~late)), dev, f"the latest by column {time!r}"
+    return *cut_dev(where, name, train, task, seed), f"chosen by content and data seed {seed}"
+
+
+def _dev_rows(total: int) -> int:
+    return max(1, min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total)))
 
 
 def split_names(name: str, task: Task) -> dict[str, str | None]:
@@ -189,33 +230,39 @@ def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     labels = rows.labels.reshape(len(rows.labels), -1)
     last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
     gold = () if rows.has_gold is None else (rows.has_gold,)
+    gold += () if rows.weight is None else (rows.weight,)
+    gold += () if rows.gold is None else tuple(rows.gold.T)
     order = np.lexsort((*last, *gold, *labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
     return order, rows.take(order)
 
 
-def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tuple[TaskSplit, TaskSplit]:
+def cut_dev(
+    where: str, name: str, rows: TaskSplit, task: Task, seed: int, units: Sequence[bytes] | None = None
+) -> tuple[TaskSplit, TaskSplit]:
     """Split training rows into training and dev rows, by content and seed.
 
     A tenth of the rows, at least 50 and at most 5,000, becomes the dev split, but never more than a third. Each class
     gives its share. Rows of equal texts stay together, so that no dev text is trained on. Rows without gold are trained
-    on, unless a dev row has their text.
+    on, unless a dev row has their text. ``units`` are ``[N]`` names of what stays together, if not equal texts alone;
+    then classes do not matter.
 
     Raises:
         DataError: If there are fewer than 4 different rows.
     """
     groups: dict[bytes, list[int]] = {}
+    names = rows.keys if units is None else units
     gold = np.ones(len(rows.keys), dtype=bool) if rows.has_gold is None else rows.has_gold
     for row in np.flatnonzero(gold).tolist():
-        groups.setdefault(rows.keys[row], []).append(row)
+        groups.setdefault(names[row], []).append(row)
     if len(groups) < 4:
         raise DataError(
             f"{where}: {len(groups)} different rows are too few to set some aside as dev rows; give a dev split"
         )
     total = int(gold.sum())
-    wanted = max(1, min(max(round(DEV_SHARE * total), DEV_LEAST), DEV_MOST, int(DEV_LARGEST_SHARE * total)))
+    wanted = _dev_rows(total)
     strata: dict[int, list[bytes]] = {}
-    by_class = task.kind in ("classification", "ordinal")
+    by_class = units is None and task.kind in ("classification", "ordinal")
     for key, members in groups.items():
         strata.setdefault(int(min(rows.labels[row] for row in members)) if by_class else 0, []).append(key)
     if all(len(keys) == 1 for keys in strata.values()):
@@ -237,8 +284,8 @@ def cut_dev(where: str, name: str, rows: TaskSplit, task: Task, seed: int) -> tu
                 break
             taken += groups[key]
         dev += taken
-    held_out = {rows.keys[row] for row in dev}
-    chosen = np.array([key in held_out for key in rows.keys])
+    held_out = {names[row] for row in dev}
+    chosen = np.array([name in held_out for name in names])
     return rows.take(np.flatnonzero(~chosen)), sort_by_key(rows.take(np.flatnonzero(chosen)).labelled())[1]
 
 
@@ -252,7 +299,7 @@ def load_split(name: str, task: Task, part: str, split: str | None = None) -> Ta
         split: Name of the split in the source, if known.
     """
     split = split or _required(split_names(name, task), name, task, part)
-    table, where = read_table(name, task, split, [task.label])
+    table, where = read_table(name, task, split, task.label_columns)
     limit = {"train": task.train_rows, "dev": task.dev_rows}.get(part)
     # a range that was inferred from the training rows need not hold for others
     make = _make_train if part == "train" else _make_split
@@ -331,17 +378,19 @@ def _add_unlabelled(train: TaskSplit, more: TaskSplit) -> TaskSplit:
         train.keys + more.keys,
         None if train.ids is None or more.ids is None else [*train.ids, *more.ids],
         np.concatenate([known, np.zeros(len(more.keys), dtype=bool)]),
+        None if train.weight is None else np.concatenate([train.weight, np.ones(len(more.keys), dtype=np.float32)]),
+        None if train.gold is None else np.pad(train.gold, ((0, len(more.keys)), (0, 0))),
     )
 
 
-def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.Table, str]:
+def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[pa.Table, str]:
     """Return a split that has rows, unique ids, the text columns and ``more``; and where it comes from."""
     table, there, where = task.source.read(name, task, split)
     where = f"task {name!r}, {where}"
     if not there:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
-        if column not in there:
+        if not any(name in there for name in expand_columns([column], there)):
             options = (
                 f"text, label or id_column (null: none) under {task.config_key}"
                 if task.config_key
@@ -354,6 +403,8 @@ def read_table(name: str, task: Task, split: str, more: list[str]) -> tuple[pa.T
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     if task.id_column:
         _check_ids(where, task, table.column(task.id_column))
+    if task.soft and more:
+        table = add_label_column(where, task, table)
     return table, where
 
 
@@ -386,8 +437,8 @@ def doubled(name: str, task: Task, rows: TaskSplit) -> TaskSplit:
     labels = np.concatenate([rows.labels, rows.labels])
     keys = rows.keys + task_keys(name, task, swapped)
     ids = None if rows.ids is None else [*rows.ids, *rows.ids]
-    has_gold = None if rows.has_gold is None else np.concatenate([rows.has_gold, rows.has_gold])
-    return TaskSplit(both, labels, keys, ids, has_gold)
+    twice = [None if x is None else np.concatenate([x, x]) for x in (rows.has_gold, rows.weight, rows.gold)]
+    return TaskSplit(both, labels, keys, ids, *twice)
 
 
 def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:

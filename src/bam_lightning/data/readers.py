@@ -362,6 +362,26 @@ class Columns(NamedTuple):
     names: list[str]
 
 
+def expand_columns(wanted: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the wanted columns, each once; one with a ``*`` stands for those of ``names`` that it matches.
+
+    >>> expand_columns(["text", "p_*"], ["p_a", "text", "p_b"])
+    ['text', 'p_a', 'p_b']
+    """
+    found: dict[str, None] = {}
+    for column in wanted:
+        if "*" not in column or column in names:
+            found[column] = None
+            continue
+        before, _, after = column.partition("*")
+        found |= dict.fromkeys(
+            name
+            for name in names
+            if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+        )
+    return list(found)
+
+
 def read_columns(
     path: Path, wanted: Sequence[str], delimiter: str | None = None, quoting: bool | None = None
 ) -> Columns:
@@ -376,6 +396,8 @@ def read_columns(
     if kind == "parquet":
         return _read_parquet(path, wanted)
     source = TableFile(str(path), kind, delimiter, quoting, unique_columns=False)
+    if any("*" in column for column in wanted):
+        wanted = expand_columns(wanted, list(source.schema() or ()))
     found: dict[str, None] = {}
     values: dict[str, list[Any]] = {column: [] for column in dict.fromkeys(wanted)}
     rows = 0
@@ -421,7 +443,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
 
     with parquet.ParquetFile(path) as opened:
         names = list(opened.schema_arrow.names)
-        existing = [column for column in dict.fromkeys(wanted) if names.count(column) == 1]
+        existing = [column for column in expand_columns(wanted, names) if names.count(column) == 1]
         table = opened.read(columns=existing)
         if not existing:
             table = pa.table({"": pa.nulls(opened.metadata.num_rows)}).select([])

@@ -69,7 +69,14 @@ def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskExam
 def _splits(name: str, task: Task) -> tuple[Split, Split] | None:
     """Return a task's training and dev split, or ``None`` where nothing is to be kept of them."""
     names = task.split["train"], task.split["dev"]
-    if task.symmetric or task.allow_missing_labels or task.split["unlabelled"] is not None or None in names:
+    if (
+        task.soft
+        or task.weight_column
+        or task.symmetric
+        or task.allow_missing_labels
+        or task.split["unlabelled"] is not None
+        or None in names
+    ):
         return None
     paths = [path for split in names for path in task.source.paths(str(split))]
     try:

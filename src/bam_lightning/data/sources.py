@@ -13,7 +13,15 @@ import pyarrow as pa
 from bam_lightning.config.exceptions import ConfigError, DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.validation import check_choice, expand_path
-from bam_lightning.data.readers import FORMATS, Columns, path_exists, read_columns, read_error, split_ending
+from bam_lightning.data.readers import (
+    FORMATS,
+    Columns,
+    expand_columns,
+    path_exists,
+    read_columns,
+    read_error,
+    split_ending,
+)
 
 if TYPE_CHECKING:
     from bam_lightning.data.task import Task
@@ -288,7 +296,8 @@ class DemoSource:
 def _select(table: pa.Table, columns: Sequence[str], where: str) -> Rows:
     """Return the columns of the given names, those that exist once."""
     names = table.column_names
-    return Rows(table.select([column for column in dict.fromkeys(columns) if names.count(column) == 1]), names, where)
+    wanted = expand_columns(columns, names)
+    return Rows(table.select([column for column in wanted if names.count(column) == 1]), names, where)
 
 
 def _split_option(task: Task) -> str:

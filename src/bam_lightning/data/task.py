@@ -16,10 +16,12 @@ from bam_lightning.config.data_config import CLASSES, SETS, DataConfig, TaskConf
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.text_fields import text_columns_of
 from bam_lightning.config.validation import check_choice, check_range
+from bam_lightning.data.readers import expand_columns
 from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
 KINDS = ("classification", "regression", "ordinal", "multi_label")
 PARTS = ("train", "dev", "test", "unlabelled")
+CUTS = frozenset({"group", "time"})  # what dev rows can be cut by
 DEFAULT_SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "dev": ("validation", "dev", "valid", "val"),
@@ -54,7 +56,7 @@ class Task:
         source: Where the splits are read.
         text: Text columns, or templates of several columns such as ``"{subject}: {body}"``; no value in a template is
             an empty text. Several texts are joined by the special tokens of the encoder.
-        label: The label column.
+        label: The label column; ``p_*`` stands for a column for each class, with probabilities or counts.
         labels: Label names in the order of their class ids; for an ordinal task from lowest to highest. ``None``
             takes them from the training split.
         kind: ``classification``, ``regression``, ``ordinal`` or ``multi_label``. ``None`` infers it from the labels.
@@ -63,6 +65,10 @@ class Task:
         id_column: Column of unique row ids, checked for duplicates; not used otherwise.
         split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none. ``unlabelled`` names
             a split of more training rows, whose labels are not looked at: a teacher alone teaches them.
+            ``group`` or ``time`` names a column by which dev rows are cut from the training rows: whole groups, or the
+            latest rows.
+        annotators: Columns with the label of each of several annotators, in place of ``label``; empty cells are none.
+        weight_column: Column of factors on the losses of training rows.
         label_separator: Separates the labels of a multi-label row if the column is text.
         head: Mapping with ``_target_``, or a function that builds a ``Head``. Default: by kind.
         dropout: Dropout of the head.
@@ -86,6 +92,8 @@ class Task:
     metric: Any = None
     id_column: str | None = None
     split: Mapping[str, str | None] = field(default_factory=dict)
+    annotators: tuple[str, ...] = ()
+    weight_column: str | None = None
     label_separator: str = "|"
     head: Any = None
     dropout: float = 0.1
@@ -106,7 +114,16 @@ class Task:
         if self.kind is not None:
             check_choice(self.option("kind"), self.kind, KINDS)
         for part in self.split:
-            check_choice(self.option("split"), part, PARTS)
+            check_choice(self.option("split"), part, (*PARTS, *CUTS))
+        if sum(part in self.split for part in CUTS) and (self.split.get("dev") or len(CUTS & self.split.keys()) > 1):
+            raise ConfigError(
+                f"{self.option('split')} names {dict(self.split)}; dev rows are a split of their own, or cut by group, "
+                "or cut by time"
+            )
+        if self.soft and self.kind not in (None, "classification", "ordinal"):
+            raise ConfigError(f"a distribution over labels is for classification and ordinal tasks, not {self.kind!r}")
+        if self.label.count("*") > 1:
+            raise ConfigError(f"{self.option('label')} may hold one *, got {self.label!r}")
         if not self.label_separator:
             raise ConfigError(f"{self.option('label_separator')} must be at least one character, got ''")
         if self.symmetric and len(self.text) != 2:
@@ -187,7 +204,7 @@ class Task:
         wanted = _wanted(text, options)
         tables = {}
         for split, one in frames.items():
-            kept = one[[column for column in dict.fromkeys(wanted) if column in one.columns]]
+            kept = one[[column for column in expand_columns(wanted, list(one.columns)) if column in one.columns]]
             try:
                 tables[str(split)] = pa.Table.from_pandas(kept, preserve_index=False)
             except (pa.ArrowException, ValueError, TypeError) as error:
@@ -248,6 +265,7 @@ class Task:
         options = dict(options)
         if options.get("labels") is not None:
             options["labels"] = tuple(str(label) for label in options["labels"])
+        options["annotators"] = tuple(options.get("annotators") or ())
         if options.get("range") is not None:
             options["range"] = tuple(float(end) for end in options["range"])
         return cls(source, (text,) if isinstance(text, str) else tuple(text), **options)
@@ -268,7 +286,18 @@ class Task:
     @property
     def columns(self) -> list[str]:
         """The columns that the task reads: texts, label and id."""
-        return list(dict.fromkeys([*self.text_columns, self.label, *([self.id_column] if self.id_column else [])]))
+        more = [self.id_column, self.weight_column, *(self.split.get(part) for part in CUTS)]
+        return list(dict.fromkeys([*self.text_columns, *self.label_columns, *(column for column in more if column)]))
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that hold labels."""
+        return self.annotators or (self.label,)
+
+    @property
+    def soft(self) -> bool:
+        """Whether a row's gold label is a distribution over label names."""
+        return bool(self.annotators) or "*" in self.label
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -328,7 +357,9 @@ HeadFactory = Callable[..., Any]
 
 def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
     texts = [text] if isinstance(text, str) else list(text)
-    columns = [*text_columns_of(texts), options.get("label", "label"), options.get("id_column")]
+    labels = options.get("annotators") or [options.get("label", "label")]
+    cuts = [(options.get("split") or {}).get(part) for part in CUTS]
+    columns = [*text_columns_of(texts), *labels, options.get("id_column"), options.get("weight_column"), *cuts]
     return [column for column in columns if column]
 
 
@@ -336,7 +367,8 @@ def _table_of_rows(split: str, rows: list[Mapping[str, Any]], wanted: Sequence[s
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(f"split {split!r}, row {number} must be a dictionary, got {type(row).__name__}")
-    existing = [column for column in dict.fromkeys(wanted) if any(column in row for row in rows)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    existing = [column for column in expand_columns(wanted, list(names)) if column in names]
     arrays = {}
     for column in existing:
         values = [row.get(column) for row in rows]
@@ -386,7 +418,10 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
             "dev": task.dev_split,
             "test": task.test_split,
             "unlabelled": task.unlabelled_split,
-        },
+        }
+        | ({"dev": None, **task.split} if task.split else {}),
+        annotators=tuple(task.annotators),
+        weight_column=task.weight_column,
         label_separator=task.label_separator,
         head={key: value for key, value in vars(task.head).items() if value != ""},
         dropout=task.head.dropout,

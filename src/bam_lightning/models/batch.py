@@ -25,6 +25,7 @@ class TaskBatch(NamedTuple):
         has_teacher: ``[n]`` whether the teacher predicted the row; ``None`` where it predicted all.
         has_gold: ``[n]`` whether the row has a gold label; ``None`` where all have one.
         weight: ``[n]`` factors on the example losses; ``None`` where all are 1.
+        gold: ``[n, C]`` distributions over label names, in place of ``labels``; ``None`` where each row has one label.
     """
 
     positions: Tensor
@@ -35,6 +36,7 @@ class TaskBatch(NamedTuple):
     has_teacher: Tensor | None = None
     has_gold: Tensor | None = None
     weight: Tensor | None = None
+    gold: Tensor | None = None
 
 
 @dataclass

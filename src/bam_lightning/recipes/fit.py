@@ -209,7 +209,9 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         split = context.rows[task].train
         if task not in run.teachers:
             split = split.labelled()
-        examples = Examples(tokenized(split), split.labels, has_gold=split.has_gold)
+        examples = Examples(
+            tokenized(split), split.labels, has_gold=split.has_gold, weight=split.weight, gold=split.gold
+        )
         train[task] = examples._replace(**_teacher(run, context, task, split)._asdict())
         train[task].check_targets(task)
     sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)

@@ -28,6 +28,7 @@ from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.config.wandb_server import online
 from bam_lightning.data import row_cache
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
+from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
 from bam_lightning.models.pooling import Pooling, choose_pooling, family_of
@@ -37,6 +38,7 @@ from bam_lightning.recipes.job_file import save_job
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
+from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.run_spec import COLUMN, TRAIN, DataSummary, EncoderSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
@@ -92,13 +94,26 @@ def plan_recipe(
     for stage in facts.stages:
         own = for_stage(config, stage)
         view.say(f"stage {stage}: encoder {own.encoder.name}, texts cut at {own.data.max_length} tokens")
-    for note in [*(note for examples in rows.values() for note in examples.notes), *teachers.notes(rows)]:
+    notes = [note for examples in rows.values() for note in examples.notes]
+    for note in (*notes, *teachers.notes(rows), *_leaks(config, rows, facts)):
         view.say(note)
     for line in warn_undertrained_students(runs):
         view.say(line)
     if config.encoder.pooling is None:
         view.say("encoder.pooling: {} ({})".format(*_chosen_pooling(config.encoder)))
     return context, facts, runs
+
+
+def _leaks(config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary) -> list[str]:
+    """Return what is to be said of dev rows that stand in training rows; it is counted once for the same rows."""
+    path = Path(config.paths.cache) / f"leaks-{_hash(json.dumps(sorted(facts.fingerprints.items())))}.json"
+    with suppress(OSError, ValueError):
+        return [str(line) for line in json.loads(path.read_text(encoding="utf-8"))]
+    lines = count_leaks(rows)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(lines))
+    return lines
 
 
 def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: View) -> list[Run]:

@@ -24,6 +24,7 @@ from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
+from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
 from bam_lightning.data.teacher_columns import Column, check_covered, read_column
@@ -234,9 +235,10 @@ class MultiTaskDataModule(ExamplesDataModule):
         """Task -> its checked rows; read at first need."""
         if not self._rows:
             self._rows = {name: load_examples(name, task, self.data_seed) for name, task in self.tasks.items()}
-            for examples in self._rows.values():
-                for note in examples.notes:
-                    rank_zero_info(note)
+            for note in (note for examples in self._rows.values() for note in examples.notes):
+                rank_zero_info(note)
+            for line in count_leaks(self._rows):
+                rank_zero_info(line)
         return self._rows
 
     @property
@@ -309,7 +311,9 @@ class MultiTaskDataModule(ExamplesDataModule):
                         f"{name}: {tokens.n_truncated:,} of {len(split.keys):,} {part} rows are cut at "
                         f"{self.max_length} tokens ({self.truncation})"
                     )
-                found[name] = Examples(tokens, split.labels, has_gold=split.has_gold)
+                found[name] = Examples(
+                    tokens, split.labels, has_gold=split.has_gold, weight=split.weight, gold=split.gold
+                )
             self._split_cache[part] = found
         return self._split_cache[part]
 

@@ -22,7 +22,7 @@ from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.training.distillation import ensemble_mean, mix_targets, row_lam
+from bam_lightning.training.distillation import class_target, ensemble_mean, mix_targets, row_lam
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
@@ -164,7 +164,7 @@ class BamModule(pl.LightningModule):
         losses = {}
         for task, logits in self(batch).items():
             head, part = self.model.head(task), batch.tasks[task]
-            gold = head.encode_labels(part.labels)
+            gold = head.encode_labels(part.labels) if part.gold is None else class_target(head, part.gold)
             teacher = part.teacher_target
             if part.teacher is not None:
                 teacher = ensemble_mean(head.to_target_space(part.teacher))
