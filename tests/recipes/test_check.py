@@ -112,10 +112,11 @@ def test_the_option_checks_and_trains_nothing(words, monkeypatch, tmp_path):
     assert seen == [f"{tmp_path}/out"]
 
 
-def test_the_commands_at_the_end_of_training_run(trained, tmp_path, capsys):
+def test_the_commands_at_the_end_of_training_run(trained, tmp_path, capsys, monkeypatch):
     run = plan_runs(trained.config, load_data(trained.config)[2])[-1]
     _, evaluate, predict, serve = job_report.next_commands(trained.config, run)
     (tmp_path / "rows.jsonl").write_text('{"sentence": "a cat", "label": "positive"}\n')
+    monkeypatch.setattr("bam_lightning.metrics.report.DRAWS", 20)
     for line in (evaluate, predict):
         words = shlex.split(line.replace("FILE", "rows.jsonl").partition("    ")[0])
         assert cli.run([*words[1:], "--device", "cpu"]) == 0, capsys.readouterr().err

@@ -51,10 +51,13 @@ def format_html(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = [f"{report['rows']:,} rows of {report['input']}. Intervals are 95% bootstrap intervals over the rows."]
+    notes = [f"{report['rows']:,} rows: {report['input']}. Intervals are 95% bootstrap intervals over the rows."]
     if "answered" in report:
         answered = report["answered"]
         notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
+    if "reliability" in report:
+        error, temperature = report["expected_calibration_error"], report["temperature"]
+        notes.append(f"Expected calibration error: {error:.4f}, at temperature {temperature:.3f}.")
     return notes
 
 
@@ -72,7 +75,7 @@ def sections(report: Report) -> list[Section]:
     if "confusion_matrix" in report:
         labels, counts = report["confusion_matrix"]["labels"], report["confusion_matrix"]["counts"]
         rows = [[name, *(f"{count:,}" for count in row)] for name, row in zip(labels, counts, strict=True)]
-        found.append(("Confusion matrix", ["gold \\ predicted", *labels], rows))
+        found.append(("Confusion matrix", ["gold / predicted", *labels], rows))
     if "reliability" in report:
         rows = [
             [
@@ -83,8 +86,6 @@ def sections(report: Report) -> list[Section]:
             ]
             for bar in report["reliability"]
         ]
-        error = f"Expected calibration error: {report['expected_calibration_error']:.4f}"
-        rows.append([error, "", "", f"temperature {report['temperature']:.3f}"])
         found.append(("Calibration", ["confidence", "mean confidence", "accuracy", "decisions"], rows))
     if report["worst_rows"]:
         found.append(("Worst rows", ["row", "gold", "predicted", "probability", "loss", "texts"], _worst(report)))

@@ -110,12 +110,9 @@ def next_commands(config: Config, run: Run) -> list[str]:
     chosen = f"--run {run.id}" + (
         "" if config.paths.store == "store" else f" --store {shlex.quote(config.paths.store)}"
     )
-    task = run.tasks[0]
-    label = config.suite.tasks[task].label
-    gold = "" if label == "label" else f" --label {shlex.quote(label)}"
     return [
         f"Next, with {run.label}:",
-        f"  bam evaluate {chosen} --task {task} --input FILE{gold}    labelled rows: scores, intervals, worst rows",
+        f"  bam evaluate {chosen} --output report    the dev rows; other ones with --task TASK --input FILE",
         f"  bam predict {chosen} --input FILE --output scored.csv",
         f"  bam serve {chosen}",
     ]

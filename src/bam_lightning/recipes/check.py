@@ -267,9 +267,6 @@ def _show(report: Mapping[str, Any], config: Config) -> None:
         rows.append([name, f"{counts['train']:,}", f"{counts['dev']:,}", labels, *(f"{value:,}" for value in numbers)])
     show(f"Rows, cut at {config.data.max_length} tokens", head, rows)
     show("Examples", ["task", "label", "texts"], list(_example_lines(tasks)))
-    for task in tasks.values():
-        for note in task["notes"]:
-            print(note)
     print("Weak spots:" if report["weak_spots"] else "No weak spots.")
     for spot in report["weak_spots"]:
         print(f"  {spot}")
