@@ -173,8 +173,8 @@ def collect() -> dict[str, list[Option]]:
         if before is None or not before.meaning:
             known = before.value if before and group not in ("task", "head", "recipe") else option.value
             found[group][option.name] = Option(option.name, known, option.meaning)
-        elif group in ("task", "head", "recipe"):  # a task's own values are no defaults
-            found[group][option.name] = before._replace(value=option.value)
+        elif group in ("task", "head", "recipe"):  # a task's own values are no defaults, and its comments are its own
+            found[group][option.name] = Option(option.name, option.value, option.meaning or before.meaning)
     return {group: list(options.values()) for group, options in found.items()}
 
 

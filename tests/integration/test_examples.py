@@ -15,6 +15,7 @@ SCRIPTS = {
     "own_trainer.py": ["'val/average'", "Prediction(label="],
     "own_head.py": ["TwoLayerHead [Prediction(label="],
     "outside_teacher.py": ["'val/good/accuracy'"],
+    "lora.py": ["trained ", "Prediction(label="],
 }
 
 

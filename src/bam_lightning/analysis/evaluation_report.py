@@ -136,7 +136,7 @@ def reliability_plot(report: Report) -> str:
     for bar in bars:
         width = bar["high"] - bar["low"]
         axis.bar(bar["low"], bar["accuracy"], width, align="edge", color=COLOURS[0], alpha=0.85, edgecolor="white")
-        axis.bar(bar["low"], bar["rows"] / total, width, align="edge", color=COLOURS[1], alpha=0.45)
+        axis.bar(bar["low"] + width / 2, bar["rows"] / total, width / 4, color=COLOURS[1])
     axis.plot([0, 1], [0, 1], "k--", linewidth=1)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (orange: share of decisions)")
     axis.set_title(f"expected calibration error {report['expected_calibration_error']:.3f}", fontsize=10)
