@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,38 @@ class Examples(NamedTuple):
             torch.from_numpy(self.labels[rows]),
             *map(column, (self.teacher, self.teacher_target, self.has_teacher, self.has_gold, self.weight, self.gold)),
         )
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows of one source that several tasks label: a drawn row brings all its labels. N rows.
+
+    Attributes:
+        rows: task -> ``[N]`` number of the row among the task's examples, -1 where it has no label.
+    """
+
+    rows: Mapping[str, NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.rows.values())))
+
+    def lengths(self, tasks: Mapping[str, Examples]) -> NDArray[np.int64]:
+        """Return the tokens of each row ``[N]``."""
+        found = np.zeros(len(self), dtype=np.int64)
+        for task, numbers in self.rows.items():
+            found[numbers >= 0] = tasks[task].tokens.lengths[numbers[numbers >= 0]]
+        return found
+
+
+def stream_units(tasks: Mapping[str, Examples], shared: Mapping[str, SharedRows]) -> dict[str, int]:
+    """Return what a stream draws from, and its size: sources that tasks share, and tasks with rows of their own."""
+    source_of = {task: source for source, part in shared.items() for task in part.rows}
+    units: dict[str, int] = {}
+    for task, examples in tasks.items():
+        source = source_of.get(task)
+        units.setdefault(source or task, len(shared[source]) if source else len(examples.labels))
+    return units
 
 
 def split_across_ranks(lengths: NDArray[np.integer], rank: int, world_size: int) -> NDArray[np.int64]:

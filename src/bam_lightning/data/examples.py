@@ -149,6 +149,8 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     task, said = infer_labels(where, name, task, train_table)
     notes += [f"task {name!r}: {said}"] * bool(said)
     train = _make_train(where, name, task, train_table, check_range=True)
+    if task.row_group and train.ids is None:
+        train = train._replace(ids=[str(row) for row in range(len(train.keys))])
     if task.weight_column:
         train = train._replace(weight=read_weights(where, task, train_table))
     if task.soft:
@@ -161,6 +163,8 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
         )
     else:
         dev = load_split(name, task, "dev", splits["dev"])
+    if task.row_group and not task.allow_missing_labels:
+        train = train.labelled()
     if splits["unlabelled"] is not None:
         train = _add_unlabelled(train, load_unlabelled(name, task, splits["unlabelled"]))
     if train.has_gold is not None:
@@ -186,6 +190,15 @@ def _cut(
 ) -> tuple[TaskSplit, TaskSplit, str]:
     """Cut dev rows from training rows, by group, time or content; return both, and how it was done."""
     group, time = task.split.get("group"), task.split.get("time")
+    if task.row_group and not (group or time):  # the same rows for all tasks that label them
+        units = row_keys("", (), (), train.texts)
+        rank = {unit: hashlib.blake2b(unit + f"dev {seed}".encode(), digest_size=16).digest() for unit in units}
+        first = set(sorted(rank, key=rank.__getitem__)[: _dev_rows(len(rank))])
+        chosen = np.array([unit in first for unit in units])
+        dev = sort_by_key(train.take(np.flatnonzero(chosen)).labelled())[1]
+        if not len(dev.keys) or chosen.all():
+            raise DataError(f"{where}: too few labelled rows to set some aside as dev rows; give a dev split")
+        return train.take(np.flatnonzero(~chosen)), dev, f"the same rows for all their tasks, by data seed {seed}"
     if group:
         units = join_groups(where, group, table.column(group).to_pylist(), train.keys)
         return *cut_dev(where, name, train, task, seed, units), f"whole groups of column {group!r}, by data seed {seed}"
@@ -302,8 +315,9 @@ def load_split(name: str, task: Task, part: str, split: str | None = None) -> Ta
     table, where = read_table(name, task, split, task.label_columns)
     limit = {"train": task.train_rows, "dev": task.dev_rows}.get(part)
     # a range that was inferred from the training rows need not hold for others
-    make = _make_train if part == "train" else _make_split
-    return make(where, name, task, _first_rows(table, limit), check_range=not task.range_inferred)
+    make = _make_train if part == "train" or task.row_group else _make_split
+    rows = make(where, name, task, _first_rows(table, limit), check_range=not task.range_inferred)
+    return rows if part == "train" else rows.labelled()
 
 
 def load_unlabelled(
@@ -348,7 +362,7 @@ def row_ids(task: Task, table: pa.Table) -> list[str] | None:
 
 def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
     """Return training rows, which need no gold where the task allows that."""
-    if not task.allow_missing_labels:
+    if not (task.allow_missing_labels or task.row_group):
         return _make_split(where, name, task, table, check_range)
     values = table.column(task.label).to_pylist()
     empty = (None,) if task.multi_label else (None, "")

@@ -58,7 +58,8 @@ class Task:
             an empty text. Several texts are joined by the special tokens of the encoder.
         label: The label column; ``p_*`` stands for a column for each class, with probabilities or counts.
         labels: Label names in the order of their class ids; for an ordinal task from lowest to highest. ``None``
-            takes them from the training split.
+            takes them from the training split. A constructor also takes a mapping of name to label column, or to
+            options of a task: it then returns name -> task, over one source, and a drawn row brings all its labels.
         kind: ``classification``, ``regression``, ``ordinal`` or ``multi_label``. ``None`` infers it from the labels.
         range: Lowest and highest label of a regression task. ``None`` takes them from the training split.
         metric: Headline metric. Default: accuracy, spearman, quadratic_kappa or micro_f1, by kind.
@@ -80,6 +81,8 @@ class Task:
         dev_rows: Use only the first rows of the dev split.
         config_key: Prefix of the options that error messages name, such as ``suite.tasks.rte``; empty for a task
             made in Python.
+        row_group: Name of the source that several tasks label, made by ``labels={...}`` of a constructor; empty for a
+            task with rows of its own.
         range_inferred: Whether ``range`` was taken from the training split.
     """
 
@@ -104,6 +107,7 @@ class Task:
     train_rows: int | None = None
     dev_rows: int | None = None
     config_key: str = ""
+    row_group: str = ""
     range_inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -256,7 +260,9 @@ class Task:
         return cls._make(DatasetSource(splits), text, options)
 
     @classmethod
-    def _make(cls, source: Source, text: str | Sequence[str], options: dict[str, Any]) -> Task:
+    def _make(cls, source: Source, text: str | Sequence[str], options: Mapping[str, Any]) -> Any:
+        if isinstance(options.get("labels"), Mapping):
+            return {name: cls._make(source, text, own) for name, own in _label_options(options).items()}
         known = [
             name for name in cls.__dataclass_fields__ if name not in ("source", "text", "config_key", "range_inferred")
         ]
@@ -355,7 +361,19 @@ class Task:
 HeadFactory = Callable[..., Any]
 
 
+def _label_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the options of each task that labels one source."""
+    shared = {name: value for name, value in options.items() if name != "labels"}
+    found = {}
+    for name, own in options["labels"].items():
+        more = dict(own) if isinstance(own, Mapping) else {"label": own}
+        found[str(name)] = {"label": str(name), **shared, **more, "row_group": "+".join(map(str, options["labels"]))}
+    return found
+
+
 def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    if isinstance(options.get("labels"), Mapping):
+        return [column for own in _label_options(options).values() for column in _wanted(text, own)]
     texts = [text] if isinstance(text, str) else list(text)
     labels = options.get("annotators") or [options.get("label", "label")]
     cuts = [(options.get("split") or {}).get(part) for part in CUTS]

@@ -74,6 +74,33 @@ class Batch:
         """Return the batch with its tensors in pinned memory, from which copies to a GPU do not block."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def merge_equal_texts(self) -> Batch:
+        """Return the batch with texts of equal tokens once; the examples of a task keep their order."""
+        ends = torch.tensor(self.lengths).cumsum(0).tolist()
+        known: dict[bytes, int] = {}
+        kept, place = [], []
+        for number, (end, length) in enumerate(zip(ends, self.lengths, strict=True)):
+            span = slice(end - length, end)
+            key = self.input_ids[span].numpy().tobytes()
+            if self.token_type_ids is not None:
+                key += self.token_type_ids[span].numpy().tobytes()
+            if key not in known:
+                known[key] = len(kept)
+                kept.append(number)
+            place.append(known[key])
+        if len(kept) == len(place):
+            return self
+        tokens = torch.cat([torch.arange(ends[number] - self.lengths[number], ends[number]) for number in kept])
+        places = torch.tensor(place)
+        return replace(
+            self,
+            input_ids=self.input_ids[tokens],
+            position_ids=self.position_ids[tokens],
+            token_type_ids=None if self.token_type_ids is None else self.token_type_ids[tokens],
+            lengths=tuple(self.lengths[number] for number in kept),
+            tasks={task: part._replace(positions=places[part.positions]) for task, part in self.tasks.items()},
+        )
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         def part_of(part: TaskBatch) -> TaskBatch:
             return TaskBatch(*(None if value is None else change(value) for value in part))  # type: ignore[arg-type]

@@ -22,8 +22,8 @@ from bam_lightning.config.exceptions import ConfigError, DataError, TrainingErro
 from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
-from bam_lightning.data.collate import Examples
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples
+from bam_lightning.data.collate import Examples, SharedRows, stream_units
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, row_keys
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
@@ -61,6 +61,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         seed: of the stream.
         num_workers: loader processes.
         transform: see ``TrainLoader``.
+        merge_equal_texts: encode texts of equal tokens once in a minibatch.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class ExamplesDataModule(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         transform: Transform | None = None,
+        merge_equal_texts: bool = False,
     ) -> None:
         super().__init__()
+        self.merge_equal_texts = merge_equal_texts
         self.transform = transform
         self._train, self._dev, self._predict = dict(train), dict(dev or {}), predict
         self._test: dict[str, Examples] = {}
@@ -101,12 +104,20 @@ class ExamplesDataModule(pl.LightningDataModule):
 
     def sampler_weights(self) -> dict[str, float]:
         """Return task -> factor on its example losses, as the sampler asks for."""
-        return self.sampler.weights({task: len(part.labels) for task, part in self.train_examples().items()})
+        shared = self.shared_rows()
+        weights = self.sampler.weights(stream_units(self.train_examples(), shared))
+        for source, part in shared.items():
+            weights |= dict.fromkeys(part.rows, weights.pop(source))
+        return weights
+
+    def shared_rows(self) -> Mapping[str, SharedRows]:
+        """Return name -> training rows that several tasks share."""
+        return {}
 
     def digests(self) -> dict[str, str | None]:
         """Return hashes of the stream (sizes, sampler, batch size, seed) and of the teacher columns."""
         examples = self.train_examples()
-        sizes = {task: len(part.labels) for task, part in examples.items()}
+        sizes = stream_units(examples, self.shared_rows())
         teachers = hashlib.sha256()
         for task, part in examples.items():
             if any(column is not None for column in part[2:]):
@@ -139,6 +150,8 @@ class ExamplesDataModule(pl.LightningDataModule):
             self.num_workers,
             self._current_trainer,
             self.transform,
+            self.shared_rows(),
+            self.merge_equal_texts,
         )
 
     def _eval_loaders(self, examples: Mapping[str, Examples]) -> list[EvalLoader]:
@@ -179,6 +192,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         num_workers: loader processes.
         cache_dir: folder for tokens.
         revision: of a hub id.
+        merge_equal_texts: encode texts of equal tokens once in a minibatch; rows that several tasks share always are.
     """
 
     def __init__(
@@ -201,6 +215,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         num_workers: int = 0,
         cache_dir: str | Path | None = None,
         revision: str | None = None,
+        merge_equal_texts: bool = False,
     ) -> None:
         if not tasks:
             raise ConfigError("MultiTaskDataModule needs at least one task")
@@ -213,6 +228,7 @@ class MultiTaskDataModule(ExamplesDataModule):
             batch_size=batch_size,
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
             num_workers=num_workers,
+            merge_equal_texts=merge_equal_texts,
         )
         self.tasks, self.encoder_path, self.revision = dict(tasks), str(encoder), revision
         self.max_length, self.pooling, self.data_seed = max_length, pooling, data_seed
@@ -227,6 +243,8 @@ class MultiTaskDataModule(ExamplesDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / "bam_lightning"
         self._rows: dict[str, TaskExamples] = {}
         self._teachers: dict[str, Teacher] = {}
+        self._shared: tuple[dict[str, Examples], dict[str, SharedRows]] | None = None
+        self._train_ids: dict[str, Sequence[str] | None] = {}
         self._tokenizer: Any = None
         self._split_cache: dict[str, dict[str, Examples]] = {}
 
@@ -300,6 +318,8 @@ class MultiTaskDataModule(ExamplesDataModule):
                     continue
                 if name not in self._teachers:
                     split = split.labelled()
+                if part == "train":
+                    self._train_ids[name] = split.ids
                 if not len(split.keys):
                     raise DataError(
                         f"task {name!r}: no training row has a gold label, and there is no teacher; give one with "
@@ -326,6 +346,28 @@ class MultiTaskDataModule(ExamplesDataModule):
         for name, examples in found.items():
             examples.check_targets(name)
         return found
+
+    def shared_rows(self) -> Mapping[str, SharedRows]:
+        """Return name -> training rows of a source that several tasks label, in an order of their content."""
+        examples = self._examples("train")
+        if self._shared is not None and self._shared[0] is examples:
+            return self._shared[1]
+        groups: dict[str, list[str]] = {}
+        for name in examples:
+            if group := self.rows[name].task.row_group:
+                groups.setdefault(group, []).append(name)
+        shared = {group: self._share(names) for group, names in groups.items() if len(names) > 1}
+        self._shared = (examples, shared)
+        return shared
+
+    def _share(self, names: Sequence[str]) -> SharedRows:
+        numbers = {name: {row: place for place, row in enumerate(self._train_ids[name] or ())} for name in names}
+        texts: dict[str, bytes] = {}
+        for name in names:
+            split = self.rows[name].train
+            texts |= dict(zip(split.ids or (), row_keys("", (), (), split.texts), strict=True))
+        order = sorted({row for known in numbers.values() for row in known}, key=lambda row: (texts[row], row))
+        return SharedRows({name: np.array([known.get(row, -1) for row in order]) for name, known in numbers.items()})
 
     def dev_examples(self) -> dict[str, Examples]:
         """Return task -> dev examples."""

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from bam_lightning.config.exceptions import TrainingError
 from bam_lightning.config.signals import ignore_sigterm_in_worker
-from bam_lightning.data.collate import Examples, collate, empty_batch, length_batches, split_across_ranks
+from bam_lightning.data.collate import (
+    Examples,
+    SharedRows,
+    collate,
+    empty_batch,
+    length_batches,
+    split_across_ranks,
+    stream_units,
+)
 from bam_lightning.data.sampling import PAD_INDEX, Sampler
 from bam_lightning.models.batch import Batch
 
@@ -79,6 +87,8 @@ class TrainLoader:
         workers: loader processes.
         trainer: returns the Trainer, or ``None``.
         transform: makes a rank's batch of a whole minibatch and ``[S]`` which of its texts are the rank's.
+        shared: name -> rows that several tasks share; ``batch_size`` counts them once.
+        merge_equal_texts: encode texts of equal tokens once; shared rows always are.
     """
 
     def __init__(
@@ -90,11 +100,15 @@ class TrainLoader:
         workers: int,
         trainer: Callable[[], Any],
         transform: Transform | None = None,
+        shared: Mapping[str, SharedRows] | None = None,
+        merge_equal_texts: bool = False,
     ) -> None:
         # not "sampler": Lightning would replace one of that name under overfit_batches
         self.examples, self.task_sampler, self.batch_size = examples, sampler, batch_size
         self.seed, self.workers, self.trainer, self.transform = seed, workers, trainer, transform
-        self.sizes = {task: len(part.labels) for task, part in examples.items()}
+        self.shared = dict(shared or {})
+        self.sizes = stream_units(examples, self.shared)
+        self.merge = merge_equal_texts or bool(self.shared)
         self._epochs_without_trainer = 0
 
     def __len__(self) -> int:
@@ -112,7 +126,13 @@ class TrainLoader:
         steps = len(self) // place.accumulate
         rows = self.task_sampler.epoch(self.sizes, self.batch_size * place.accumulate, self.seed, number, steps)
         maker = MinibatchMaker(
-            self.examples, rows.reshape(-1, self.batch_size), number * len(self), place, self.transform
+            self.examples,
+            rows.reshape(-1, self.batch_size),
+            number * len(self),
+            place,
+            self.transform,
+            self.shared,
+            self.merge,
         )
         yield from iterate(maker, range(position, len(self)), self.workers, place.on_gpu)
 
@@ -150,10 +170,12 @@ class MinibatchMaker:
 
     Args:
         examples: task -> its training examples.
-        rows: ``[L, B]`` row numbers through all tasks.
+        rows: ``[L, B]`` row numbers through all tasks, shared rows counted once.
         first: number of the epoch's first minibatch in the stream.
         place: of this process.
         transform: see ``TrainLoader``.
+        shared: see ``TrainLoader``.
+        merge: whether texts of equal tokens are encoded once.
     """
 
     def __init__(
@@ -163,11 +185,20 @@ class MinibatchMaker:
         first: int,
         place: Placement,
         transform: Transform | None = None,
+        shared: Mapping[str, SharedRows] | None = None,
+        merge: bool = False,
     ) -> None:
         self.examples, self.rows, self.first, self.place, self.transform = examples, rows, first, place, transform
-        self.names = np.asarray(list(examples), dtype=object)
-        self.firsts = np.cumsum([0, *(len(part.labels) for part in examples.values())])
-        self.lengths = np.concatenate([part.tokens.lengths for part in examples.values()])
+        self.shared, self.merge = dict(shared or {}), merge
+        units = stream_units(examples, self.shared)
+        self.names = np.asarray(list(units), dtype=object)
+        self.firsts = np.cumsum([0, *units.values()])
+        self.lengths = np.concatenate(
+            [
+                self.shared[name].lengths(examples) if name in self.shared else examples[name].tokens.lengths
+                for name in units
+            ]
+        )
 
     def __call__(self, number: int) -> Batch:
         rows = self.rows[number]
@@ -183,8 +214,29 @@ class MinibatchMaker:
         return self._collate(rows[mine], index) if len(mine) else empty_batch(self.examples, index)
 
     def _collate(self, rows: NDArray[np.int32], index: int) -> Batch:
-        tasks = np.searchsorted(self.firsts, rows, side="right") - 1
-        return collate(self.examples, self.names[tasks], rows - self.firsts[tasks], index)
+        units = np.searchsorted(self.firsts, rows, side="right") - 1
+        tasks, numbers = self.names[units], rows - self.firsts[units]
+        if self.shared:
+            tasks, numbers = self._spread(tasks, numbers)
+        batch = collate(self.examples, tasks, numbers, index)
+        return batch.merge_equal_texts() if self.merge else batch
+
+    def _spread(
+        self, units: NDArray[np.object_], numbers: NDArray[np.integer]
+    ) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+        """Return the tasks that label the drawn rows, and the rows' numbers among their examples."""
+        tasks: list[str] = []
+        found: list[int] = []
+        for unit, number in zip(units.tolist(), numbers.tolist(), strict=True):
+            if unit not in self.shared:
+                tasks.append(unit)
+                found.append(number)
+                continue
+            for task, rows in self.shared[unit].rows.items():
+                if rows[number] >= 0:
+                    tasks.append(task)
+                    found.append(int(rows[number]))
+        return np.asarray(tasks, dtype=object), np.asarray(found, dtype=np.int64)
 
 
 class EvalLoader:
