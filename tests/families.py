@@ -113,7 +113,7 @@ def checkpoint(family, tokenizer, folder):
     known = transformers.AutoConfig.for_model(kind).to_dict()
     special = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 2, "eos_token_id": 3, **fields}
     special = {name: value for name, value in special.items() if name in known or name in fields}
-    config = transformers.AutoConfig.for_model(kind, **{**special, "vocab_size": len(tokenizer)})
+    config = transformers.AutoConfig.for_model(kind, **{**special, "vocab_size": len(tokenizer) + 8})  # Qwen's add some
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -131,7 +131,14 @@ CHANGES = [
     "optimization.epochs=1",
     "optimization.layerwise_decay=0.5",
     "data.max_length=64",
+    "data.truncation=head_tail",
     "encoder.pooling=cls",
+    "encoder.pooling=last",
+    "encoder.freeze=all",
+    "encoder.freeze=1",
+    "encoder.gradient_checkpointing=true",
+    "encoder.layers=encoder.layer",
+    "encoder.peft={_target_: peft.LoraConfig, r: 8}",
     "trainer.precision=32-true",
     "trainer.max_steps=7",
     "run.call_tokens=9",
@@ -165,6 +172,16 @@ IDLE = [
 @pytest.mark.parametrize("override", CHANGES)
 def test_what_changes_weights_changes_the_id(override):
     assert planned(override)[-1].id != planned()[-1].id
+
+
+def test_a_pooling_that_is_chosen_gives_the_id_of_the_one_that_is_given():
+    facts = replace(FACTS, pooling="last")
+    chosen = plan_runs(compose(["scale=small", "encoder.pooling=null"]), facts)
+    assert [run.id for run in chosen] == [
+        run.id for run in plan_runs(compose(["scale=small", "encoder.pooling=last"]), FACTS)
+    ]
+    default = plan_runs(compose(["scale=small", "encoder.pooling=null"]), FACTS)
+    assert [run.id for run in default] == [run.id for run in plan_runs(compose(["scale=small"]), FACTS)]
 
 
 @pytest.mark.parametrize("override", IDLE)

@@ -280,7 +280,7 @@ class EncoderConfig:
     pooling: str | None = None  # pooler, cls, mean or last; null: as the checkpoint was trained, else by family
     _target_: str | None = None  # your own module that returns token states; model_config are its arguments
     layers: str | None = None  # dotted name of the list of layers, where it is not found
-    peft: dict[str, Any] = field(default_factory=dict)  # adapters: {_target_: peft.LoraConfig, r: 8}
+    peft: Any = None  # adapters: {_target_: peft.LoraConfig, r: 8}
     freeze: Any = None  # all, or the number of lowest layers that are not trained
     gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, more time
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
@@ -300,6 +300,10 @@ class EncoderConfig:
             if isinstance(self.freeze, bool) or not isinstance(self.freeze, int):
                 raise ConfigError(f"{key}.freeze must be all or a number of layers, got {self.freeze!r}")
             check_at_least(f"{key}.freeze", self.freeze, 0, 10_000)
+        if self.peft is not None and not (isinstance(self.peft, dict) and self.peft.get("_target_")):
+            raise ConfigError(
+                f"{key}.peft must be a mapping such as {{_target_: peft.LoraConfig, r: 8}}, got {self.peft!r}"
+            )
         if self.peft and self.freeze is not None:
             raise ConfigError(f"{key}.peft trains the adapters alone, so freeze has no effect; leave one out")
         if self.peft and self._target_ is None and not self.path:

@@ -35,13 +35,13 @@ class Pattern(NamedTuple):
 
     def visible(self, count: int, device: torch.device) -> Tensor | None:
         """Return ``[count, count]``, true where a token (row) sees another (column); ``None`` where all do."""
-        window = self.window is not None and self.window < count
-        if not self.causal and not window:
+        window = count if self.window is None else min(self.window, count)
+        if not self.causal and window == count:
             return None
         places = torch.arange(count, device=device)
         distance = places[:, None] - places[None]
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
-        return seen & (distance.abs() < self.window) if window else seen
+        return seen if window == count else seen & (distance.abs() < window)
 
 
 def attention(
@@ -157,8 +157,8 @@ def _block_attention(
     if (seen := pattern.visible(len(query), query.device)) is not None:
         mask = mask & seen
     key, value = (_repeat_heads(part, query.shape[1], 1) for part in (key, value))
-    parts = (part.transpose(0, 1)[None] for part in (query, key, value))  # [1, H, N, D] each
-    return _dense(*parts, mask, scale, dropout, pattern.softcap)[0].transpose(0, 1)
+    query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))  # [1, H, N, D] each
+    return _dense(query, key, value, mask, scale, dropout, pattern.softcap)[0].transpose(0, 1)
 
 
 def _grouped_attention(
@@ -171,16 +171,10 @@ def _grouped_attention(
     found = []
     for group, parts in zip(groups, columns, strict=False):  # the last part is the filler
         padded = [part if group.fill is None else part.index_select(0, group.fill) for part in parts]
-        texts = [part.view(group.texts, group.longest, *part.shape[1:]).transpose(1, 2) for part in padded]
-        heads = texts[0].shape[1]
-        mixed = _dense(
-            texts[0],  # [n, H, t, D]
-            *(_repeat_heads(text, heads, 1) for text in texts[1:]),
-            _group_mask(group, pattern, query.device),
-            scale,
-            dropout,
-            pattern.softcap,
-        )
+        first, *others = (part.view(group.texts, group.longest, *part.shape[1:]).transpose(1, 2) for part in padded)
+        keys, values = (_repeat_heads(part, first.shape[1], 1) for part in others)  # [n, H, t, D]
+        mask = _group_mask(group, pattern, query.device)
+        mixed = _dense(first, keys, values, mask, scale, dropout, pattern.softcap)
         rows = mixed.transpose(1, 2).reshape(-1, *query.shape[1:-1], mixed.shape[-1])
         found.append(rows if group.kept is None else rows.index_select(0, group.kept))
     found.append(query.new_zeros(filler, *found[0].shape[1:]))

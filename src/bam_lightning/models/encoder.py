@@ -57,13 +57,16 @@ class Encoder(nn.Module):
         self, body: Any, pooling: str | None = "pooler", call_tokens: int = CALL_TOKENS, config: Any = None
     ) -> None:
         super().__init__()
-        self.config = getattr(body, "config", None) if config is None else config
+        self.config: Any = getattr(body, "config", None) if config is None else config
         family = str(getattr(self.config, "model_type", ""))
         self.pooling = choose_pooling(pooling, family, None).name
         check_choice("encoder.pooling", self.pooling, POOLINGS)
         theirs = getattr(body, "pooler", None)
         if theirs is not None:
             body.pooler = nn.Identity()  # some families call it without looking
+        for part in body.modules():
+            if "Sinusoidal" in type(part).__name__:  # a formula's, which transformers' loading forgets
+                part.requires_grad_(False)
         self._usual_attention = attention.install(body)
         self.body: Any = body
         self.call_tokens = call_tokens

@@ -60,14 +60,14 @@ def token_states(output: Any) -> Tensor:
 
 def accepted(body: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """Return the inputs without the segment ids if the model takes none, and ``use_cache=False`` where it has one."""
-    names = _arguments(type(body))
+    names = _arguments(type(body).forward)
     kept: dict[str, Any] = {name: ids for name, ids in inputs.items() if name != "token_type_ids" or name in names}
     return {**kept, "use_cache": False} if "use_cache" in names else kept
 
 
 @cache
-def _arguments(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _arguments(forward: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def why_not_packed(body: Any, usual: str | None, length: int | None = None) -> str | None:
@@ -85,7 +85,7 @@ def why_not_packed(body: Any, usual: str | None, length: int | None = None) -> s
     """
     if usual is None:
         return "its attention is its own"
-    if "position_ids" not in _arguments(type(body)):
+    if "position_ids" not in _arguments(type(body).forward):
         return "it takes no positions"
     batch = _texts(body, length)
     with at_rest(body), _autocast_off(batch):
@@ -96,8 +96,10 @@ def why_not_packed(body: Any, usual: str | None, length: int | None = None) -> s
         body.set_attn_implementation(usual)
         apart = [token_states(body(**one))[0] for one in _apart(body, batch)]
         body.set_attn_implementation(attention.NAME)
-    error, limit = _largest_error(packed, apart), TOLERANCE[apart[0].dtype]
-    return None if error <= limit else f"states of packed texts differ by {error:.1g} from those of texts apart"
+    difference, limit = _largest_error(packed, apart), TOLERANCE[apart[0].dtype]
+    if difference <= limit:
+        return None
+    return f"states of packed texts differ by {difference:.1g} from those of texts apart"
 
 
 def kernel_error(body: Any, length: int | None = None) -> str | None:
@@ -112,8 +114,8 @@ def kernel_error(body: Any, length: int | None = None) -> str | None:
         except Exception as error:
             return f"the kernel for packed rows fails ({' '.join(str(error).split()) or type(error).__name__})"
     limit = 2 * _largest_error(apart, exact) + HALF_TOLERANCE
-    error = _largest_error(packed, exact)
-    return None if error <= limit else f"the kernel's states differ by {error:.1g} from those of texts apart"
+    difference = _largest_error(packed, exact)
+    return None if difference <= limit else f"the kernel's states differ by {difference:.1g} from those of texts apart"
 
 
 def padding_matters(body: Any, length: int | None = None) -> bool:

@@ -64,7 +64,7 @@ class EncoderSummary(NamedTuple):
     text_lines: int
     text_fingerprint: str
     decays: Mapping[str, float]
-    pooling: str
+    pooling: str = ""
 
 
 @dataclass(frozen=True)
