@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Prediction, Predictor, load
     from bam_lightning.models.heads import (
         BinaryHeads,
+        ChoiceHead,
         ClassificationHead,
         Head,
         LabelHead,
         MultiLabelHead,
         OrdinalHead,
         RegressionHead,
+        SpanHead,
+        TaggingHead,
     )
     from bam_lightning.models.multi_task import MultiTaskModel
     from bam_lightning.recipes.runner import run_recipe
@@ -36,6 +39,7 @@ __all__ = [
     "BamModule",
     "BertAdam",
     "BinaryHeads",
+    "ChoiceHead",
     "ClassificationHead",
     "ConfigError",
     "ConstantAnnealing",
@@ -53,7 +57,9 @@ __all__ = [
     "ReplicationSampler",
     "Sampler",
     "SizeProportionalSampler",
+    "SpanHead",
     "StoreError",
+    "TaggingHead",
     "Task",
     "TeacherSource",
     "TrainingError",
@@ -71,12 +77,15 @@ _MODULES = {
     "inference.predictor": ["Prediction", "Predictor", "load"],
     "models.heads": [
         "BinaryHeads",
+        "ChoiceHead",
         "ClassificationHead",
         "Head",
         "LabelHead",
         "MultiLabelHead",
         "OrdinalHead",
         "RegressionHead",
+        "SpanHead",
+        "TaggingHead",
     ],
     "models.multi_task": ["MultiTaskModel"],
     "recipes.runner": ["run_recipe"],

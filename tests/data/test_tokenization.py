@@ -84,7 +84,7 @@ def test_second_call_reads_the_file(tiny_bert, cache, monkeypatch):
     first = encode(PAIRS, load_tokenizer(tiny_bert), 64, cache)
     (path,) = cache.iterdir()
     written = path.stat().st_mtime_ns
-    monkeypatch.setattr(tokenization, "_table", None)  # cannot be called
+    monkeypatch.setattr(tokenization, "make_table", None)  # cannot be called
     second = encode(PAIRS, load_tokenizer(tiny_bert), 64, cache)
     for one, two in zip(first[:3], second[:3], strict=True):
         np.testing.assert_array_equal(one, two)
@@ -126,7 +126,7 @@ def test_a_truncated_file_is_refused_and_named(tokenizer, cache, left):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(left * len(whole)) if isinstance(left, float) else left])
     with pytest.raises(ValueError) as caught:
-        tokenization._read(path)
+        tokenization.read_table(path)
     assert str(caught.value) == f"{path} is damaged: its bytes have changed; delete it, and it is written anew"
 
 
@@ -137,7 +137,7 @@ def test_every_flipped_byte_of_a_cached_file_is_refused(tokenizer, cache):
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="is damaged: its bytes have changed"):
-            tokenization._read(path)
+            tokenization.read_table(path)
 
 
 def test_tokens_are_mapped_from_the_file_and_not_copied(tokenizer, cache):

@@ -32,10 +32,16 @@ class Metric(Enum):
     macro_f1 = "macro_f1"
     exact_match = "exact_match"
     quadratic_kappa = "quadratic_kappa"
+    span_f1 = "span_f1"
+    tag_accuracy = "tag_accuracy"
+    squad_f1 = "squad_f1"
+    squad_exact_match = "squad_exact_match"
 
 
 CLASSES = (Metric.accuracy, Metric.matthews, Metric.f1)
 SETS = (Metric.micro_f1, Metric.macro_f1, Metric.exact_match)
+TAGS = (Metric.span_f1, Metric.tag_accuracy)
+ANSWERS = (Metric.squad_f1, Metric.squad_exact_match)
 # What the package's heads are scored by. A head from elsewhere takes what fits its labels: spearman for a label_range,
 # anything for label_names.
 HEADS = {
@@ -43,7 +49,29 @@ HEADS = {
     "bam_lightning.RegressionHead": (Metric.spearman,),
     "bam_lightning.MultiLabelHead": SETS,
     "bam_lightning.OrdinalHead": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
+    "bam_lightning.ChoiceHead": (Metric.accuracy,),
+    "bam_lightning.TaggingHead": TAGS,
+    "bam_lightning.SpanHead": ANSWERS,
 }
+
+
+KINDS_OF_HEADS = {
+    "bam_lightning.OrdinalHead": "ordinal",
+    "bam_lightning.ChoiceHead": "choice",
+    "bam_lightning.TaggingHead": "tagging",
+    "bam_lightning.SpanHead": "span",
+}
+KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
+
+
+def kind_of(head: str, metric: Metric, in_range: bool) -> str:
+    """Return what the labels of a task are, by its head's class, its metric and whether it has a range."""
+    by_metric = {
+        **dict.fromkeys(SETS, "multi_label"),
+        **dict.fromkeys(TAGS, "tagging"),
+        **dict.fromkeys(ANSWERS, "span"),
+    }
+    return KINDS_OF_HEADS.get(head) or by_metric.get(metric) or ("regression" if in_range else "classification")
 
 
 @dataclass
@@ -61,17 +89,19 @@ class HeadConfig:
 class TaskConfig:
     """One task: where its rows come from, how it is trained and how it is scored.
 
-    ``text`` names columns of texts, or templates such as ``"{subject}: {body}"``; ``label`` the column of labels.
-    ``label_separator`` separates the labels
-    of a multi-label row where the column holds text and not lists. ``head_of`` names the task whose head scores this
-    one; such a task is not trained. ``unlabelled_split`` names more training rows, whose labels are not looked at;
-    ``allow_missing_labels`` accepts training rows without a label. A teacher alone teaches both.
+    ``text`` names columns of texts, or templates such as ``"{subject}: {body}"``; ``choices`` the columns of the
+    choices of a multiple-choice task, or one column of lists of them; ``label`` the column of labels.
+    ``label_separator`` separates the labels of a multi-label row where the column holds text and not lists.
+    ``unlabelled_split`` names more training rows, whose labels are not looked at; ``allow_missing_labels`` accepts
+    training rows without a label; a teacher alone teaches both. ``kind`` says what the labels are where head and metric
+    leave it open. ``head_of`` names the task whose head scores this one; such a task is not trained.
     ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null finds out.
     """
 
     path: str = MISSING  # hub id, folder or file; generated: the demo suite
     subset: str | None = None  # configuration of a hub data set, or subfolder
     text: Any = field(default_factory=list)  # columns of texts, or templates such as "{subject}: {body}"
+    choices: list[str] = field(default_factory=list)  # columns of the choices, or one column of lists of them
     label: str = "label"  # column of labels; p_*: a column of probabilities or counts for each class
     label_separator: str = "|"  # between the labels of a multi-label row, where the column is text
     id_column: str | None = None  # column of unique ids; null: none
@@ -86,6 +116,7 @@ class TaskConfig:
     weight_column: str | None = None  # column of factors on the losses of training rows
     train_rows: int | None = None  # use the first so many training rows
     dev_rows: int | None = None  # use the first so many dev rows
+    kind: str | None = None  # of the labels; null: the head and the metric say it
     head: HeadConfig = field(default_factory=HeadConfig)
     metric: Metric = Metric.accuracy  # headline metric; the head decides which ones fit
     head_of: str | None = None  # score with the head of this task, and train none
@@ -111,8 +142,20 @@ class TaskConfig:
         """Whether a row may have any number of labels: the metric says so, since it compares sets of them."""
         return self.metric in SETS
 
+    @property
+    def kind_of_labels(self) -> str:
+        """What the labels are: ``kind``, or what the head, the metric or the ``label_range`` says."""
+        return self.kind or kind_of(self.head._target_, self.metric, self.regression)
+
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` unless the task is complete and its parts fit together."""
+        if self.kind is not None:
+            check_choice(f"{key}.kind", self.kind, KINDS)
+        if bool(self.choices) != (self.kind_of_labels == "choice"):
+            raise ConfigError(
+                f"{key}.choices go with the head of multiple choice (/head: choice), and only with it; got "
+                f"{self.choices or 'none'} and {self.head._target_ or 'no head'}"
+            )
         if not isinstance(self.text, list) or not self.text or not all(isinstance(t, str) and t for t in self.text):
             raise ConfigError(f"{key}.text must name columns, got {self.text}")
         for text in self.text:
@@ -145,7 +188,10 @@ class TaskConfig:
             raise ConfigError(
                 f"{key} is missing; start the task's file with: defaults: [schema, /head: classification]"
             )
-        if bool(names) == bool(span):
+        if self.kind_of_labels == "span":
+            if names or span:
+                raise ConfigError(f"{key} of a span task takes neither label_names nor label_range")
+        elif bool(names) == bool(span):
             raise ConfigError(f"{key} needs either label_names or label_range, got {names} and {span}")
         if span and (len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf):
             raise ConfigError(f"{key}.label_range must be [lowest, highest], got {span}")

@@ -12,33 +12,38 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.tokenization import Tokens
-from bam_lightning.models.batch import Batch, TaskBatch
+from bam_lightning.models.batch import ABSENT, Batch, TaskBatch
+from bam_lightning.store.ragged import Ragged
 
 PREDICT_TOKENS = 8_192  # padded tokens in a batch to predict on
 
 
 class Examples(NamedTuple):
-    """A task's rows, ready for the model. N rows, K outputs of the head.
+    """A task's rows, ready for the model. N rows, K outputs of the head, W words in all where the head reads words.
 
     Attributes:
-        tokens: of the N texts or pairs.
-        labels: ``[N]``, or ``[N, C]`` of a multi-label task, as in ``TaskSplit``.
-        teacher: float32 logits ``[N, K]`` of one teacher, ``[N, k, K]`` of an ensemble, or ``None``.
+        tokens: of the texts of N rows.
+        labels: ``[N]``, or ``[N, C]`` of a multi-label task, as in ``TaskSplit``; tags of N rows of words; ``[N, 2]``
+            first and last word of the answers.
+        teacher: float32 logits ``[N, K]`` of one teacher, ``[N, k, K]`` of an ensemble, or ``None``; of words
+            ``Ragged``.
         teacher_target: float32 predictions ``[N, K]`` in the head's target space, in place of ``teacher``.
         has_teacher: ``[N]`` whether the teacher predicted the row; ``None`` where it predicted all.
         has_gold: ``[N]`` whether the row has a gold label; ``None`` where all have one.
         weight: float32 ``[N]`` factors on the example losses; ``None`` where all are 1.
         gold: float32 ``[N, C]`` gold labels that are distributions over label names, in place of ``labels``.
+        references: what a metric compares text with, one for each row; for rows that are scored.
     """
 
     tokens: Tokens
-    labels: NDArray[np.generic]
-    teacher: NDArray[np.float32] | None = None
-    teacher_target: NDArray[np.float32] | None = None
+    labels: Any
+    teacher: Any = None
+    teacher_target: Any = None
     has_teacher: NDArray[np.bool_] | None = None
     has_gold: NDArray[np.bool_] | None = None
     weight: NDArray[np.float32] | None = None
     gold: NDArray[np.float32] | None = None
+    references: Sequence[Any] | None = None
 
     def check_targets(self, task: str) -> None:
         """Raise ``DataError`` for a row that has neither gold nor a teacher's prediction."""
@@ -53,17 +58,51 @@ class Examples(NamedTuple):
                 f"the first is row {int(bare[0])}; give one of the two, or remove them"
             )
 
-    def take(self, positions: NDArray[np.int64], rows: NDArray[np.integer]) -> TaskBatch:
-        """Return the examples of the given ``[n]`` rows, whose texts have the given positions in the minibatch."""
+    def take(
+        self, positions: NDArray[np.int64], rows: NDArray[np.integer], counts: NDArray[np.int64] | None = None
+    ) -> TaskBatch:
+        """Return the examples of the given ``[n]`` rows.
 
-        def column(values: NDArray[Any] | None) -> torch.Tensor | None:
-            return None if values is None else torch.from_numpy(values[rows])
+        Args:
+            positions: ``[m]`` of their items in the minibatch, -1 for a word without a token.
+            rows: ``[n]``.
+            counts: items of each row, if not one.
+        """
 
+        def column(values: Any) -> Any:
+            if values is None:
+                return None
+            part = values[rows]
+            return torch.from_numpy(part.values if isinstance(part, Ragged) else part)
+
+        labels, weight = column(self.labels), column(self.weight)
+        teacher, target = column(self.teacher), column(self.teacher_target)
+        has_teacher, has_gold = column(self.has_teacher), column(self.has_gold)
+        offsets = cut = None
+        if counts is not None:
+            offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        if self.tokens.words is not None:
+            assert counts is not None
+            cut = torch.from_numpy(positions < 0)
+            has_gold = ~cut if has_gold is None else has_gold.repeat_interleave(torch.from_numpy(counts)) & ~cut
+            if isinstance(self.labels, Ragged):
+                has_gold &= labels >= 0
+            if teacher is not None:
+                has_teacher = (teacher > ABSENT).flatten(1).any(dim=-1) & ~cut
+        references = None if self.references is None else tuple(self.references[row] for row in rows)
         return TaskBatch(
-            torch.from_numpy(positions),
+            torch.from_numpy(np.maximum(positions, 0)),
             torch.from_numpy(rows),
-            torch.from_numpy(self.labels[rows]),
-            *map(column, (self.teacher, self.teacher_target, self.has_teacher, self.has_gold, self.weight, self.gold)),
+            labels,
+            teacher,
+            target,
+            has_teacher,
+            has_gold,
+            weight,
+            column(self.gold),
+            offsets,
+            cut,
+            references,
         )
 
 
@@ -144,21 +183,37 @@ def collate(
         index: number of the batch in its stream.
     """
     sources = [tasks[task].tokens for task in task_of]
-    starts = np.array([source.offsets[row] for source, row in zip(sources, rows, strict=True)], dtype=np.int64)
-    ends = np.array([source.offsets[row + 1] for source, row in zip(sources, rows, strict=True)], dtype=np.int64)
+    first, last = zip(*(_texts_of(source, row) for source, row in zip(sources, rows, strict=True)), strict=True)
+    owner = np.repeat(np.arange(len(rows)), np.subtract(last, first))  # [S] row of each text
+    texts = np.concatenate([np.arange(*bounds) for bounds in zip(first, last, strict=True)])
+    starts = np.array([sources[i].offsets[text] for i, text in zip(owner, texts, strict=True)], dtype=np.int64)
+    ends = np.array([sources[i].offsets[text + 1] for i, text in zip(owner, texts, strict=True)], dtype=np.int64)
     order = np.argsort(ends - starts, kind="stable")
     lengths = (ends - starts)[order]
-    ids = np.concatenate([sources[i].ids[starts[i] : ends[i]] for i in order])
+    ids = np.concatenate([sources[owner[i]].ids[starts[i] : ends[i]] for i in order])
     types = None
     if sources[0].types is not None:
-        types = np.concatenate([sources[i].types[starts[i] : ends[i]] for i in order])
+        types = np.concatenate([sources[owner[i]].types[starts[i] : ends[i]] for i in order])
     offsets = np.cumsum(lengths) - lengths
     positions = np.arange(len(ids)) - np.repeat(offsets, lengths)
-    names = np.asarray(task_of, dtype=object)[order]
+    place = np.argsort(order)  # [S] of each text in the batch
+    names = np.asarray(task_of, dtype=object)
     parts = {}
     for task, examples in tasks.items():
-        places = np.flatnonzero(names == task)
-        parts[task] = examples.take(places, np.asarray(rows)[order[places]])
+        own = np.flatnonzero(names[owner] == task)  # texts, row by row
+        if examples.tokens.rows is None:
+            own = own[np.argsort(place[own])]  # shortest first
+            parts[task] = examples.take(place[own], np.asarray(rows)[owner[own]])
+            continue
+        numbers = np.flatnonzero(names == task)
+        taken = np.asarray(rows)[numbers]
+        if examples.tokens.words is None:
+            parts[task] = examples.take(place[own], taken, np.bincount(owner[own], minlength=len(rows))[numbers])
+            continue
+        words = examples.tokens.words[taken]
+        parts[task] = examples.take(
+            _place_words(words, owner[own], numbers, lengths[place[own]], offsets[place[own]]), taken, words.counts
+        )
     return Batch(
         torch.from_numpy(ids.astype(np.int64)),
         torch.from_numpy(positions),
@@ -169,10 +224,41 @@ def collate(
     )
 
 
+def _texts_of(tokens: Tokens, row: int) -> tuple[int, int]:
+    """Return the first text of a row, and the first one behind it."""
+    return (row, row + 1) if tokens.rows is None else (int(tokens.rows[row]), int(tokens.rows[row + 1]))
+
+
+def _place_words(
+    words: Ragged,
+    owner: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the tokens of words in the row of tokens of a minibatch, -1 for words without one.
+
+    Args:
+        words: of the rows, tokens counted from the row's first.
+        owner: row of each text.
+        numbers: of the rows.
+        lengths: tokens of each text.
+        offsets: where it begins in the minibatch.
+    """
+    passed = np.cumsum(lengths) - lengths  # tokens of this task before each text, row by row
+    begins = passed[np.searchsorted(owner, numbers)]  # of each row's first text
+    token = words.values + np.repeat(begins, words.counts)
+    text = np.searchsorted(passed, token, side="right") - 1
+    return np.where(words.values < 0, -1, token - passed[text] + offsets[text])
+
+
 def empty_batch(tasks: Mapping[str, Examples], index: int = 0) -> Batch:
     """Return a batch of one dummy token and no example, for a rank that must take part without rows of its own."""
     blank = torch.zeros(1, dtype=torch.long)
     none = np.empty(0, dtype=np.int64)
-    parts = {task: examples.take(none, none) for task, examples in tasks.items()}
+    parts = {
+        task: examples.take(none, none, none if examples.tokens.rows is not None else None)
+        for task, examples in tasks.items()
+    }
     types = any(examples.tokens.types is not None for examples in tasks.values())
     return Batch(blank, blank.clone(), blank.clone() if types else None, (1,), parts, index)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,9 @@ from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.leaks import join_groups, latest_rows
 from bam_lightning.data.readers import expand_columns
 from bam_lightning.data.soft_labels import add_label_column, read_distributions, read_weights, soft_label_names
-from bam_lightning.data.task import CUTS, Task
+from bam_lightning.data.task import CUTS, Layout, Task
+from bam_lightning.data.word_labels import blank_labels, join_words
+from bam_lightning.store.ragged import Ragged, concatenate
 
 if TYPE_CHECKING:
     from bam_lightning.data.teacher_columns import Column
@@ -39,23 +41,26 @@ class TaskSplit(NamedTuple):
     """One split. N rows, C label names.
 
     Attributes:
-        texts: One or more columns of N strings.
-        labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``. Rows without
-            gold hold a value that means nothing.
+        texts: One or more columns of N strings, and a column for each choice, '' for one that a row does not have.
+            Words to tag are separated by white space.
+        labels: int64 class ids or float32 scores ``[N]``, of a multi-label task int64 0 and 1 ``[N, C]``; tags and
+            answers are ``Ragged``, see ``word_labels``. Rows without gold hold a value that means nothing.
         keys: N hashes of 16 bytes.
         ids: The task's ``id_column``, as text; ``None`` without one.
         has_gold: ``[N]`` whether the row has a label; ``None`` where all have one.
         weight: float32 ``[N]`` factors on the losses of training rows; ``None`` where all are 1.
         gold: float32 ``[N, C]`` gold labels that are distributions; ``labels`` are their likeliest classes.
+        layout: How the texts are encoded.
     """
 
     texts: tuple[Sequence[str], ...]
-    labels: NDArray[np.generic]
+    labels: Any
     keys: list[bytes]
     ids: Sequence[str] | None = None
     has_gold: NDArray[np.bool_] | None = None
     weight: NDArray[np.float32] | None = None
     gold: NDArray[np.float32] | None = None
+    layout: Layout = Layout()
 
     def take(self, order: NDArray[np.int64]) -> TaskSplit:
         """Return the rows at the positions ``order``, in that order."""
@@ -72,6 +77,7 @@ class TaskSplit(NamedTuple):
             None if self.has_gold is None else self.has_gold[order],
             None if self.weight is None else self.weight[order],
             None if self.gold is None else self.gold[order],
+            self.layout,
         )
 
     def labelled(self) -> TaskSplit:
@@ -82,7 +88,7 @@ class TaskSplit(NamedTuple):
     def fingerprint(self) -> str:
         """Hash of keys and labels in their order."""
         digest = hashlib.sha256(b"".join(self.keys))
-        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        digest.update(self.labels.tobytes())
         for column in (self.has_gold, self.weight, self.gold):
             if column is not None:
                 digest.update(np.ascontiguousarray(column).tobytes())
@@ -122,7 +128,7 @@ class TaskExamples(NamedTuple):
     def fingerprint(self) -> str:
         """Hash of all that a Run learns from and is scored on, whatever the order of the files."""
         keys, labels = self.dev.keys, self.dev.labels
-        order = sorted(range(len(keys)), key=lambda row: (keys[row], str(labels[row])))
+        order = sorted(range(len(keys)), key=lambda row: (keys[row], str(row_label(labels, row))))
         dev = self.dev.take(np.asarray(order, dtype=np.int64)).fingerprint
         return hashlib.sha256(f"{self.train.fingerprint}{dev}".encode()).hexdigest()[:16]
 
@@ -237,10 +243,18 @@ def _first_rows(table: pa.Table, limit: int | None) -> pa.Table:
     return table if limit is None else table.slice(0, limit)
 
 
+def row_label(labels: Any, row: int) -> Any:
+    """Return the label of a row, of whatever kind."""
+    return labels.row(row).tolist() if isinstance(labels, Ragged) else labels[row]
+
+
 def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     """Return the order of the rows by key, then by label, and the rows in that order."""
     halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    labels = rows.labels.reshape(len(rows.labels), -1)
+    labels = rows.labels
+    if isinstance(labels, Ragged):
+        labels = np.array([str(row_label(labels, row)) for row in range(len(labels))])
+    labels = labels.reshape(len(labels), -1)
     last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
     gold = () if rows.has_gold is None else (rows.has_gold,)
     gold += () if rows.weight is None else (rows.weight,)
@@ -346,13 +360,26 @@ def load_unlabelled(
     if labels_if_there and has_labels(task, table):
         return _make_split(where, name, task, table, check_range=not task.range_inferred)
     texts = text_columns(where, task, table)
-    return TaskSplit(texts, np.full(len(texts[0]), UNLABELLED), task_keys(name, task, texts))
+    blank = np.full(len(texts[0]), UNLABELLED)
+    labels = blank_labels(task.kind, texts) if task.kind in ("tagging", "span") else blank
+    return TaskSplit(texts, labels, task_keys(name, task, texts), layout=task.layout)
 
 
 def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
     texts = text_columns(where, task, table)
-    labels = read_labels(where, name, task, table, check_range)
-    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table))
+    labels = read_labels(where, name, task, table, check_range, texts)
+    if isinstance(labels, Ragged) and (bare := np.flatnonzero(~_with_gold(labels))).size:
+        raise DataError(f"{where}, row {int(bare[0])}: the label is missing; fill it or remove the row")
+    if task.kind == "choice":
+        _check_choices(where, task, texts, labels)
+    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), layout=task.layout)
+
+
+def _check_choices(where: str, task: Task, texts: tuple[list[str], ...], labels: NDArray[np.int64]) -> None:
+    """Raise ``DataError`` for a label that names a choice that its row does not have."""
+    for row, label in enumerate(labels.tolist()):
+        if not texts[len(task.text) + label][row]:
+            raise DataError(f"{where}, row {row}: label {(task.labels or ())[label]!r} names a choice that is empty")
 
 
 def row_ids(task: Task, table: pa.Table) -> list[str] | None:
@@ -364,6 +391,12 @@ def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range:
     """Return training rows, which need no gold where the task allows that."""
     if not (task.allow_missing_labels or task.row_group):
         return _make_split(where, name, task, table, check_range)
+    if task.kind in ("tagging", "span"):
+        texts = text_columns(where, task, table)
+        labels = read_labels(where, name, task, table, check_range, texts)
+        known = _with_gold(labels)
+        keys, gold = task_keys(name, task, texts), None if known.all() else known
+        return TaskSplit(texts, labels, keys, row_ids(task, table), gold, layout=task.layout)
     values = table.column(task.label).to_pylist()
     empty = (None,) if task.multi_label else (None, "")
     has_gold = np.array([value not in empty and value == value for value in values])
@@ -378,22 +411,31 @@ def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range:
         labels = read_labels(where, name, task, table.set_column(place, field, [filled]), check_range)
     elif task.regression:
         labels = np.full(len(values), task.range[0] if task.range else 0.0, dtype=np.float32)
-    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), has_gold)
+    return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), has_gold, layout=task.layout)
+
+
+def _with_gold(labels: Ragged) -> NDArray[np.bool_]:
+    """Return ``[N]`` whether a row has a tag, or an answer."""
+    known = Ragged(labels.values.reshape(len(labels.values), -1)[:, 0] >= 0, labels.offsets)
+    return np.array([known.row(row).any() for row in range(len(labels))], dtype=bool)
 
 
 def _add_unlabelled(train: TaskSplit, more: TaskSplit) -> TaskSplit:
     """Return training rows followed by rows of the same task that have no gold."""
     known = np.ones(len(train.keys), dtype=bool) if train.has_gold is None else train.has_gold
     texts = tuple([*first, *second] for first, second in zip(train.texts, more.texts, strict=True))
-    filler = np.broadcast_to(train.labels[:1], (len(more.keys), *train.labels.shape[1:]))
+    filler = more.labels
+    if not isinstance(filler, Ragged):
+        filler = np.broadcast_to(train.labels[:1], (len(more.keys), *train.labels.shape[1:]))
     return TaskSplit(
         texts,
-        np.concatenate([train.labels, filler]),
+        concatenate([train.labels, filler]),
         train.keys + more.keys,
         None if train.ids is None or more.ids is None else [*train.ids, *more.ids],
         np.concatenate([known, np.zeros(len(more.keys), dtype=bool)]),
         None if train.weight is None else np.concatenate([train.weight, np.ones(len(more.keys), dtype=np.float32)]),
         None if train.gold is None else np.pad(train.gold, ((0, len(more.keys)), (0, 0))),
+        train.layout,
     )
 
 
@@ -403,7 +445,7 @@ def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[
     where = f"task {name!r}, {where}"
     if not there:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
-    for column in [*task.text_columns, *more, *([task.id_column] if task.id_column else [])]:
+    for column in [*task.text_columns, *task.choices, *more, *([task.id_column] if task.id_column else [])]:
         if not any(name in there for name in expand_columns([column], there)):
             options = (
                 f"text, label or id_column (null: none) under {task.config_key}"
@@ -480,7 +522,25 @@ def text_columns(where: str, task: Task, table: pa.Table) -> tuple[list[str], ..
     columns = {
         name: _texts(where, task, name, table.column(name), part=name not in plain) for name in task.text_columns
     }
-    return tuple(columns[field] if field in plain else _filled(where, task, field, columns) for field in task.text)
+    texts = [columns[field] if field in plain else _filled(where, task, field, columns) for field in task.text]
+    if len(task.choices) == 1:
+        return (*texts, *_choices_of_lists(where, task, table.column(task.choices[0])))
+    return (*texts, *(_texts(where, task, column, table.column(column)) for column in task.choices))
+
+
+def _choices_of_lists(where: str, task: Task, column: pa.ChunkedArray) -> list[list[str]]:
+    """Return a column for each choice, '' for one that a row does not have."""
+    rows: list[list[str]] = column.to_pylist()
+    most = len(task.labels or ())
+    for row, choices in enumerate(rows):
+        if not isinstance(choices, list) or not all(isinstance(text, str) and text.strip() for text in choices):
+            raise DataError(f"{where}, row {row}: {choices!r} in column {task.choices[0]!r} is no list of choices")
+        if not 2 <= len(choices) <= most:
+            raise DataError(
+                f"{where}, row {row}: {len(choices)} choices in column {task.choices[0]!r}; expected 2 to {most}, one "
+                f"for each of {task.option('labels')}"
+            )
+    return [[row[number] if number < len(row) else "" for row in rows] for number in range(most)]
 
 
 def _filled(where: str, task: Task, field: str, columns: Mapping[str, list[str]]) -> list[str]:
@@ -498,6 +558,8 @@ def _filled(where: str, task: Task, field: str, columns: Mapping[str, list[str]]
 
 def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray, part: bool = False) -> list[str]:
     """Return a column of texts, checked; of a part of a template, no value is an empty text."""
+    if task.kind == "tagging" and (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        column = pa.chunked_array([pa.array(join_words(where, title, column), pa.string())])
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if (kind != column.type and pa.types.is_string(kind)) or pa.types.is_string_view(kind):
         column = column.cast(pa.string())

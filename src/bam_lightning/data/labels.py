@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.task import Task
+from bam_lightning.data.word_labels import read_answers, read_tags
 
 UNLABELLED = -1
 _UNLABELLED = (UNLABELLED, "-1", "-1.0")
@@ -44,14 +46,16 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     Raises:
         DataError: If no kind or order fits; the message names the option that decides.
     """
-    if task.kind is not None and (task.labels is not None or task.range is not None):
+    if task.kind == "span" or (task.kind is not None and (task.labels is not None or task.range is not None)):
         return task.resolve(task.kind, task.labels, task.range), ""
     column = table.column(task.label)
     stored = _stored_names(task, table.schema)
     values = [value for value in column.to_pylist() if value is not None and value == value and value != ""]
     if not values:
         raise DataError(f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}")
-    kind = task.kind or _infer_kind(task, column.type, values, stored)
+    kind = task.kind or _infer_kind(task, column.type, values, stored, table.schema.field(task.text[0]).type)
+    if kind == "span":
+        return task.resolve(kind, None, None), "" if task.kind else f"span (inferred from column {task.label!r})"
     if kind == "regression":
         return _infer_range(where, task, values) if task.range is None else (
             task.resolve(kind, None, task.range),
@@ -60,6 +64,8 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     if task.labels is not None:
         return task.resolve(kind, task.labels, None), f"{kind} (inferred)"
     names = stored or _infer_names(where, task, kind, column.type, values)
+    if kind == "choice" and not stored:
+        names = _name_choices(where, task, table, names)
     if len(names) < 2:
         raise DataError(
             f"{where}: all labels are {names[0]!r}; a {kind} task needs at least 2; give all names with "
@@ -69,9 +75,13 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     return task.resolve(kind, names, None), f"{kind} with labels {shown} (inferred from column {task.label!r})"
 
 
-def _infer_kind(task: Task, kind: pa.DataType, values: list[Any], stored: list[str] | None) -> str:
+def _infer_kind(task: Task, kind: pa.DataType, values: list[Any], stored: list[str] | None, text: pa.DataType) -> str:
     if task.range is not None:
         return "regression"
+    if pa.types.is_list(text) or pa.types.is_large_list(text):
+        return "tagging"
+    if pa.types.is_struct(kind):
+        return "span"
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return "multi_label"
     if stored or task.labels is not None:
@@ -97,7 +107,10 @@ def _infer_range(where: str, task: Task, values: list[Any]) -> tuple[Task, str]:
 
 
 def _infer_names(where: str, task: Task, kind: str, stored_as: pa.DataType, values: list[Any]) -> list[str]:
-    if kind == "multi_label":
+    if kind == "tagging":
+        values = [tag for value in values for tag in (value.split() if isinstance(value, str) else value)]
+        values = [tag for tag in values if tag not in (None, -1, -100)]
+    elif kind == "multi_label":
         if _is_text(stored_as):
             values = [part.strip() for value in values for part in value.split(task.label_separator) if part.strip()]
         else:
@@ -118,6 +131,21 @@ def _infer_names(where: str, task: Task, kind: str, stored_as: pa.DataType, valu
     return sorted(names)
 
 
+def _name_choices(where: str, task: Task, table: pa.Table, names: list[str]) -> list[str]:
+    """Return a name for each choice: their numbers from 0, unless the labels are other names."""
+    count = len(task.choices)
+    if count == 1:
+        count = max(len(row or ()) for row in table.column(task.choices[0]).to_pylist())
+    if set(names) <= {str(number) for number in range(count)}:
+        return [str(number) for number in range(count)]
+    if len(names) != count:
+        raise DataError(
+            f"{where}: {count} choices, but {len(names)} different labels ({', '.join(names[:SHOWN_NAMES])}); name the "
+            f"choices in their order with {task.option('labels')}"
+        )
+    return names
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         return None
@@ -136,11 +164,15 @@ def has_labels(task: Task, table: pa.Table) -> bool:
     if table.column_names.count(task.label) != 1:
         return False
     values = table.column(task.label).to_pylist()
-    return any(isinstance(value, list) or value not in (None, "", *_UNLABELLED) for value in values)
+    return any(isinstance(value, (list, dict)) or value not in (None, "", *_UNLABELLED) for value in values)
 
 
-def read_labels(where: str, name: str, task: Task, table: pa.Table, check_range: bool = True) -> NDArray[np.generic]:
+def read_labels(
+    where: str, name: str, task: Task, table: pa.Table, check_range: bool = True, texts: tuple[Sequence[str], ...] = ()
+) -> Any:
     """Return int64 class ids or float32 scores ``[N]``; of a multi-label task int64 0 and 1 ``[N, C]``.
+
+    Tags of words and answers are ``Ragged``, see ``word_labels``; rows of these may have none.
 
     Args:
         where: What error messages begin with: the task and the file.
@@ -148,12 +180,17 @@ def read_labels(where: str, name: str, task: Task, table: pa.Table, check_range:
         task: The task, with its kind and its names or range.
         table: The split.
         check_range: Refuse scores outside the range.
+        texts: Columns of texts, for tags and answers.
 
     Raises:
         DataError: If a label is missing or unknown to the task; the message names row and label.
     """
     _check_names(where, task, table.schema)
     column = table.column(task.label)
+    if task.kind == "tagging":
+        return read_tags(where, task.label, column, texts[0], partial(_numbered, where, task))
+    if task.kind == "span":
+        return read_answers(where, task.label, column, texts[1])
     if task.multi_label:
         return _sets(where, name, task, column)
     values = column.to_pylist()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bam_lightning.config.data_config import DataConfig, TaskConfig
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, load_split, sort_by_key
+from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.task import Task, task_from_config
 from bam_lightning.store.atomic_io import atomic_write
@@ -70,7 +71,8 @@ def _splits(name: str, task: Task) -> tuple[Split, Split] | None:
     """Return a task's training and dev split, or ``None`` where nothing is to be kept of them."""
     names = task.split["train"], task.split["dev"]
     if (
-        task.soft
+        task.kind in ITEM_KINDS
+        or task.soft
         or task.weight_column
         or task.symmetric
         or task.allow_missing_labels

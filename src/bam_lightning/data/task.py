@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from bam_lightning.config.data_config import CLASSES, SETS, DataConfig, TaskConfig
+from bam_lightning.config.data_config import ANSWERS, CLASSES, KINDS, SETS, TAGS, DataConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.text_fields import text_columns_of
 from bam_lightning.config.validation import check_choice, check_range
 from bam_lightning.data.readers import expand_columns
 from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
-KINDS = ("classification", "regression", "ordinal", "multi_label")
 PARTS = ("train", "dev", "test", "unlabelled")
 CUTS = frozenset({"group", "time"})  # what dev rows can be cut by
 DEFAULT_SPLITS: dict[str, tuple[str, ...]] = {
@@ -32,20 +31,41 @@ DEFAULT_METRIC = {
     "regression": "spearman",
     "ordinal": "quadratic_kappa",
     "multi_label": "micro_f1",
+    "choice": "accuracy",
+    "tagging": "span_f1",
+    "span": "squad_f1",
 }
 DEFAULT_HEAD = {
     "classification": "bam_lightning.ClassificationHead",
     "regression": "bam_lightning.RegressionHead",
     "ordinal": "bam_lightning.OrdinalHead",
     "multi_label": "bam_lightning.MultiLabelHead",
+    "choice": "bam_lightning.ChoiceHead",
+    "tagging": "bam_lightning.TaggingHead",
+    "span": "bam_lightning.SpanHead",
 }
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": tuple(metric.value for metric in CLASSES),
     "regression": ("spearman",),
     "ordinal": ("quadratic_kappa", "accuracy", "spearman"),
     "multi_label": tuple(metric.value for metric in SETS),
+    "choice": ("accuracy",),
+    "tagging": tuple(metric.value for metric in TAGS),
+    "span": tuple(metric.value for metric in ANSWERS),
 }
 _YAML_NAMES = {"labels": "head.label_names", "range": "head.label_range", "dropout": "head.dropout"}
+
+
+class Layout(NamedTuple):
+    """How the columns of texts of a row become texts to encode.
+
+    Attributes:
+        kind: Of the task. ``choice``: a text for each choice; ``span``: one for each window of the context.
+        n_texts: Columns before those of the choices.
+    """
+
+    kind: str | None = None
+    n_texts: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +75,17 @@ class Task:
     Args:
         source: Where the splits are read.
         text: Text columns, or templates of several columns such as ``"{subject}: {body}"``; no value in a template is
-            an empty text. Several texts are joined by the special tokens of the encoder.
+            an empty text. Several texts are joined by the special tokens of the encoder. A tagging task has one text,
+            of lists of words or with white space between words; a span task two, the question and the context.
         label: The label column; ``p_*`` stands for a column for each class, with probabilities or counts.
         labels: Label names in the order of their class ids; for an ordinal task from lowest to highest. ``None``
             takes them from the training split. A constructor also takes a mapping of name to label column, or to
             options of a task: it then returns name -> task, over one source, and a drawn row brings all its labels.
-        kind: ``classification``, ``regression``, ``ordinal`` or ``multi_label``. ``None`` infers it from the labels.
+        choices: Columns of the choices of a multiple-choice task, or one column of lists of choices.
+        kind: ``classification``, ``regression``, ``ordinal``, ``multi_label``, ``choice``, ``tagging`` or ``span``.
+            ``None`` infers it from the labels.
         range: Lowest and highest label of a regression task. ``None`` takes them from the training split.
-        metric: Headline metric. Default: accuracy, spearman, quadratic_kappa or micro_f1, by kind.
+        metric: Headline metric. Default: by kind, see ``DEFAULT_METRIC``.
         id_column: Column of unique row ids, checked for duplicates; not used otherwise.
         split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none. ``unlabelled`` names
             a split of more training rows, whose labels are not looked at: a teacher alone teaches them.
@@ -90,6 +113,7 @@ class Task:
     text: tuple[str, ...]
     label: str = "label"
     labels: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
     kind: str | None = None
     range: tuple[float, float] | None = None
     metric: Any = None
@@ -130,6 +154,13 @@ class Task:
             raise ConfigError(f"{self.option('label')} may hold one *, got {self.label!r}")
         if not self.label_separator:
             raise ConfigError(f"{self.option('label_separator')} must be at least one character, got ''")
+        if self.kind in ("tagging", "span") and len(self.text) != 1 + (self.kind == "span"):
+            wanted = "question and context" if self.kind == "span" else "1 column"
+            raise ConfigError(f"{self.option('text')} of a {self.kind} task must name {wanted}, got {list(self.text)}")
+        if bool(self.choices) != (self.kind == "choice") and self.kind is not None:
+            raise ConfigError(f"{self.option('choices')} go with kind 'choice', and only with it; got {self.kind!r}")
+        if self.symmetric and self.kind in ("choice", "span"):
+            raise ConfigError(f"{self.option('symmetric')} is for pairs of texts, not for a {self.kind} task")
         if self.symmetric and len(self.text) != 2:
             raise ConfigError(f"{self.option('symmetric')} needs two text columns, got {list(self.text)}")
         check_range(self.option("dropout"), self.dropout, 0, 1, open_high=True)
@@ -145,6 +176,8 @@ class Task:
             raise ConfigError(f"{self.option('range')} must be [lowest, highest], got {list(span)}")
         if self.kind == "regression" and names is not None:
             raise ConfigError(f"a regression task has no label names; leave out {self.option('labels')}")
+        if self.kind == "span" and names is not None:
+            raise ConfigError(f"a span task has no label names; leave out {self.option('labels')}")
         if self.kind not in (None, "regression") and span is not None:
             raise ConfigError(f"only a regression task has a {self.option('range')}; this one is {self.kind!r}")
         if self.kind is not None and isinstance(self.metric, str) and not self.config_key:
@@ -272,6 +305,10 @@ class Task:
         if options.get("labels") is not None:
             options["labels"] = tuple(str(label) for label in options["labels"])
         options["annotators"] = tuple(options.get("annotators") or ())
+        if options.get("choices"):
+            options["kind"] = options.get("kind", "choice")
+            choices = options["choices"]
+            options["choices"] = (choices,) if isinstance(choices, str) else tuple(choices)
         if options.get("range") is not None:
             options["range"] = tuple(float(end) for end in options["range"])
         return cls(source, (text,) if isinstance(text, str) else tuple(text), **options)
@@ -291,9 +328,10 @@ class Task:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that the task reads: texts, label and id."""
+        """The columns that the task reads: texts, choices, labels, id and so on."""
         more = [self.id_column, self.weight_column, *(self.split.get(part) for part in CUTS)]
-        return list(dict.fromkeys([*self.text_columns, *self.label_columns, *(column for column in more if column)]))
+        columns = [*self.text_columns, *self.choices, *self.label_columns, *(column for column in more if column)]
+        return list(dict.fromkeys(columns))
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -309,6 +347,11 @@ class Task:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that the texts are made of."""
         return text_columns_of(self.text)
+
+    @property
+    def layout(self) -> Layout:
+        """How the task's texts are encoded."""
+        return Layout(self.kind, len(self.text))
 
     @property
     def multi_label(self) -> bool:
@@ -377,7 +420,9 @@ def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
     texts = [text] if isinstance(text, str) else list(text)
     labels = options.get("annotators") or [options.get("label", "label")]
     cuts = [(options.get("split") or {}).get(part) for part in CUTS]
-    columns = [*text_columns_of(texts), *labels, options.get("id_column"), options.get("weight_column"), *cuts]
+    choices = options.get("choices") or ()
+    columns = [*text_columns_of(texts), *([choices] if isinstance(choices, str) else choices), *labels]
+    columns += [options.get("id_column"), options.get("weight_column"), *cuts]
     return [column for column in columns if column]
 
 
@@ -419,15 +464,13 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
     else:
         source = HubSource(task.path, task.subset)
     names = tuple(task.head.label_names)
-    kind = "multi_label" if task.multi_label else "regression" if task.regression else "classification"
-    if task.head._target_ == DEFAULT_HEAD["ordinal"]:
-        kind = "ordinal"
     return Task(
         source,
         tuple(task.text),
         task.label,
         labels=names or None,
-        kind=kind,
+        choices=tuple(task.choices),
+        kind=task.kind_of_labels,
         range=(float(task.head.label_range[0]), float(task.head.label_range[1])) if task.head.label_range else None,
         metric=task.metric.value,
         id_column=task.id_column,

@@ -21,6 +21,7 @@ from bam_lightning.config.exceptions import ConfigError, StoreError
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.store.atomic_io import atomic_write
+from bam_lightning.store.ragged import Ragged
 
 CHUNK_ROWS = 10_000
 FORMAT = 4  # of the cached files; one of another format is not found
@@ -30,24 +31,29 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Tokens(NamedTuple):
-    """The tokens of N rows.
+    """The tokens of N rows, of one text each unless ``rows`` says otherwise. S texts.
 
     Attributes:
-        ids: int32 ``[M]``; row i has ``ids[offsets[i]:offsets[i + 1]]``.
-        offsets: int32 ``[N + 1]``.
+        ids: int32 ``[M]``; text i has ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: int32 ``[S + 1]``.
         types: Segment ids ``[M]``, or ``None`` if the model takes none.
-        n_truncated: Number of rows that were longer than ``max_length`` and lost tokens.
+        n_truncated: Number of texts that were longer than ``max_length`` and lost tokens.
+        rows: int32 ``[N + 1]``; row i has the texts ``rows[i]`` to ``rows[i + 1]``; ``None`` where each has one.
+        words: Of each word the place of its first token, counted from the row's first; -1 for a word that was cut.
+            ``None`` where words do not count.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
     types: NDArray[np.uint8] | None
     n_truncated: int = 0
+    rows: NDArray[np.int32] | None = None
+    words: Ragged | None = None
 
     @property
     def lengths(self) -> NDArray[np.int32]:
         """Tokens of each row, special tokens included: ``[N]``."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets if self.rows is None else self.offsets[self.rows])
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -76,15 +82,15 @@ def encode(rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, trunca
     text = f"{FORMAT} {b''.join(rows.keys).hex()} {tokenizer_fingerprint(tokenizer)} {max_length} {truncation}"
     path = cache / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:20]}.arrow"
     if not path.exists():
-        _write(path, _table(rows.texts, tokenizer, max_length, truncation))
-    return _read(path)
+        write_table(path, make_table(rows.texts, tokenizer, max_length, truncation))
+    return tokens_of_table(read_table(path))
 
 
 def tokenize(
     texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str = "longest_first"
 ) -> Tokens:
     """Return the tokens of one or more columns of N texts, cut as ``encode`` does, without a cache."""
-    return _tokens(_table(texts, tokenizer, max_length, truncation))
+    return tokens_of_table(make_table(texts, tokenizer, max_length, truncation))
 
 
 def join(parts: Sequence[Tokens]) -> Tokens:
@@ -101,7 +107,8 @@ def join(parts: Sequence[Tokens]) -> Tokens:
     )
 
 
-def _table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str) -> pa.Table:
+def make_table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str) -> pa.Table:
+    """Return a table of the token ids and segment ids of each row, and whether it was cut."""
     check_choice("data.truncation", truncation, TRUNCATIONS)
     wants_types = "token_type_ids" in tokenizer.model_input_names
     parts = []
@@ -147,7 +154,7 @@ def _encoded(
     backend = tokenizer.backend_tokenizer
     shorter, was_cut = [], [False] * len(columns[0])
     for column in columns:
-        texts = _shorten(column, backend, max_length)
+        texts = shorten(column, backend, max_length)
         was_cut = [cut or new is not old for cut, new, old in zip(was_cut, texts, column, strict=True)]
         shorter.append(texts)
     rows = shorter[0] if len(shorter) == 1 else list(zip(*shorter, strict=True))
@@ -172,7 +179,7 @@ def _joined(
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     cut, pieces = [False] * len(columns[0]), []
     for column in columns:
-        texts = _shorten(column, backend, max_length) if backend else column
+        texts = shorten(column, backend, max_length) if backend else column
         cut = [was or new is not old for was, new, old in zip(cut, texts, column, strict=True)]
         pieces.append(tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_length)["input_ids"])
     ids, segments = [], []
@@ -206,7 +213,7 @@ def _shares(lengths: list[int], budget: int) -> list[int]:
     return shares
 
 
-def _shorten(texts: list[str], backend: Any, max_length: int) -> list[str]:
+def shorten(texts: list[str], backend: Any, max_length: int) -> list[str]:
     """Return the texts without what lies far behind their first ``max_length`` tokens.
 
     The backend keeps all pieces of a text that it cuts, and of a pair every combination: two texts of 40,000
@@ -273,7 +280,7 @@ def _longest_first(lengths: list[int], budget: int) -> list[int]:
     return [budget - budget // 2, budget // 2]
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
     """Write an Arrow file, and after it the hash of its bytes."""
     with atomic_write(path) as beside:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +291,7 @@ def _write(path: Path, table: pa.Table) -> None:
             sink.write(digest)
 
 
-def _read(path: Path) -> Tokens:
+def read_table(path: Path) -> pa.Table:
     """Map the file into memory, once its bytes are known to be those that were written: pyarrow trusts a file so far
     that a damaged one can end the process."""
     try:
@@ -295,10 +302,11 @@ def _read(path: Path) -> Tokens:
     content, digest = whole.slice(0, size), whole.slice(size).to_pybytes()
     if hashlib.sha256(content).digest() != digest:
         raise StoreError(f"{path} is damaged: its bytes have changed; delete it, and it is written anew")
-    return _tokens(pa.ipc.open_file(pa.BufferReader(content)).read_all())
+    return pa.ipc.open_file(pa.BufferReader(content)).read_all()
 
 
-def _tokens(table: pa.Table) -> Tokens:
+def tokens_of_table(table: pa.Table) -> Tokens:
+    """Return the tokens of a table that ``make_table`` made."""
     ids = table.column("ids").chunk(0)
     types = table.column("types").chunk(0).values.to_numpy() if "types" in table.column_names else None
     n_truncated = int(pc.sum(table.column("cut")).as_py() or 0)

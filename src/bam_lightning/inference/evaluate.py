@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bam_lightning.config.data_config import SETS, Metric
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
+from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
+from bam_lightning.data.outcomes import compare
 from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
 from bam_lightning.data.task import Task
 from bam_lightning.inference.model_info import TaskInfo, check_rows
@@ -27,7 +28,8 @@ from bam_lightning.metrics.report import (
     per_class_scores,
     reliability,
 )
-from bam_lightning.metrics.scores import scores
+from bam_lightning.metrics.scores import WORD_METRICS, scores
+from bam_lightning.models.heads import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,16 +58,21 @@ class LabelledRows(NamedTuple):
     Attributes:
         task: The task, with the columns of the input.
         rows: N rows of texts.
-        gold: Encoded labels ``[N]`` or ``[N, C]``.
+        gold: Encoded labels ``[N]`` or ``[N, C]``; ``Ragged`` tags or answers.
         where: Where they came from.
         columns: Further columns: name -> N values.
     """
 
     task: TaskInfo
     rows: list[tuple[str, ...]]
-    gold: NDArray[np.generic]
+    gold: Any
     where: str
     columns: Mapping[str, list[Any]]
+
+    @property
+    def split(self) -> TaskSplit:
+        """The rows as a split, without keys."""
+        return TaskSplit(_texts_of(self.rows), self.gold, [b""] * len(self.rows), layout=self.task.layout)
 
 
 def read_labelled(task: TaskInfo, options: LabelledInput, more: Sequence[str] = ()) -> LabelledRows:
@@ -80,17 +87,20 @@ def read_labelled(task: TaskInfo, options: LabelledInput, more: Sequence[str] = 
             f"got {len(options.columns)}"
         )
     task = task._replace(columns=tuple(options.columns) or task.columns)
-    table, where, gold = _read_table(task, options, more)
+    table, where, described = _read_table(task, options, more)
     rows = list(zip(*(table.column(column).to_pylist() for column in task.columns), strict=True))
     check_rows([task], rows)
     rows = [task.render(row) for row in rows]
+    gold = read_labels(where, task.name, described, table, texts=_texts_of(rows))
     return LabelledRows(task, rows, gold, where, {column: table.column(column).to_pylist() for column in more})
 
 
-def _read_table(
-    task: TaskInfo, options: LabelledInput, more: Sequence[str]
-) -> tuple[pa.Table, str, NDArray[np.generic]]:
-    """Return the table, its origin for messages, and the encoded gold labels ``[N]`` or ``[N, C]``."""
+def _texts_of(rows: Sequence[Sequence[str]]) -> tuple[list[str], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> tuple[pa.Table, str, Task]:
+    """Return the table, its origin for messages, and the task with which its labels are read."""
     assert options.input is not None
     path = Path(options.input).expanduser()
     source: Source
@@ -116,54 +126,73 @@ def _read_table(
             )
     if table.num_rows == 0:
         raise DataError(f"{where}: expected labelled rows, found none")
-    return table, where, read_labels(where, task.name, described, table)
+    return table, where, described
 
 
 def _describe(info: TaskInfo, source: Source, label: str = "label", separator: str = "|") -> Task:
     """Return the task with which labelled rows are read."""
-    multi_label = Metric(info.metric) in SETS
+    first = len(info.columns) - len(info.choices)
     return Task(
         source,
-        info.columns,
+        info.text if first > len(info.text) else info.columns[:first],  # columns may have other names in a file
         label=label,
         labels=info.label_names or None,
-        kind="regression" if info.label_range else "multi_label" if multi_label else "classification",
+        choices=info.columns[first:],
+        kind=info.kind,
         range=(info.label_range[0], info.label_range[1]) if info.label_range else None,
         label_separator=separator,
         allow_empty_text=info.allow_empty_text,
     )
 
 
-def encode_labels(info: TaskInfo, labels: list[Any]) -> NDArray[np.generic]:
-    """Return int64 class ids or float32 scores ``[N]``; for a multi-label task int64 indicators ``[N, C]``.
+def encode_labels(info: TaskInfo, rows: Sequence[Sequence[Any]], labels: list[Any]) -> Any:
+    """Return int64 class ids or float32 scores ``[N]``; for a multi-label task int64 indicators ``[N, C]``; ``Ragged``
+    tags or answers of N rows.
 
     Raises:
         DataError: If a label does not belong to the task; the message names the row.
     """
     import pyarrow as pa
 
-    if Metric(info.metric) in SETS:
+    if info.kind in ("multi_label", "tagging"):
         labels = [list(value) if isinstance(value, tuple) else value for value in labels]
     table = pa.table({"label": pa.array(labels)})
     described = _describe(info, TableSource({}, "the given labels"))
-    return read_labels(f"task {info.name!r}", info.name, described, table)
+    return read_labels(f"task {info.name!r}", info.name, described, table, texts=_texts_of(rows))
+
+
+def score_logits(model: Predictor, labelled: LabelledRows, logits: Any) -> dict[str, float]:
+    """Return a task's metrics of the logits of labelled rows, the headline metric first."""
+    info = labelled.task
+    values, gold = _compared(model, labelled, logits)
+    return scores(values, gold, info.metric, len(info.label_names) or None)
+
+
+def _compared(model: Predictor, labelled: LabelledRows, logits: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return predictions and gold as metrics take them; of words, what they count in each row."""
+    info = labelled.task
+    if info.metric not in WORD_METRICS:
+        return model.decode(info.name, logits).values, labelled.gold
+    return compare(info.metric, decode(model.head(info.name), logits), labelled.split, info.label_names)
 
 
 def make_report(
-    model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32], by: str | None = None, worst: int = WORST
+    model: Predictor, labelled: LabelledRows, logits: Any, by: str | None = None, worst: int = WORST
 ) -> Report:
     """Return metrics with intervals and the worst rows; for tasks with label names, class scores and calibration too.
 
     Args:
         model: The model.
         labelled: N labelled rows of one of its tasks.
-        logits: ``[N, K]``.
+        logits: ``[N, K]``, or ``Ragged`` ones of the words of N rows.
         by: Name of one of ``labelled.columns``; the metrics of the rows of each value are added.
         worst: Number of rows with the largest loss to list.
     """
-    info, gold = labelled.task, labelled.gold
-    predictions, probabilities, answered = model.decode(info.name, logits)
-    n_classes = len(info.label_names)
+    info = labelled.task
+    of_words = info.metric in WORD_METRICS
+    predictions, gold = _compared(model, labelled, logits)
+    answered = np.ones(len(gold), dtype=bool) if of_words else model.decode(info.name, logits).answered
+    n_classes = 0 if of_words else len(info.label_names)
     score = partial(scores, metric=info.metric, classes=n_classes or None)
     report: Report = {
         "run": model.info.id,
@@ -178,6 +207,7 @@ def make_report(
         if answered.any():
             report["answered"]["metrics"] = _with_intervals(score, predictions[answered], gold[answered])
     if n_classes:
+        probabilities = model.decode(info.name, logits).probabilities
         report["per_class"] = per_class_scores(predictions, gold, info.label_names)
         if gold.ndim == 1:
             counts = confusion_matrix(predictions, gold, n_classes)
@@ -186,7 +216,7 @@ def make_report(
         report["temperature"] = model.temperature(info.name)
         report["expected_calibration_error"] = expected_calibration_error(*decisions)
         report["reliability"] = reliability(*decisions)
-    report["worst_rows"] = _worst_rows(model, labelled, logits, worst)
+    report["worst_rows"] = [] if of_words else _worst_rows(model, labelled, logits, worst)
     if by is not None:
         values = np.asarray([str(value) for value in labelled.columns[by]])
         report["by"] = {
@@ -234,10 +264,10 @@ def label_text(value: Any, names: Sequence[str]) -> str:
     return names[int(value)]
 
 
-def text_of(label: str | float | tuple[str, ...]) -> str:
+def text_of(label: str | float | tuple[str | None, ...]) -> str:
     """Return the label of a prediction as text."""
     if isinstance(label, tuple):
-        return ", ".join(label) or "(none)"
+        return ", ".join(str(name) for name in label) or "(none)"
     return label if isinstance(label, str) else f"{label:g}"
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bam_lightning.config.data_config import TRUNCATIONS
+from bam_lightning.config.data_config import TRUNCATIONS, Metric, kind_of
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
 from bam_lightning.config.text_fields import is_template, render, text_columns_of
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.config.validation import check_choice, suggest
+from bam_lightning.data.task import Layout
 from bam_lightning.inference.calibration import TaskCalibration, read_calibration
 from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
@@ -27,7 +28,7 @@ class TaskInfo(NamedTuple):
 
     Attributes:
         name: The task's name.
-        columns: Names of the columns that make up a row.
+        columns: Names of the columns that make up a row: those of its texts, then those of its choices.
         label_names: Label names in the order of the class ids; empty for regression.
         label_range: Lowest and highest score; empty unless the task is a regression.
         metric: The task's headline metric.
@@ -35,6 +36,8 @@ class TaskInfo(NamedTuple):
         allow_empty_text: Whether an empty text is a valid input.
         head: The head's configuration.
         text: Its texts: columns, or templates of columns.
+        kind: What it predicts; see ``Task``.
+        choices: The columns of its choices, or one column of lists of them.
     """
 
     name: str
@@ -46,22 +49,55 @@ class TaskInfo(NamedTuple):
     allow_empty_text: bool
     head: Mapping[str, Any]
     text: tuple[str, ...]
+    kind: str = "classification"
+    choices: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """How the task's texts are encoded."""
+        return Layout(self.kind, len(self.text))
 
     def render(self, row: Sequence[Any]) -> tuple[str, ...]:
         """Return the texts of a row of columns; a row of another task, with other columns, as it is."""
-        if not any(map(is_template, self.text)) or len(row) != len(self.columns):
+        if any(map(is_template, self.text)) and len(row) == len(self.columns):
+            names = text_columns_of(self.text)
+            row = (*render(self.text, dict(zip(names, row, strict=False))), *row[len(names) :])
+        return self.texts_of(row)
+
+    def texts_of(self, row: Sequence[Any]) -> tuple[str, ...]:
+        """Return the texts of a row: lists of words joined, lists of choices one by one, '' for missing choices."""
+        if self.kind == "tagging":
+            return tuple(text if isinstance(text, str) else " ".join(text) for text in row)
+        if self.kind != "choice":
             return tuple(row)
-        return render(self.text, dict(zip(text_columns_of(self.text), row, strict=True)))
+        first = len(self.text)
+        choices = row[first] if len(row) == first + 1 else row[first:]
+        return (*row[:first], *choices, *[""] * (len(self.label_names) - len(choices)))
+
+    def _items(self, row: Sequence[Any]) -> list[tuple[str, Any, bool]]:
+        """Return column, text and whether it is part of a template, for each text of a row, each word and choice."""
+        names, found = text_columns_of(self.text), list[tuple[str, Any, bool]]()
+        for place, (column, value) in enumerate(zip(self.columns, row, strict=True)):
+            of_text = place < len(names)
+            several = isinstance(value, list) and (self.kind == "tagging" or not of_text)
+            part = of_text and names[place] not in self.text  # of a template, where no value is an empty text
+            found += [(column, item, part) for item in value] if several else [(column, value, part)]
+        return found
 
     def rejection_reason(self, row: Sequence[Any]) -> str | None:
         """Return why a row of texts cannot be scored, or ``None`` if it can."""
         if len(row) != len(self.columns):
             texts = f"{len(row)} text{'s'[: len(row) != 1]}"
             return f"{texts}; task {self.name!r} reads {len(self.columns)}: {', '.join(self.columns)}"
-        for name, column, text in zip(text_columns_of(self.text), self.columns, row, strict=True):
-            part = name not in self.text  # of a template, where no value is an empty text
+        items = self._items(row)
+        count = len(items) - len(self.columns) + len(self.choices)
+        if self.kind == "choice" and not 2 <= count <= len(self.label_names):
+            return f"{count} choices; task {self.name!r} has 2 to {len(self.label_names)}"
+        for column, text, part in items:
             if text is None and part:
                 continue
+            if self.kind == "tagging" and isinstance(row[0], list) and isinstance(text, str) and len(text.split()) != 1:
+                return f"{column} holds {text!r}, which is not one word"
             if text is None:
                 return f"{column} has no value"
             if not isinstance(text, str):
@@ -220,12 +256,14 @@ def read_model_info(run: RunFolder) -> ModelInfo:
 def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
     spec = manifest["spec"]["tasks"][name]
     reads, head = manifest["reads"][name], spec["head"]
-    text = reads["text"]
+    text, choices = reads["text"], reads.get("choices", [])
     if not isinstance(text, list) or not text or not all(isinstance(field, str) and field for field in text):
         raise StoreError(f"task {name!r} reads {text!r}; expected a list of columns or templates")
+    if not isinstance(choices, list) or not all(isinstance(column, str) for column in choices):
+        raise StoreError(f"task {name!r} has the choices {choices!r}; expected a list of columns")
     return TaskInfo(
         name,
-        text_columns_of(text),
+        (*text_columns_of(text), *choices),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
         str(spec["metric"]),
@@ -233,4 +271,6 @@ def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
         bool(reads["allow_empty_text"]),
         dict(head),
         tuple(text),
+        str(reads.get("kind") or kind_of(str(head.get("_target_")), Metric(spec["metric"]), bool(head["label_range"]))),
+        tuple(choices),
     )

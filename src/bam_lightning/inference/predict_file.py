@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError, DataPathError, OutputExistsError
 from bam_lightning.config.validation import wrong_separator
+from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.data.readers import CHUNK_ROWS, STREAM, Record, TableFile, chunks, format_of
 from bam_lightning.data.writers import Writer, make_writer
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
@@ -80,7 +81,7 @@ def predict_file(options: PredictOptions) -> int:
             raise DataError(f"input has a column {column!r}, which the output needs; rename it")
     types = _column_types(source, output_format)
     copied = [column for column in dict.fromkeys([*_column_names(source, first), *types]) if column != ERROR_COLUMN]
-    numeric = [column for column in added if not column.endswith(".label") and column != EMBEDDING]
+    numeric = [column for column in added if not column.endswith((".label", ".scores")) and column != EMBEDDING]
     with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric, types) as writer:
         counts = _score_batches(model, plan, first, batches, writer, _file_size(options.input), options.embeddings)
     _print_summary(counts, options.output)
@@ -151,6 +152,9 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
 def _output_columns(task: TaskInfo) -> list[str]:
     if task.label_range:
         return [f"{task.name}.score"]
+    details = {"tagging": ("scores",), "span": ("start", "end", "score")}.get(task.kind)
+    if details:
+        return [f"{task.name}.label", *(f"{task.name}.{name}" for name in details)]
     return [f"{task.name}.label", *(f"{task.name}.{name}" for name in task.label_names)]
 
 
@@ -205,9 +209,13 @@ def score_records(
     Tasks that read the same columns share one pass of the encoder.
     """
     rows = [{name: value for name, value in record.values.items() if name != ERROR_COLUMN} for record in records]
-    read = {task: (columns, model.tasks[task].text) for task, columns in plan.items()}
-    for columns, text in dict.fromkeys(read.values()):
-        tasks = [task for task, source in read.items() if source == (columns, text)]
+    infos = {task: model.tasks[task] for task in plan}
+    read = {
+        task: (columns, infos[task].text, infos[task].kind in ITEM_KINDS and infos[task].kind)
+        for task, columns in plan.items()
+    }
+    for source in dict.fromkeys(read.values()):
+        tasks, columns = [task for task, other in read.items() if other == source], source[0]
         info = model.tasks[tasks[0]]._replace(columns=columns)  # reasons name the input's columns
         texts, positions = [], []
         for position, record in enumerate(records):
@@ -225,8 +233,8 @@ def score_records(
         logits = model.row_logits(texts, tasks)
         for task in tasks:
             added = _output_columns(model.tasks[task])
-            for position, prediction in zip(positions, model.postprocess(task, logits[task]), strict=True):
-                values = (prediction.label, *prediction.probabilities.values())
+            for position, prediction in zip(positions, model.postprocess(task, logits[task], texts), strict=True):
+                values = (prediction.label, *prediction.probabilities.values(), *(prediction.details or {}).values())
                 rows[position] |= dict(zip(added, values, strict=True))
     return rows
 

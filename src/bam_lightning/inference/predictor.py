@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from bam_lightning.config.text_fields import is_template
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, collate, length_batches
+from bam_lightning.data.items import ITEM_KINDS, in_row_order, tokenize_rows
 from bam_lightning.data.tokenization import join, tokenize
+from bam_lightning.data.word_labels import words_of
 from bam_lightning.inference import model_card
 from bam_lightning.inference.calibration import (
     ABSTAIN,
@@ -37,9 +39,14 @@ from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, 
 from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
+from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder
 from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.ragged import Ragged
 from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS
+
+if TYPE_CHECKING:
+    from bam_lightning.inference.evaluate import LabelledRows
 
 Row = str | Sequence[str]
 EXPORT_FORMATS = ("bam", "hf", "onnx")
@@ -50,12 +57,16 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: A label name; for regression a score in the task's ``label_range``; for a multi-label task a tuple of
-            label names. ``abstain`` if the probability of the label is below its calibrated threshold.
-        probabilities: Label name -> probability; empty for regression.
+            label names; for a tagging task the tag of each word, ``None`` for words beyond the model's length; for an
+            answer its text. ``abstain`` if the probability of the label is below its calibrated threshold.
+        probabilities: Label name -> probability; empty for regression, tags and answers.
+        details: Of tags the ``scores``, the probability of each; of an answer its ``score``, and the characters
+            ``start`` and ``end`` of the context between which it stands. ``None`` for other tasks.
     """
 
-    label: str | float | tuple[str, ...]
+    label: str | float | tuple[str | None, ...]
     probabilities: dict[str, float]
+    details: dict[str, Any] | None = None
 
 
 class Predictor:
@@ -76,6 +87,7 @@ class Predictor:
         self.device, self.precision = torch.device(device), precision
         self.encoder = encoder.eval().to(self.device)
         self.heads = nn.ModuleDict(dict(heads)).eval().to(self.device)
+        self.model = MultiTaskModel(self.encoder, heads)
 
     @property
     def tasks(self) -> Mapping[str, TaskInfo]:
@@ -90,7 +102,8 @@ class Predictor:
         """Predict each row, in the order of the rows.
 
         Args:
-            texts: N strings, or N pairs of strings for tasks that read two texts.
+            texts: N strings, or N pairs of strings for tasks that read two texts. The words of a text to tag are
+                separated by white space. A row of a choice task holds its texts and its choices, or a list of these.
             task: A task name, a list of names, or ``all``: every task that reads as many texts as the first row has.
 
         Returns:
@@ -103,7 +116,7 @@ class Predictor:
         selected = self.info.select_tasks(task, len(rows[0]) if rows else None)
         check_rows(selected, rows)
         logits = self.row_logits(rows, [info.name for info in selected])
-        predictions = {info.name: self.postprocess(info.name, logits[info.name]) for info in selected}
+        predictions = {info.name: self.postprocess(info.name, logits[info.name], rows) for info in selected}
         return predictions[task] if isinstance(task, str) and task != "all" else predictions
 
     def evaluate(self, texts: Sequence[Row], labels: Sequence[Any], task: str) -> dict[str, float]:
@@ -117,22 +130,20 @@ class Predictor:
         Raises:
             BamError: If a row cannot be scored, or a label does not belong to the task.
         """
-        from bam_lightning.metrics.scores import scores
+        from bam_lightning.inference.evaluate import score_logits
 
-        rows, gold = self._labelled(texts, labels, task)
-        info, values = self.tasks[task], self.decode(task, self.logits(rows, [task])[task]).values
-        return scores(values, gold, info.metric, len(info.label_names) or None)
+        labelled = self._labelled(texts, labels, task)
+        return score_logits(self, labelled, self.logits(labelled.rows, [task])[task])
 
-    def _labelled(
-        self, texts: Sequence[Row], labels: Sequence[Any], task: str
-    ) -> tuple[list[tuple[str, ...]], NDArray[np.generic]]:
-        from bam_lightning.inference.evaluate import encode_labels
+    def _labelled(self, texts: Sequence[Row], labels: Sequence[Any], task: str) -> LabelledRows:
+        from bam_lightning.inference.evaluate import LabelledRows, encode_labels
 
         info, rows = self.info.task(task), _as_rows(texts)
         check_rows([info], rows)
         if len(rows) != len(labels):
             raise DataError(f"expected one label per row, got {len(labels)} labels for {len(rows)} rows")
-        return [info.render(row) for row in rows], encode_labels(info, list(labels))
+        rows = [info.render(row) for row in rows]
+        return LabelledRows(info, rows, encode_labels(info, rows, list(labels)), "given rows", {})
 
     def calibrate(
         self,
@@ -159,8 +170,8 @@ class Predictor:
             BamError: If a row cannot be scored, a label does not belong to the task, or the task is a regression.
         """
         target = Target(precision, recall, agreement)
-        rows, gold = self._labelled(texts, labels, task)
-        return self.fit_calibration(task, self.logits(rows, [task])[task], gold, target, "given rows")
+        found = self._labelled(texts, labels, task)
+        return self.fit_calibration(task, self.logits(found.rows, [task])[task], found.gold, target, found.where)
 
     def fit_calibration(
         self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic], target: Target, where: str
@@ -199,29 +210,51 @@ class Predictor:
             return np.empty((0, self.encoder.width), np.float32)
         return self._run_encoder(rows, {"pooled": nn.Identity()})["pooled"]
 
-    def row_logits(self, rows: Sequence[Sequence[Any]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def row_logits(self, rows: Sequence[Sequence[Any]], tasks: Sequence[str]) -> dict[str, Any]:
         """Return task -> float32 logits ``[N, K]`` of rows of columns, of which each task makes its texts."""
         by_text: dict[tuple[str, ...], list[str]] = {}
         for task in tasks:
             text = self.tasks[task].text
             by_text.setdefault(text if any(map(is_template, text)) else (), []).append(task)
-        found: dict[str, NDArray[np.float32]] = {}
-        for names in by_text.values():
-            found |= self.logits([self.tasks[names[0]].render(row) for row in rows], names)
+        found: dict[str, Any] = {}
+        for text, names in by_text.items():
+            found |= self.logits([self.tasks[names[0]].render(row) for row in rows] if text else rows, names)
         return found
 
-    def logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return task -> float32 logits ``[N, K]`` of texts.
+    def logits(self, rows: Sequence[Sequence[Any]], tasks: Sequence[str]) -> dict[str, Any]:
+        """Return task -> float32 logits ``[N, K]`` of texts, or ``Ragged`` ones of the words of N rows.
 
-        Every head computes every row, whatever its task was trained to read; rows may have any number of texts.
+        Every head computes every row, whatever its task was trained to read; rows may have any number of texts. A task
+        of choices, tags or answers reads rows of its own.
         """
         if not rows:
-            return {task: np.empty((0, self.head(task).linear.out_features), np.float32) for task in tasks}
-        return self._run_encoder(rows, {task: self.head(task) for task in tasks})
+            return {task: np.empty((0, self.head(task).outputs), np.float32) for task in tasks}
+        own = [task for task in tasks if self.tasks[task].kind in ITEM_KINDS]
+        shared = {task: self.head(task) for task in tasks if task not in own}
+        found = dict(self._run_encoder(rows, shared)) if shared else {}
+        return {task: found[task] if task in found else self._item_logits(task, rows) for task in tasks}
 
-    def calibrated_logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def _item_logits(self, task: str, rows: Sequence[Sequence[Any]]) -> Any:
+        """Return the logits of a task whose rows have several items: choices or words."""
+        info = self.tasks[task]
+        texts = tuple(zip(*map(info.texts_of, rows), strict=True))
+        tokens = tokenize_rows(info.layout, texts, self.tokenizer, self.info.max_length)
+        examples, parts = {task: Examples(tokens, np.zeros(len(rows), dtype=np.int64))}, []
+        for positions in length_batches(tokens.lengths):
+            batch = collate(examples, [task] * len(positions), positions)
+            with torch.inference_mode(), self._autocast():
+                logits = self.model(batch.to(self.device))[task].float().cpu().numpy()
+            parts.append((batch.tasks[task].row_ids.numpy(), logits))
+        numbers, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return in_row_order(numbers, logits, tokens.words)
+
+    def calibrated_logits(self, rows: Sequence[Sequence[str]], tasks: Sequence[str]) -> dict[str, Any]:
         """Return task -> logits ``[N, K]``, divided by the task's temperature."""
-        return {task: logits / self.temperature(task) for task, logits in self.logits(rows, tasks).items()}
+        found = self.logits(rows, tasks)  # tags and answers have no calibration
+        return {
+            task: logits if isinstance(logits, Ragged) else logits / self.temperature(task)
+            for task, logits in found.items()
+        }
 
     def _run_encoder(
         self, rows: Sequence[Sequence[str]], outputs: Mapping[str, nn.Module]
@@ -256,8 +289,12 @@ class Predictor:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
-    def postprocess(self, task: str, logits: NDArray[np.float32]) -> list[Prediction]:
-        """Convert a task's logits ``[N, K]`` to labels and probabilities by name."""
+    def postprocess(self, task: str, logits: Any, rows: Sequence[Sequence[Any]] = ()) -> list[Prediction]:
+        """Convert a task's logits ``[N, K]`` to labels and probabilities by name; answers are texts of ``rows``."""
+        if isinstance(logits, Ragged):
+            return [
+                self._postprocess_words(task, logits.row(row), rows[row] if rows else ()) for row in range(len(logits))
+            ]
         names = self.tasks[task].label_names
         columns = (column.tolist() for column in self.decode(task, logits))
         return [
@@ -270,15 +307,40 @@ class Predictor:
         return self.calibration.get(task, TaskCalibration()).temperature
 
     def decode(self, task: str, logits: NDArray[np.float32]) -> Decoded:
-        """Return the predictions of a task's logits ``[N, K]``, calibrated if the task has a calibration."""
+        """Return the predictions of a task's logits ``[N, K]``, calibrated if the task has a calibration.
+
+        Raises:
+            ConfigError: For a task of tags or answers, whose rows have no class.
+        """
         return self._decode(task, logits, self.calibration.get(task, TaskCalibration()))
 
     def _decode(self, task: str, logits: NDArray[np.float32], calibration: TaskCalibration) -> Decoded:
+        if isinstance(logits, Ragged):
+            raise ConfigError(
+                f"task {task!r} predicts words, not a class or a score for each row: it can be evaluated, "
+                "but neither calibrated nor compared"
+            )
         head = self.head(task)
         tensor = torch.from_numpy(logits).to(self.device) / calibration.temperature
         with torch.inference_mode():
             values, probabilities = head.decode(tensor).cpu().numpy(), head.probabilities(tensor).cpu().numpy()
         return apply_thresholds(values, probabilities, calibration, self.tasks[task].label_names)
+
+    def _postprocess_words(self, task: str, logits: NDArray[np.float32], row: Sequence[Any]) -> Prediction:
+        head, info = self.head(task), self.tasks[task]
+        tensor = torch.from_numpy(logits).to(self.device)
+        with torch.inference_mode():
+            values = cast(Any, head.decode)(tensor, None)
+            shares = cast(Any, head.to_target_space)(tensor, None).cpu().numpy()  # [w, K]
+        if info.kind == "tagging":
+            tags = [None if value < 0 else info.label_names[value] for value in values.tolist()]
+            return Prediction(tuple(tags), {}, {"scores": shares.max(axis=1).tolist() if len(tags) else []})
+        first, last = values[0].tolist()
+        context = row[1]
+        words = words_of(context, "span")
+        start, end = (int(words[first, 0]), int(words[last, 1])) if first >= 0 else (0, 0)
+        score = float(shares[first, 0] * shares[last, 1]) if first >= 0 else 0.0
+        return Prediction(context[start:end], {}, {"start": start, "end": end, "score": score})
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that ``load`` can read on any machine: weights, tokenizer, tasks, provenance, model card.

@@ -1,11 +1,13 @@
 """Scores of predictions against gold labels, as fractions in [-1, 1] or [0, 1]. N rows, C labels.
 
-The arithmetic is SciPy's and scikit-learn's. Multi-label metrics take 0 and 1, ``[N, C]``; all others take class ids or
-values in label units, ``[N]``. A score that is 0 / 0 is 0."""
+The arithmetic is SciPy's and scikit-learn's. Multi-label metrics take 0 and 1, ``[N, C]``; metrics of words take what
+``row_counts`` returns, as predictions and as gold; all others take class ids or values in label units, ``[N]``. A score
+that is 0 / 0 is 0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score, f1_score, matthews_corrcoef
 
 from bam_lightning.config import data_config
+from bam_lightning.metrics.words import answer_scores, tag_counts
 
 Values = NDArray[np.generic]
 
@@ -70,6 +73,37 @@ def exact_match(predictions: Values, gold: Values) -> float:
     return float(np.mean((predictions == gold).all(axis=-1)))
 
 
+def span_f1(counts: Values, _: Values) -> float:
+    """Return F1 of the spans of tags, over all rows together: a span counts if its words and its type are right."""
+    right, predicted, gold = counts[:, :3].sum(axis=0).tolist()
+    return 2 * right / (predicted + gold) if predicted + gold else 0.0
+
+
+def span_precision(counts: Values, _: Values) -> float:
+    """Return the share of predicted spans that are right."""
+    return float(counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
+
+
+def span_recall(counts: Values, _: Values) -> float:
+    """Return the share of gold spans that were found."""
+    return float(counts[:, 0].sum() / max(counts[:, 2].sum(), 1))
+
+
+def tag_accuracy(counts: Values, _: Values) -> float:
+    """Return the share of words whose tag is right."""
+    return float(counts[:, 3].sum() / max(counts[:, 4].sum(), 1))
+
+
+def squad_f1(counts: Values, _: Values) -> float:
+    """Return the mean F1 of the words of predicted and right answers (Rajpurkar et al. 2016)."""
+    return float(counts[:, 1].mean())
+
+
+def squad_exact_match(counts: Values, _: Values) -> float:
+    """Return the share of answers that equal a right one, but for case, punctuation and articles."""
+    return float(counts[:, 0].mean())
+
+
 def _correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     if _is_constant(first) or _is_constant(second):
         return 0.0
@@ -89,15 +123,51 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "micro_f1": micro_f1,
     "pearson": pearson,
     "quadratic_kappa": quadratic_kappa,
+    "span_f1": span_f1,
+    "span_precision": span_precision,
+    "span_recall": span_recall,
     "spearman": spearman,
+    "squad_exact_match": squad_exact_match,
+    "squad_f1": squad_f1,
+    "tag_accuracy": tag_accuracy,
 }
 REGRESSION = ("spearman", "pearson")
 MULTI_LABEL = tuple(metric.value for metric in data_config.SETS)
+TAGS = tuple(metric.value for metric in data_config.TAGS)
+ANSWERS = tuple(metric.value for metric in data_config.ANSWERS)
+WORD_METRICS = (*TAGS, *ANSWERS)
 SECONDARY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(REGRESSION, REGRESSION),
     **dict.fromkeys(MULTI_LABEL, MULTI_LABEL),
     "quadratic_kappa": ("accuracy", "spearman"),
+    **dict.fromkeys(TAGS, ("span_f1", "span_precision", "span_recall", "tag_accuracy")),
+    **dict.fromkeys(ANSWERS, ANSWERS),
 }  # headline metric -> metrics shown beside it; accuracy for those that are not listed
+
+
+def row_counts(
+    metric: str,
+    predictions: NDArray[np.int64],
+    gold: NDArray[np.int64],
+    offsets: NDArray[np.int64] | None = None,
+    label_names: Sequence[str] = (),
+    references: Sequence[Any] | None = None,
+) -> Values:
+    """Return what a metric of words counts in each row: ``[N, 5]`` of tags, ``[N, 2]`` of answers; see ``words``.
+
+    Args:
+        metric: One of ``WORD_METRICS``.
+        predictions: Tags ``[M]``, or first and last words ``[N, 2]``.
+        gold: Tags ``[M]``.
+        offsets: ``[N + 1]``: row i has the words from ``offsets[i]`` to ``offsets[i + 1]``.
+        label_names: Names of the tags.
+        references: What answers are compared with.
+    """
+    if metric in TAGS:
+        assert offsets is not None
+        return tag_counts(predictions, gold, offsets, label_names)
+    assert references is not None
+    return answer_scores(predictions, references)
 
 
 def scores(predictions: Values, gold: Values, metric: str, classes: int | None = None) -> dict[str, float]:

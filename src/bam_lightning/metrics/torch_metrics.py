@@ -5,14 +5,17 @@ torchmetrics' own formulas differ from these on tied and constant predictions; s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_choice
-from bam_lightning.metrics.scores import METRICS
+from bam_lightning.metrics.scores import METRICS, WORD_METRICS, row_counts
 
 
 class TaskMetric(Metric):
@@ -24,6 +27,7 @@ class TaskMetric(Metric):
     Args:
         metric_name: A key of ``METRICS``, such as ``"accuracy"``.
         n_classes: Number of classes or labels, for the size check of ``f1``; None for regression.
+        label_names: Names of the tags, for metrics of spans of tags.
 
     Raises:
         ConfigError: If the metric is unknown, or is F1 of a task that does not have two classes.
@@ -42,22 +46,31 @@ class TaskMetric(Metric):
     predictions: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, metric_name: str, n_classes: int | None = None) -> None:
+    def __init__(self, metric_name: str, n_classes: int | None = None, label_names: Sequence[str] = ()) -> None:
         check_choice("metric", metric_name, sorted(METRICS))
         if metric_name == "f1" and n_classes not in (None, 2):
             raise ConfigError(f"metric: f1 needs two classes, but the task has {n_classes}; use accuracy or matthews")
         super().__init__()
         self.metric_name = metric_name
-        self.n_classes = n_classes
+        self.n_classes, self.label_names = n_classes, tuple(label_names)
         self.add_state("predictions", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
+    def update(
+        self,
+        predictions: Tensor,
+        labels: Tensor,
+        offsets: Tensor | None = None,
+        references: Sequence[Any] | None = None,
+    ) -> None:
         """Add one batch of n rows.
 
         Args:
-            predictions: Class ids or values in label units ``[n]``; for multi-label metrics 0 and 1, ``[n, C]``.
+            predictions: Class ids or values in label units ``[n]``; for multi-label metrics 0 and 1, ``[n, C]``; tags
+                ``[m]`` of words; first and last words of answers ``[n, 2]``.
             labels: Gold labels of the same shape.
+            offsets: ``[n + 1]``: row i has the words from ``offsets[i]`` to ``offsets[i + 1]``.
+            references: What answers are compared with; see ``metrics.words``.
 
         Raises:
             ValueError: If the shapes differ.
@@ -67,6 +80,16 @@ class TaskMetric(Metric):
                 f"metric {self.metric_name}: predictions have shape {list(predictions.shape)}, "
                 f"labels {list(labels.shape)}; they must be equal"
             )
+        if self.metric_name in WORD_METRICS:
+            counts = row_counts(
+                self.metric_name,
+                _on_cpu(predictions).numpy(),
+                _on_cpu(labels).numpy(),
+                None if offsets is None else _on_cpu(offsets).numpy(),
+                self.label_names,
+                references,
+            )
+            predictions = labels = torch.from_numpy(counts).to(predictions.device)
         self.predictions.append(predictions.detach())
         self.labels.append(labels.detach())
 

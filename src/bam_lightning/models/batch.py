@@ -1,24 +1,31 @@
 """A minibatch: its texts as one row of tokens, and the examples of each task.
 
-S texts, N tokens in all of them, n examples of one task, K outputs of its head."""
+S texts, N tokens in all of them, n examples of one task, m items of these (an example, its choices or its words), K
+outputs of its head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+ABSENT = -1e4  # logit of a choice or word that is not there; its probability is exactly 0 in float32
 
 
 class TaskBatch(NamedTuple):
     """The examples of one task in a minibatch.
 
+    An example has one item, unless there are ``offsets``: then it has its choices (a text each) or its words. What is
+    said of examples below holds for words, too: ``m`` in place of ``n``.
+
     Attributes:
-        positions: ``[n]`` numbers of their texts in the batch.
+        positions: ``[m]`` numbers of their texts in the batch; of words, of their first tokens in the row of tokens.
         row_ids: ``[n]`` numbers of the examples in their split.
-        labels: ``[n]`` class ids (int64) or scores (float32); ``[n, C]`` zeros and ones of a multi-label task.
+        labels: ``[n]`` class ids (int64) or scores (float32); ``[n, C]`` zeros and ones of a multi-label task; ``[m]``
+            tags of words, -1 for none; ``[n, 2]`` first and last word of an answer.
         teacher: ``[n, K]`` logits of one teacher, ``[n, k, K]`` of an ensemble; ``None`` without a teacher.
         teacher_target: ``[n, K]`` teacher predictions already in the head's target space (probabilities), in place of
             ``teacher``.
@@ -26,6 +33,9 @@ class TaskBatch(NamedTuple):
         has_gold: ``[n]`` whether the row has a gold label; ``None`` where all have one.
         weight: ``[n]`` factors on the example losses; ``None`` where all are 1.
         gold: ``[n, C]`` distributions over label names, in place of ``labels``; ``None`` where each row has one label.
+        offsets: ``[n + 1]``: example i has the items from ``offsets[i]`` to ``offsets[i + 1]``; ``None``: one each.
+        cut: ``[m]`` whether a word has no token, since its text was cut; its logits are ``ABSENT``, and it has no loss.
+        references: what a metric compares text with, one for each example; on the host.
     """
 
     positions: Tensor
@@ -37,6 +47,19 @@ class TaskBatch(NamedTuple):
     has_gold: Tensor | None = None
     weight: Tensor | None = None
     gold: Tensor | None = None
+    offsets: Tensor | None = None
+    cut: Tensor | None = None
+    references: tuple[Any, ...] | None = None
+
+    @property
+    def items(self) -> tuple[Tensor, ...]:
+        """``offsets`` as arguments of a head's ``forward``: none where each example has one item."""
+        return () if self.offsets is None else (self.offsets,)
+
+    @property
+    def words(self) -> tuple[Tensor, ...]:
+        """``offsets`` as arguments of its other methods: none where logits are of examples, and not of their words."""
+        return self.items if self.cut is not None else ()
 
 
 @dataclass
@@ -62,7 +85,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Number of examples, over all tasks."""
-        return sum(len(part.positions) for part in self.tasks.values())
+        return sum(len(part.row_ids) for part in self.tasks.values())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -92,18 +115,26 @@ class Batch:
             return self
         tokens = torch.cat([torch.arange(ends[number] - self.lengths[number], ends[number]) for number in kept])
         places = torch.tensor(place)
+        lengths, kept_lengths = torch.tensor(self.lengths), torch.tensor([self.lengths[number] for number in kept])
+        begins = (kept_lengths.cumsum(0) - kept_lengths)[places]  # of each text, where its tokens are now
+        token = torch.repeat_interleave(begins, lengths) + self.position_ids
+
+        def moved(part: TaskBatch) -> TaskBatch:
+            return part._replace(positions=(places if part.cut is None else token)[part.positions])
+
         return replace(
             self,
             input_ids=self.input_ids[tokens],
             position_ids=self.position_ids[tokens],
             token_type_ids=None if self.token_type_ids is None else self.token_type_ids[tokens],
             lengths=tuple(self.lengths[number] for number in kept),
-            tasks={task: part._replace(positions=places[part.positions]) for task, part in self.tasks.items()},
+            tasks={task: moved(part) for task, part in self.tasks.items()},
         )
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         def part_of(part: TaskBatch) -> TaskBatch:
-            return TaskBatch(*(None if value is None else change(value) for value in part))  # type: ignore[arg-type]
+            changed: list[Any] = [change(value) if isinstance(value, Tensor) else value for value in part]
+            return TaskBatch(*changed)
 
         return replace(
             self,

@@ -170,8 +170,11 @@ class Encoder(nn.Module):
         """Return why texts are padded, if they are, among what was found out so far."""
         return next((reason for reason in self._refusals.values() if reason is not None), None)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return one vector per text, ``[S, D]``."""
+    def forward(self, batch: Batch, tokens: bool = False) -> Any:
+        """Return one vector per text, ``[S, D]``; with ``tokens`` also the states of all tokens, ``[N, D]``."""
+        if tokens:
+            states = self.token_states(batch)
+            return self.pool(states, batch.lengths), states
         if not self.packs_on(batch.input_ids.device):
             pooled = torch.cat([self._pool_padded(group) for group in self._padded(batch)])
         elif self.pooling == "mean":

@@ -1,19 +1,28 @@
 """Per-task classifiers on top of the encoder (section 3.1).
 
-n examples, D width of the encoder, K outputs, C label names. A head's *output space* is where gold and teacher are
-mixed: probabilities, or [0, 1] for regression. The paper has the first two heads; the others are ours."""
+n examples, m items of them (choices, words), D width of the encoder, K outputs, C label names. A head's *output space*
+is where gold and teacher are mixed: probabilities, or [0, 1] for regression. The paper has the first two heads; the
+others are ours.
+
+Heads of examples that have several items take ``offsets`` ``[n + 1]`` as a last argument: example i has the items from
+``offsets[i]`` to ``offsets[i + 1]``. ``None`` means that all items belong to one example."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bam_lightning.models.batch import ABSENT
 from bam_lightning.models.kernels.dropout import Dropout
+from bam_lightning.store.ragged import Ragged
 
 
 class ExportSpec(NamedTuple):
@@ -29,7 +38,13 @@ class ExportSpec(NamedTuple):
 
 
 class Head(nn.Module, ABC):
-    """Dropout and one linear layer; Glorot-uniform weights and zero bias (not in the paper: reference code)."""
+    """Dropout and one linear layer; Glorot-uniform weights and zero bias (not in the paper: reference code).
+
+    ``uses`` says what it reads: ``"pooled"``, a vector for each text, or ``"tokens"``, the state of each word's first
+    token.
+    """
+
+    uses = "pooled"
 
     def __init__(self, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -38,7 +53,12 @@ class Head(nn.Module, ABC):
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, pooled: Tensor) -> Tensor:
+    @property
+    def outputs(self) -> int:
+        """K: logits of an example, or of a word."""
+        return self.linear.out_features
+
+    def forward(self, pooled: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return logits ``[n, K]`` of the encoder's vectors ``[n, D]``, in the precision of the weights."""
         with torch.autocast(pooled.device.type, enabled=False):  # logits are kept and mixed: full precision
             logits: Tensor = self.linear(self.dropout(pooled.to(self.linear.weight.dtype)))
@@ -73,6 +93,15 @@ class Head(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no method export_spec, so it cannot be exported; give it one")
 
 
+def decode(head: Head, logits: NDArray[np.float32] | Ragged) -> NDArray[Any]:
+    """Return a head's predictions for the logits of a whole split: ``[N, K]``, or of the words of N rows."""
+    arrays = (logits.values, logits.offsets) if isinstance(logits, Ragged) else (logits,)
+    device = next(head.parameters()).device
+    with torch.inference_mode():
+        found: NDArray[Any] = head.decode(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
+    return found
+
+
 class LabelHead(Head, ABC):
     """A head whose labels have names: an output for each of ``label_names``, but for ``n_implicit`` of them.
 
@@ -90,6 +119,7 @@ class LabelHead(Head, ABC):
         sigmoid: bool = True,
     ) -> None:
         super().__init__(width, len(label_names) - self.n_implicit, dropout)
+        self.label_names = tuple(label_names)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the outputs, which are the label names' own."""
@@ -101,7 +131,7 @@ class ClassificationHead(LabelHead):
 
     def encode_labels(self, labels: Tensor) -> Tensor:
         """Return one-hot rows."""
-        return F.one_hot(labels, self.linear.out_features).float()
+        return F.one_hot(labels, self.outputs).float()
 
     def to_target_space(self, logits: Tensor) -> Tensor:
         """Return probabilities."""
@@ -229,3 +259,152 @@ class OrdinalHead(BinaryHeads):
         names = tuple(f"above {name}" for name in label_names[:-1])
         how = f"the label whose place in {', '.join(label_names)} is the number of scores above 0.5, counted from 0"
         return ExportSpec("multi_label_classification", names, how)
+
+
+def _row_of(offsets: Tensor | None, items: Tensor) -> tuple[Tensor, int]:
+    """Return the example of each item ``[m]``, and n."""
+    if offsets is None:
+        return torch.zeros(len(items), dtype=torch.long, device=items.device), 1
+    n = len(offsets) - 1
+    examples = torch.arange(n, device=items.device)
+    return torch.repeat_interleave(examples, offsets.diff(), output_size=len(items)), n
+
+
+class ChoiceHead(ClassificationHead):
+    """One score for each choice (a text), and a softmax over the choices of an example: multiple choice.
+
+    Logits are ``[n, C]``, as those of a classification whose classes are first choice, second choice and so on;
+    ``label_names`` names them. An example with fewer than C choices has ``ABSENT`` for the others.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        label_names: Sequence[str],
+        label_range: Sequence[float] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+    ) -> None:
+        Head.__init__(self, width, 1, dropout)
+        self.n_choices = len(label_names)
+
+    @property
+    def outputs(self) -> int:
+        """C: the most choices that an example has."""
+        return self.n_choices
+
+    def forward(self, pooled: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return logits ``[n, C]`` of the vectors ``[m, D]`` of all choices."""
+        scores = super().forward(pooled).squeeze(-1)  # [m]
+        example, n = _row_of(offsets, scores)
+        starts = torch.zeros_like(example) if offsets is None else offsets[:-1][example]
+        places = example * self.n_choices + torch.arange(len(scores), device=scores.device) - starts
+        logits = scores.new_full((n * self.n_choices,), ABSENT)
+        return logits.index_put((places,), scores).view(n, self.n_choices)
+
+
+class TaggingHead(ClassificationHead):
+    """Softmax over ``label_names`` for each word, read at its first token: tags in any scheme (B-, I-, O; or none).
+
+    An example's loss is the mean over its words, not the sum: it is then as large as that of a classification with as
+    many classes, and a task of long texts does not drown the others in the sum over tasks (section 3.1).
+    """
+
+    uses = "tokens"
+
+    def encode_labels(self, labels: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return one-hot rows ``[m, C]``; zeros for a word without a tag, whose label is -1."""
+        return F.one_hot(labels.clamp(min=0), self.outputs).float() * (labels >= 0).unsqueeze(-1)
+
+    def to_target_space(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return probabilities ``[m, C]``, or ``[m, k, C]`` of an ensemble; 0 for a word that was cut.
+
+        The mean over an ensemble is then that of the members that saw the word.
+        """
+        seen = (logits > ABSENT).any(dim=-1, keepdim=True)
+        share = seen if logits.dim() == 2 else seen * logits.shape[1] / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        return super().to_target_space(logits) * share
+
+    def loss(self, logits: Tensor, target: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy ``[n]`` of each example's words that have a target, which is not all 0."""
+        words = super().loss(logits, target)  # [m]
+        example, n = _row_of(offsets, words)
+        counted = (target.sum(dim=-1) > 0).to(words.dtype)
+        sums, counts = (words.new_zeros(n).index_add(0, example, part) for part in (words * counted, counted))
+        return sums / counts.clamp(min=1)
+
+    def decode(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return the likeliest tag of each word ``[m]``; -1 for a word that was cut."""
+        return torch.where((logits > ABSENT).any(dim=-1), logits.argmax(dim=-1), -1)
+
+    def probabilities(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return the probability of each tag ``[m, C]``."""
+        return super().probabilities(logits)
+
+
+class SpanHead(Head):
+    """The answer to a question as a span of words: a softmax over words for its first, another for its last.
+
+    K = 2 logits for each word. The loss is the mean of both cross-entropies, as in BERT's head for SQuAD.
+
+    Args:
+        longest: most words of an answer that is predicted.
+    """
+
+    uses = "tokens"
+
+    def __init__(
+        self,
+        width: int,
+        label_names: Sequence[str] = (),
+        label_range: Sequence[float] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+        longest: int = 30,
+    ) -> None:
+        super().__init__(width, 2, dropout)
+        self.longest = longest
+
+    def encode_labels(self, labels: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return one-hot columns ``[m, 2]`` of the first and last words ``[n, 2]``, counted within their example."""
+        assert offsets is not None  # else the number of words is unknown
+        target = torch.zeros(int(offsets[-1]), 2, device=labels.device)
+        columns = torch.arange(2, device=labels.device).expand(len(labels), 2)
+        return target.index_put((labels + offsets[:-1].unsqueeze(-1), columns), target.new_ones(()))
+
+    def to_target_space(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return probabilities ``[m, 2]`` (``[m, k, 2]``) of being the first and the last word."""
+        return self._log_softmax(logits, offsets).exp()
+
+    def _log_softmax(self, logits: Tensor, offsets: Tensor | None) -> Tensor:
+        example, n = _row_of(offsets, logits)
+        index = example.view(-1, *[1] * (logits.dim() - 1)).expand_as(logits)
+        top = logits.new_full((n, *logits.shape[1:]), ABSENT).scatter_reduce(0, index, logits.detach(), "amax")
+        shifted = logits - top[example]
+        total = logits.new_zeros(n, *logits.shape[1:]).index_add(0, example, shifted.exp())
+        return shifted - total.log()[example]
+
+    def loss(self, logits: Tensor, target: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return the mean ``[n]`` of the cross-entropies of first and last word."""
+        words = -(target * self._log_softmax(logits, offsets)).mean(dim=-1)  # [m]
+        example, n = _row_of(offsets, words)
+        return words.new_zeros(n).index_add(0, example, words)
+
+    def decode(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return the likeliest first and last word ``[n, 2]``, at most ``longest`` words; -1 without any word."""
+        scores = self._log_softmax(logits.float(), offsets).cpu()
+        bounds = [0, len(scores)] if offsets is None else offsets.tolist()
+        return torch.tensor(
+            [self._best(scores[start:end]) for start, end in pairwise(bounds)], device=logits.device
+        ).view(-1, 2)
+
+    def _best(self, scores: Tensor) -> tuple[int, int]:
+        if not len(scores):
+            return -1, -1
+        last = F.pad(scores[:, 1], (0, self.longest - 1), value=-torch.inf).unfold(0, self.longest, 1)  # [w, longest]
+        first, more = divmod(int((scores[:, :1] + last).argmax()), self.longest)
+        return first, first + more
+
+    def probabilities(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Return nothing: a span has no classes."""
+        return logits[:, :0]

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bam_lightning.models.batch import Batch, TaskBatch
+from bam_lightning.models.batch import ABSENT, Batch, TaskBatch
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
 from bam_lightning.models.unpadding import embedding_rows
@@ -18,7 +18,7 @@ class MultiTaskModel(nn.Module):
     """An encoder and the heads of all its tasks.
 
     Args:
-        encoder: returns ``[S, D]`` for a batch of S texts.
+        encoder: returns ``[S, D]`` for a batch of S texts; with ``tokens=True`` also ``[N, D]`` for its N tokens.
         heads: task name -> head.
     """
 
@@ -32,9 +32,19 @@ class MultiTaskModel(nn.Module):
         return cast(Head, self.heads[task])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return task -> logits ``[n, K]`` for the tasks of the batch."""
-        pooled = self.encoder(batch)  # [S, D]
-        return {task: self.head(task)(pooled[part.positions]) for task, part in batch.tasks.items()}
+        """Return task -> logits for the tasks of the batch: ``[n, K]``, or ``[m, K]`` of the words of n examples."""
+        states: Tensor | None = None
+        if any(self.head(task).uses == "tokens" for task in batch.tasks):
+            pooled, states = self.encoder(batch, tokens=True)  # [S, D], [N, D]
+        else:
+            pooled = self.encoder(batch)
+        found = {}
+        for task, part in batch.tasks.items():
+            head = self.head(task)
+            vectors = states if states is not None and head.uses == "tokens" else pooled
+            logits = head(vectors[part.positions], *part.items)
+            found[task] = logits if part.cut is None else logits.masked_fill(part.cut.unsqueeze(-1), ABSENT)
+        return found
 
     def freeze_unreached(self) -> list[str]:
         """Set ``requires_grad=False`` for trained parameters that no task's logits depend on; return their names."""

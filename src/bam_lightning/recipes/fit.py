@@ -21,6 +21,7 @@ from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit, hash_texts
+from bam_lightning.data.items import encode_rows, make_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
 from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode
@@ -209,15 +210,14 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         split = context.rows[task].train
         if task not in run.teachers:
             split = split.labelled()
-        examples = Examples(
-            tokenized(split), split.labels, has_gold=split.has_gold, weight=split.weight, gold=split.gold
-        )
+        examples = make_examples(split, tokenized(split))
         train[task] = examples._replace(**_teacher(run, context, task, split)._asdict())
         train[task].check_targets(task)
     sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
     dev = {}
     if config.run.validations:
-        dev = {task: Examples(tokenized(context.rows[task].dev), context.rows[task].dev.labels) for task in run.tasks}
+        splits = {task: context.rows[task].dev for task in run.tasks}
+        dev = {task: make_examples(split, tokenized(split), scored=True) for task, split in splits.items()}
     data = ExamplesDataModule(
         train, dev, sampler=sampler, batch_size=run.batch_size, seed=run.seed, num_workers=config.data.workers
     )
@@ -265,7 +265,9 @@ def tokens_of(context: Context, tokenizer: Any) -> Callable[[TaskSplit], Tokens]
     """Return a function from a split to its tokens, which are cached."""
     cache = Path(context.config.paths.cache)
     data = context.config.data
-    return partial(encode, tokenizer=tokenizer, max_length=data.max_length, cache=cache, truncation=data.truncation)
+    return partial(
+        encode_rows, tokenizer=tokenizer, max_length=data.max_length, cache=cache, truncation=data.truncation
+    )
 
 
 def cut_notes(context: Context) -> list[str]:
@@ -375,7 +377,7 @@ def _write_predictions(
     module = prepared.module
     assert isinstance(module, BamModule)
 
-    def logits_of(split: TaskSplit, head: str) -> np.ndarray:
-        return predictions.predict_logits(module, trainer, Examples(tokenized(split), split.labels), head)
+    def logits_of(split: TaskSplit, head: str) -> Any:
+        return predictions.predict_logits(module, trainer, make_examples(split, tokenized(split)), head)
 
     predictions.write_predictions(run_id, requests, context, logits_of)

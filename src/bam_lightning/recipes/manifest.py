@@ -76,4 +76,5 @@ def _describe_teachers(run: Run, task: str, context: Context) -> Iterator[str]:
 
 def _reads(task: TaskConfig) -> dict[str, Any]:
     """Return what prediction on new rows needs and the Run's id does not cover."""
-    return {"text": task.text, "allow_empty_text": task.allow_empty_text}
+    more = {name: value for name, value in (("choices", task.choices), ("kind", task.kind)) if value}
+    return {"text": task.text, "allow_empty_text": task.allow_empty_text, **more}

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit
+from bam_lightning.data.outcomes import compare
 from bam_lightning.metrics import scores
-from bam_lightning.models.heads import Head
+from bam_lightning.models.heads import Head, decode
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
@@ -25,20 +25,17 @@ from bam_lightning.training.datamodule import ExamplesDataModule, logits_in_orde
 from bam_lightning.training.module import BamModule
 
 
-def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: str) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of ``head`` in the order of the examples; the ranks share the rows."""
+def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: str) -> Any:
+    """Return the logits of ``head`` in the order of the examples; see ``logits_in_order``. The ranks share the rows."""
     data = ExamplesDataModule({}, predict={head: examples})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
         parts: list[Any] = trainer.predict(module, datamodule=data) or []
-    return logits_in_order(parts, head, len(examples.labels))
+    return logits_in_order(parts, head, examples)
 
 
 def write_predictions(
-    run_id: str,
-    requests: Sequence[PredictionRequest],
-    context: Context,
-    logits_of: Callable[[TaskSplit, str], NDArray[np.float32]],
+    run_id: str, requests: Sequence[PredictionRequest], context: Context, logits_of: Callable[[TaskSplit, str], Any]
 ) -> None:
     """Predict the rows of all requests and store the logits.
 
@@ -57,16 +54,14 @@ def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
     for task in run.tasks:
         rows = context.rows[task].dev
         logits = load_logits(context.store, run.id, task, DEV, rows.keys, rows.texts)
-        values = decode_logits(task, logits, context.config)
         settings = context.config.suite.tasks[task]
-        results[task] = scores.scores(
-            values, rows.labels, settings.metric.value, len(settings.head.label_names) or None
-        )
+        metric, names = settings.metric.value, settings.head.label_names
+        values = compare(metric, decode_logits(task, logits, context.config), rows, names)
+        results[task] = scores.scores(*values, metric, len(names) or None)
     return results
 
 
-def decode_logits(task: str, logits: NDArray[np.float32], config: Config) -> NDArray[np.generic]:
-    """Return predictions of a task's logits ``[N, K]`` in the shape and units of its labels; see ``Head.decode``."""
+def decode_logits(task: str, logits: Any, config: Config) -> NDArray[np.generic]:
+    """Return predictions of a task's logits in the shape and units of its labels; see ``Head.decode``."""
     head: Head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(config.suite.tasks[task].head)})
-    predicted: NDArray[np.generic] = head.decode(torch.from_numpy(logits)).numpy()
-    return predicted
+    return decode(head, logits)

@@ -396,10 +396,10 @@ def _report(config: Config, runs: Sequence[Run], context: Context, output: Path)
     job_report.save(output, found)
     job_report.plot(output, config, found, context.store)
     if found["average"]:
-        from bam_lightning.metrics.scores import majority
+        from bam_lightning.data.outcomes import majority_score
 
         base = {
-            name: majority(task.dev.labels, config.suite.tasks[name].metric.value)
+            name: majority_score(config.suite.tasks[name].metric.value, task.dev, task.label_names)
             for name, task in context.rows.items()
         }
         head, lines = job_report.table(config, found, base)

@@ -77,7 +77,7 @@ def rejection_reason(
     margin = config.distillation.teacher_margin
     if margin is None:
         return None
-    from bam_lightning.metrics.scores import majority
+    from bam_lightning.data.outcomes import majority_score
 
     for task in tasks:
         settings = config.suite.tasks[task]
@@ -85,7 +85,7 @@ def rejection_reason(
         score = store.manifest(run_id)["metrics"].get(task, {}).get(metric)
         if score is None or not settings.in_average:
             continue
-        base = majority(rows[task].dev.labels, metric)
+        base = majority_score(metric, rows[task].dev, settings.head.label_names)
         if not score > base + margin:
             least = f"{base:.3f}" + (f" + {margin:g}" if margin else "")
             return (

@@ -28,6 +28,7 @@ PLACES = (
     "train_rows",
     "dev_rows",
     "text",
+    "choices",
     "label",
     "label_separator",
     "id_column",

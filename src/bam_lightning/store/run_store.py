@@ -27,6 +27,7 @@ from bam_lightning.store.atomic_io import (
 )
 from bam_lightning.store.json_schema import check_fields
 from bam_lightning.store.lock import RunLock
+from bam_lightning.store.ragged import Ragged
 from bam_lightning.store.run_dir import DIGEST, MANIFEST, RunFolder, file_hash, manifest_digest
 
 KEY_BYTES = 16
@@ -208,22 +209,24 @@ class Store:
         return set(keys) <= self.read_predictions(run_id, task, split).keys()
 
     def write_predictions(
-        self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32]
+        self, run_id: str, task: str, split: str, keys: Sequence[bytes], logits: NDArray[np.float32] | Ragged
     ) -> None:
-        """Write the logits ``[N, K]`` of the rows with the given keys."""
+        """Write the logits ``[N, K]`` of the rows with the given keys, or those of the words of N rows."""
         from safetensors.numpy import save_file
 
         path = self.predictions_path(run_id, task, split)
         tensors: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES).copy(),
-            "logits": np.ascontiguousarray(logits, dtype=np.float32),
+            "logits": np.ascontiguousarray(logits.values if isinstance(logits, Ragged) else logits, dtype=np.float32),
         }
+        if isinstance(logits, Ragged):
+            tensors["offsets"] = logits.offsets
         with atomic_write(path) as temporary:
             path.parent.mkdir(exist_ok=True)
             save_file(tensors, temporary, metadata={"digest": digest(tensors), "run": run_id, "task": task})
 
     def read_predictions(self, run_id: str, task: str, split: str) -> dict[bytes, NDArray[np.float32]]:
-        """Return row key -> logits ``[K]``.
+        """Return row key -> logits ``[K]``, or ``[w, K]`` of the words of a row.
 
         Raises:
             StorePathError: If the Run has not written them.
@@ -236,19 +239,21 @@ class Store:
             raise StorePathError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata, tensors = (file.metadata(), {name: file.get_tensor(name) for name in ("keys", "logits")})
+                names = {"keys", "logits", *file.keys()}  # one that is missing raises
+                metadata, tensors = (file.metadata(), {name: file.get_tensor(name) for name in names})
         except SafetensorError as error:
             raise StoreError(f"{path} is damaged ({error}); delete it, and it is written anew") from error
         if metadata != {"digest": digest(tensors), "run": run_id, "task": task}:
             raise StoreError(f"{path} is damaged or belongs to another Run; delete it, and it is written anew")
-        keys = tensors["keys"].tobytes()
-        return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(tensors["logits"])}
+        keys, logits = tensors["keys"].tobytes(), tensors["logits"]
+        parts = np.split(logits, tensors["offsets"][1:-1]) if "offsets" in tensors else logits
+        return {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: row for i, row in enumerate(parts)}
 
 
 def load_logits(
     store: Store, run_id: str, task: str, split: str, keys: Sequence[bytes], texts: tuple[Sequence[str], ...]
-) -> NDArray[np.float32]:
-    """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order.
+) -> Any:
+    """Return a Run's logits ``[N, K]`` for the rows with the given keys, in their order; ``Ragged`` ones of words.
 
     Raises:
         StoreError: If the Run has not predicted a row, naming the task and the row.
@@ -261,7 +266,8 @@ def load_logits(
                 f"Run {run_id} has no prediction of task {task!r}, {split} row {row} ({text[:80]!r}); "
                 "it predicted other rows, texts or labels"
             )
-    return np.stack([known[key] for key in keys])
+    found = [known[key] for key in keys]
+    return np.stack(found) if found[0].ndim == 1 else Ragged.from_rows(found, np.float32, found[0].shape[1:])
 
 
 def digest(tensors: Mapping[str, NDArray]) -> str:

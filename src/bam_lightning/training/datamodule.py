@@ -24,11 +24,12 @@ from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, SharedRows, stream_units
 from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, row_keys
+from bam_lightning.data.items import encode_rows, in_row_order, make_examples, tokenize_rows, word_counts
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
 from bam_lightning.data.teacher_columns import Column, check_covered, read_column
-from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode, tokenize
+from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens
 from bam_lightning.models.adapters import adapt, to_plain_peft
 from bam_lightning.models.encoder import (
     Encoder,
@@ -42,6 +43,7 @@ from bam_lightning.models.encoder import (
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.provenance import versions
+from bam_lightning.store.ragged import Ragged
 from bam_lightning.training.distillation import Teacher, combine_columns
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
@@ -133,7 +135,7 @@ class ExamplesDataModule(pl.LightningDataModule):
             digest = hashlib.sha256()
             for name, column in zip(Examples._fields[2:], columns, strict=True):
                 if column is not None:
-                    digest.update(name.encode() + np.ascontiguousarray(column).tobytes())
+                    digest.update(name.encode() + column.tobytes())
             self._column_digests[task] = known = (columns, digest.digest())
         return known[1]
 
@@ -291,6 +293,7 @@ class MultiTaskDataModule(ExamplesDataModule):
             tasks[name] = {
                 "head": None if callable(config) else to_plain(config),
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],
+                "choices": list(task.choices),
                 "kind": task.kind,
                 "metric": str(task.metric),
                 "allow_empty_text": bool(task.allow_empty_text),
@@ -325,15 +328,13 @@ class MultiTaskDataModule(ExamplesDataModule):
                         f"task {name!r}: no training row has a gold label, and there is no teacher; give one with "
                         "data.teach"
                     )
-                tokens = encode(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
+                tokens = self._tokens_of(split)
                 if tokens.n_truncated:
                     rank_zero_info(
                         f"{name}: {tokens.n_truncated:,} of {len(split.keys):,} {part} rows are cut at "
                         f"{self.max_length} tokens ({self.truncation})"
                     )
-                found[name] = Examples(
-                    tokens, split.labels, has_gold=split.has_gold, weight=split.weight, gold=split.gold
-                )
+                found[name] = make_examples(split, tokens, scored=part != "train")
             self._split_cache[part] = found
         return self._split_cache[part]
 
@@ -463,24 +464,42 @@ class MultiTaskDataModule(ExamplesDataModule):
         if isinstance(source, str) or hasattr(source, "predict_step") or hasattr(source, "logits"):
             logits = teacher_logits(task, source, split, self.cache_dir, trainer, self._tokens_of)
         else:
-            logits = np.asarray(source, dtype=np.float32)
-        if logits.ndim != 2 or len(logits) != len(split.keys):
-            raise DataError(
-                f"teacher of {task!r}: expected logits [N, K] of {len(split.keys)} training rows, got shape "
-                f"{list(logits.shape)}"
-            )
-        if not np.isfinite(logits).all():
-            row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-            raise DataError(f"teacher of {task!r}: logits of training row {row} are not finite")
-        return Column("logits", np.ascontiguousarray(logits, dtype=np.float32))
+            logits = source if isinstance(source, Ragged) else np.asarray(source, dtype=np.float32)
+        return Column("logits", _check_logits(task, logits, split))
 
     def _tokens_of(self, split: TaskSplit) -> Tokens:
-        return encode(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
+        return encode_rows(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
 
     @property
     def taught(self) -> list[str]:
         """Names of the tasks that have a teacher."""
         return list(self._teachers)
+
+
+def _check_logits(task: str, logits: Any, split: TaskSplit) -> Any:
+    """Return a teacher's logits ``[N, K]``, or ``Ragged`` ones of the words of N rows, as float32.
+
+    Raises:
+        DataError: for another shape, or values that are not finite.
+    """
+    words = word_counts(split)
+    if words is not None and not isinstance(logits, Ragged) and logits.ndim == 2 and len(logits) == words.sum():
+        logits = Ragged.from_counts(logits, words)
+    values = logits.values if isinstance(logits, Ragged) else logits
+    fits = isinstance(logits, Ragged) == (words is not None) and values.ndim == 2 and len(logits) == len(split.keys)
+    if not fits or (words is not None and not np.array_equal(logits.counts, words)):
+        what = f"{len(split.keys)} training rows" if words is None else f"the {words.sum()} words of the training rows"
+        raise DataError(
+            f"teacher of {task!r}: expected logits [{'N' if words is None else 'M'}, K] of {what}, got shape "
+            f"{list(values.shape)}"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise DataError(
+            f"teacher of {task!r}: logits of training {'row' if words is None else 'word'} {row} are not finite"
+        )
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    return values if words is None else Ragged(values, logits.offsets)
 
 
 def teacher_logits(
@@ -490,8 +509,8 @@ def teacher_logits(
     cache_dir: Path,
     trainer: Any = None,
     tokens_of: Callable[[TaskSplit], Tokens] | None = None,
-) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of a model that has the task.
+) -> Any:
+    """Return the logits ``[N, K]`` of a model that has the task, or ``Ragged`` ones of the words of N rows.
 
     Args:
         task: name of the task.
@@ -512,7 +531,7 @@ def teacher_logits(
     return _cached_logits(task, model, split, cache_dir)
 
 
-def _cached_logits(task: str, predictor: Any, split: TaskSplit, cache_dir: Path) -> NDArray[np.float32]:
+def _cached_logits(task: str, predictor: Any, split: TaskSplit, cache_dir: Path) -> Any:
     """Return a saved model's logits; they are cached by its files, its precision, versions and the rows."""
     model = predictor.info
     parts = [model.run.files(), model.max_length, predictor.precision, str(predictor.device), versions(), task]
@@ -520,27 +539,34 @@ def _cached_logits(task: str, predictor: Any, split: TaskSplit, cache_dir: Path)
     path = cache_dir / "teachers" / f"{key}.npy"
     if path.is_file():
         with suppress(ValueError, EOFError):  # damaged: predict again
-            cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-            return cached
-    found: NDArray[np.float32] = predictor.logits(list(zip(*split.texts, strict=True)), [task])[task]
+            return _of_rows(np.load(path, allow_pickle=False), split)
+    found = predictor.logits(list(zip(*split.texts, strict=True)), [task])[task]
+    values = found.values if isinstance(found, Ragged) else found
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, found)
-    return found
+        np.save(file, values)
+    return _of_rows(values, split)
+
+
+def _of_rows(values: NDArray[np.float32], split: TaskSplit) -> Any:
+    words = word_counts(split)
+    return values if words is None else Ragged.from_counts(values, words)
 
 
 def _predict(
     task: str, module: Any, split: TaskSplit, trainer: Any, tokens_of: Callable[[TaskSplit], Tokens] | None
-) -> NDArray[np.float32]:
+) -> Any:
     """Return a module's logits, of rows that are tokenized as that module asks for."""
     spec = module.spec or {}
     if spec:
         cut = spec.get("truncation", LONGEST_FIRST)
-        tokens = tokenize(split.texts, load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"]), cut)
+        tokenizer, longest = load_tokenizer_files(spec["tokenizer"]), int(spec["max_length"])
+        tokens = tokenize_rows(split.layout, split.texts, tokenizer, longest, cut)
     else:
         assert tokens_of is not None
         tokens = tokens_of(split)
-    data = ExamplesDataModule({}, predict={task: Examples(tokens, split.labels)})
+    examples = make_examples(split, tokens)
+    data = ExamplesDataModule({}, predict={task: examples})
     trainer = trainer or module._trainer
     if trainer is None:
         options: Any = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -552,26 +578,25 @@ def _predict(
         )
     with _whole_prediction(trainer):
         parts = trainer.predict(module, datamodule=data)
-    return logits_in_order(parts, task, len(split.keys))
+    return logits_in_order(parts, task, examples)
 
 
-def logits_in_order(parts: Sequence[Any], task: str, count: int) -> NDArray[np.float32]:
-    """Return the logits ``[N, K]`` of a task in the order of its rows.
+def logits_in_order(parts: Sequence[Any], task: str, examples: Examples) -> Any:
+    """Return the logits ``[N, K]`` of a task in the order of its rows, or ``Ragged`` ones of the words of N rows.
 
     Args:
         parts: what ``trainer.predict`` returns for a ``BamModule``.
         task: name of the task.
-        count: N.
+        examples: the rows that were predicted.
 
     Raises:
         TrainingError: unless every row was predicted once.
     """
     rows = np.concatenate([part[task][0].numpy() for part in parts])
-    order = np.argsort(rows, kind="stable")
-    if not np.array_equal(rows[order], np.arange(count)):
+    if not np.array_equal(np.sort(rows), np.arange(len(examples.labels))):
         raise TrainingError(f"the Trainer did not predict every row of {task!r} once")
-    logits: NDArray[np.float32] = np.concatenate([part[task][1].numpy() for part in parts])[order]
-    return logits
+    logits = np.concatenate([part[task][1].numpy() for part in parts])
+    return in_row_order(rows, logits, examples.tokens.words)
 
 
 @contextmanager
@@ -588,7 +613,9 @@ def _whole_prediction(trainer: Any) -> Iterator[None]:
 
 
 def _unlabelled(split: TaskSplit) -> bool:
-    return bool(split.labels.dtype.kind == "i" and (np.asarray(split.labels) < 0).any())
+    if isinstance(split.labels, Ragged):
+        return not (split.labels.values >= 0).any()
+    return bool(split.labels.dtype.kind == "i" and (split.labels < 0).any())
 
 
 def _load_teacher(source: str | Path) -> Any:

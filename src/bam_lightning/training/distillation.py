@@ -1,11 +1,11 @@
 """Training targets: gold labels, teacher predictions and their mix (Clark et al. 2019, section 3.2).
 
-Shapes: n examples of a task, k teachers of it, K outputs of its head (classes, or 1 for regression)."""
+Shapes: n examples of a task (or their m words), k teachers of it, K outputs of its head (classes; 1 for regression)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.teacher_columns import Column
+from bam_lightning.models.batch import TaskBatch
 from bam_lightning.models.heads import Head
+from bam_lightning.store.ragged import Ragged
 
 
 class Teacher(NamedTuple):
     """What teaches N training rows; its fields are those of ``Examples``."""
 
-    teacher: NDArray[np.float32] | None = None
+    teacher: Any = None
     teacher_target: NDArray[np.float32] | None = None
     has_teacher: NDArray[np.bool_] | None = None
 
@@ -51,6 +53,14 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
     Raises:
         DataError: If the members' predictions have different shapes.
     """
+    words: Any = [column.values for column in columns]
+    if isinstance(words[0], Ragged):
+        if len(set(weights)) > 1:
+            raise DataError(f"teachers of the words of {task!r} count equally; leave out their weights")
+        if len({(part.values.shape, part.offsets.tobytes()) for part in words}) > 1:
+            raise DataError(f"teachers of {task!r} must have logits of one shape on the same words")
+        values = words[0].values if len(words) == 1 else np.stack([part.values for part in words], axis=1)
+        return Teacher(Ragged(values, words[0].offsets))
     covered = [column.covered for column in columns]
     if all(column.form == "logits" for column in columns):
         shapes = sorted({column.values.shape for column in columns})
@@ -60,7 +70,8 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
             return Teacher(columns[0].values, None, covered[0])
         if len(set(weights)) == 1 and all(mask is None for mask in covered):
             return Teacher(np.stack([column.values for column in columns], axis=1))
-    total, mass = 0.0, 0.0
+    total: Any = 0.0
+    mass: Any = 0.0
     for column, weight in zip(columns, weights, strict=True):
         share = weight * (np.ones(len(column.values)) if column.covered is None else column.covered)[:, None]
         total = total + share * _target(kind, column, head)
@@ -81,6 +92,29 @@ def _target(kind: str, column: Column, head: Head) -> NDArray[np.float32]:
         values = class_target(head, values)
     target: NDArray[np.float32] = values.detach().numpy()
     return target
+
+
+def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float) -> Tensor:
+    """Return the weighted loss of each example ``[n]`` against the target of section 3.2.
+
+    Args:
+        head: of the task.
+        logits: ``[n, K]``; ``[m, K]`` of the words of n examples.
+        part: labels and teacher of the examples.
+        lam: weight of gold for examples that have both gold and a teacher.
+    """
+    gold = head.encode_labels(part.labels, *part.words) if part.gold is None else class_target(head, part.gold)
+    teacher = part.teacher_target
+    if part.teacher is not None:
+        teacher = ensemble_mean(head.to_target_space(part.teacher, *part.words))
+    if part.cut is not None:  # a word that has neither gold nor a teacher has no target at all
+        assert part.has_gold is not None
+        gold = gold * part.has_gold.unsqueeze(-1)
+        if teacher is not None and part.has_teacher is not None:
+            teacher = teacher * part.has_teacher.unsqueeze(-1)
+    target = mix_targets(gold, teacher, row_lam(lam, part.has_gold, part.has_teacher)).to(logits.dtype)
+    loss = head.loss(logits, target, *part.words)
+    return loss if part.weight is None else loss * part.weight
 
 
 def row_lam(lam: float, has_gold: Tensor | None, has_teacher: Tensor | None) -> float | Tensor:

@@ -254,7 +254,7 @@ class EvalLoader:
 
     def __init__(self, task: str, examples: Examples, workers: int, trainer: Callable[[], Any]) -> None:
         self.task, self.workers, self.trainer = task, workers, trainer
-        self.examples = {task: Examples(examples.tokens, examples.labels)}
+        self.examples = {task: Examples(examples.tokens, examples.labels, references=examples.references)}
         batches = length_batches(examples.tokens.lengths)
         order = np.random.default_rng(len(batches)).permutation(len(batches))
         self.batches = [batches[number] for number in order]

@@ -22,7 +22,7 @@ from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
-from bam_lightning.training.distillation import class_target, ensemble_mean, mix_targets, row_lam
+from bam_lightning.training.distillation import example_losses
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
@@ -135,7 +135,7 @@ class BamModule(pl.LightningModule):
 
     def _metric(self, task: str, name: str) -> TaskMetric:
         classes = getattr(self.model.head(task), "n_classes", None)
-        return TaskMetric(name, classes)
+        return TaskMetric(name, classes, getattr(self.model.head(task), "label_names", ()))
 
     @property
     def _lightning(self) -> Any:
@@ -148,7 +148,7 @@ class BamModule(pl.LightningModule):
         return list(self.model.heads)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return task -> logits ``[n, K]``."""
+        """Return task -> logits ``[n, K]``, or ``[m, K]`` of the words of n examples."""
         logits: dict[str, Tensor] = self.model(batch)
         return logits
 
@@ -161,17 +161,10 @@ class BamModule(pl.LightningModule):
 
     def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:
         """Return task -> loss summed over its examples, against the target of section 3.2."""
-        losses = {}
-        for task, logits in self(batch).items():
-            head, part = self.model.head(task), batch.tasks[task]
-            gold = head.encode_labels(part.labels) if part.gold is None else class_target(head, part.gold)
-            teacher = part.teacher_target
-            if part.teacher is not None:
-                teacher = ensemble_mean(head.to_target_space(part.teacher))
-            target = mix_targets(gold, teacher, row_lam(lam, part.has_gold, part.has_teacher)).to(logits.dtype)
-            loss = head.loss(logits, target)  # [n]
-            losses[task] = (loss if part.weight is None else loss * part.weight).sum()
-        return losses
+        return {
+            task: example_losses(self.model.head(task), logits, batch.tasks[task], lam).sum()
+            for task, logits in self(batch).items()
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the example losses.
@@ -186,7 +179,7 @@ class BamModule(pl.LightningModule):
             found = torch.stack([losses[task] if task in losses else self._zero() for task in self.tasks])
             self._sums = found if self._sums is None else self._sums + found
         for task, part in batch.tasks.items():
-            self._counts[task] = self._counts.get(task, 0) + len(part.positions)
+            self._counts[task] = self._counts.get(task, 0) + len(part.row_ids)
         total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
         return total * (self._lightning.world_size * self._lightning.accumulate_grad_batches)
 
@@ -465,7 +458,9 @@ class BamModule(pl.LightningModule):
         for task, logits in self(batch).items():
             if task in self.metrics:
                 metric: Any = self.metrics[task]
-                metric.update(self.model.head(task).decode(logits), batch.tasks[task].labels)
+                part = batch.tasks[task]
+                predictions = self.model.head(task).decode(logits, *part.words)
+                metric.update(predictions, part.labels, part.offsets, part.references)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/TASK/METRIC`` and ``val/average``, as fractions."""
@@ -489,7 +484,10 @@ class BamModule(pl.LightningModule):
             self.log(f"{prefix}/average", sum(averaged) / len(averaged), prog_bar=True, sync_dist=together)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return task -> (row ids ``[n]``, float32 logits ``[n, K]``), those of all ranks on every rank."""
+        """Return task -> (row ids ``[n]``, float32 logits ``[n, K]``), those of all ranks on every rank.
+
+        Of a task of words, the logits are ``[m, K]``: of all words of each row, ``ABSENT`` for a word that was cut.
+        """
         found = {}
         for task, logits in self(batch).items():
             part = (batch.tasks[task].row_ids.cpu(), logits.float().cpu())

@@ -133,6 +133,7 @@ def save_folder(
             "metrics": {},
             "reads": {
                 task: {"text": part["text"], "allow_empty_text": part["allow_empty_text"]}
+                | {name: part[name] for name in ("choices", "kind") if part.get(name)}
                 for task, part in tasks.items()
             },
             "spec": {
