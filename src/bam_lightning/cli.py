@@ -500,6 +500,35 @@ def tune(
 
 
 @command(
+    "bam grow RUN_ID --task churn.yaml",
+    "bam grow RUN_ID --task churn.yaml --share 0.5 --store DIR seed=1",
+    context_settings=HYDRA_WORDS,
+)
+def grow(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The student that is to learn another task.")],
+    task: Annotated[str, typer.Option(metavar="FILE", help="The new task, as a file of the group task.")],
+    changed: Annotated[
+        list[str], typer.Option("--changed", metavar="TASK", help="An old task with other rows by now; repeatable.")
+    ] = [],  # noqa: B006
+    share: Annotated[float, typer.Option(help="Steps of the new student, as a share of a full student's.")] = 0.25,
+    margin: Annotated[float, typer.Option(metavar="POINTS", help="How many points x 100 an old task may lose.")] = 0.5,
+    store: Store = "store",
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "grow",
+) -> int:
+    """Add a task to a student: train one teacher, and go on from the student's weights.
+
+    The old student teaches the old tasks on their rows, the new task's own teacher the new one. Both learn from gold as
+    well. It ends with the table of `bam compare` over the old tasks; the exit status is 1 unless none of them is
+    worse. All other words are options of `bam train`.
+    """
+    from bam_lightning.recipes.grow import GrowOptions, grow
+
+    options = GrowOptions(run=run, task=task, changed=changed, share=share, margin=margin, store=store, output=output)
+    return grow(options, _hydra_words(context, None))
+
+
+@command(
     "bam dashboard --entity ME --project bam_lightning",
     "bam dashboard --entity ME --task rte --task cola --sweep 2026-01-31_12-00-00-000000",
 )

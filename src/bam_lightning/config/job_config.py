@@ -14,7 +14,7 @@ from typing import Any
 from bam_lightning.config.data_config import LARGEST, MISSING, MOST_EPOCHS, DataConfig, EncoderConfig, SuiteConfig
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.names import check_name
-from bam_lightning.config.teacher_config import teacher_sources
+from bam_lightning.config.teacher_config import is_run_id, teacher_sources
 from bam_lightning.config.trainer_config import LoggerConfig, PathsConfig, RunConfig, TrainerConfig
 from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
 
@@ -107,7 +107,7 @@ class StageConfig:
     kind: StageKind = StageKind.finetune  # finetune or pretrain
     per_task: bool = False  # true: one Run per task; false: one Run of all tasks
     teacher: str | None = None  # the stage that teaches it; null: gold alone
-    init_from: str | None = None  # the stage whose weights it starts from; null: the encoder
+    init_from: str | None = None  # the stage, or the finished Run, whose weights it starts from; null: the encoder
     seeds: int = 1  # Runs of successive seeds: an ensemble, to teach a later stage
     tasks: list[str] = field(default_factory=list)  # the tasks of this stage; empty: all
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
@@ -132,16 +132,17 @@ class RecipeConfig:
             key = f"recipe.stages.{name}"
             for field_name in ("teacher", "init_from"):
                 other = getattr(stage, field_name)
-                if other is not None and other not in done:
-                    raise ConfigError(
-                        f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
-                    )
+                if other is None or other in done or (field_name == "init_from" and is_run_id(other)):
+                    continue
+                raise ConfigError(
+                    f"{key}.{field_name} names stage {other!r}; stages before it: {', '.join(done) or 'none'}"
+                )
             if stage.kind is StageKind.pretrain and (stage.teacher or stage.init_from or stage.per_task):
                 raise ConfigError(f"{key} is of kind pretrain, so it takes no teacher, init_from or per_task")
             for task in stage.tasks:
                 check_choice(f"{key}.tasks", task, suite.trained())
             check_at_least(f"{key}.seeds", stage.seeds, 1, 1000)
-            if stage.init_from is not None and self.stages[stage.init_from].seeds > 1:
+            if stage.init_from in self.stages and self.stages[stage.init_from].seeds > 1:
                 raise ConfigError(
                     f"{key}.init_from names stage {stage.init_from!r} of {self.stages[stage.init_from].seeds} seeds, "
                     "but weights start from one Run; set its seeds to 1"
@@ -247,7 +248,8 @@ class Config:
                     f"recipe.stages.{name} is of kind pretrain, so it needs text to read; "
                     f"give {key}.pretraining.text=[FILE, ...]"
                 )
-            base = None if stage.init_from is None else self.recipe.stages[stage.init_from].encoder or self.encoder
+            before = self.recipe.stages.get(stage.init_from or "")
+            base = None if before is None else before.encoder or self.encoder
             if base is not None and base != encoder:
                 raise ConfigError(
                     f"recipe.stages.{name}.init_from names stage {stage.init_from!r}, which has another encoder "

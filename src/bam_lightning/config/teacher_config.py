@@ -20,6 +20,11 @@ COMPRESSED = (".gz", ".bz2", ".xz")
 _RUN = re.compile(r"[0-9a-f]{12}\Z")
 
 
+def is_run_id(name: str) -> bool:
+    """Return whether a name is the id of a Run: 12 hexadecimal digits."""
+    return bool(_RUN.match(name))
+
+
 @dataclass(frozen=True)
 class TeacherSource:
     """A teacher from outside: a file of predictions, a Run, a saved model or a model of the hub.
@@ -76,7 +81,7 @@ class TeacherSource:
     @property
     def is_run(self) -> bool:
         """Whether the source is the id of a Run."""
-        return bool(_RUN.match(self.path)) and not Path(self.path).exists()
+        return is_run_id(self.path) and not Path(self.path).exists()
 
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` for options that do not fit together."""

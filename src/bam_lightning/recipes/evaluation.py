@@ -81,7 +81,7 @@ def labelled_rows(info: ModelInfo, task: TaskInfo, options: JudgeOptions, more: 
         return read_labelled(task, options, more)
     if options.split is not None or options.columns or more:
         raise ConfigError("--split, --column and --by choose among the rows of --input; give that too")
-    job = _job_file(info)
+    job = job_file_of(info)
     config = read_job(job)
     rows = row_cache.load(task.name, config.suite.tasks[task.name], config.data, Path(config.paths.cache))
     if rows.fingerprint != info.manifest["spec"]["tasks"][task.name]["data"]:
@@ -93,7 +93,12 @@ def labelled_rows(info: ModelInfo, task: TaskInfo, options: JudgeOptions, more: 
     return LabelledRows(task, texts, rows.dev.labels, f"the dev rows of {job.parent}", {})
 
 
-def _job_file(info: ModelInfo) -> Path:
+def job_file_of(info: ModelInfo) -> Path:
+    """Return the configuration file of the job that trained a Run.
+
+    Raises:
+        ConfigError: If it is not known.
+    """
     folder = info.run.path
     if folder.parent.name == "runs":
         store = Store(folder.parents[1], create=False)
@@ -102,7 +107,7 @@ def _job_file(info: ModelInfo) -> Path:
             if info.id in record.runs and path.is_file():
                 return path
     raise ConfigError(
-        f"the job that trained {folder} is not known here, so its dev rows are not; give labelled rows with --input"
+        f"the job that trained {folder} is not known here, so its rows are not; give labelled rows with --input"
     )
 
 

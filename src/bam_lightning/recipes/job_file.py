@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bam_lightning.config.job_config import Config
 from bam_lightning.store.run_spec import to_json
@@ -16,9 +17,15 @@ def save_job(config: Config, output: Path) -> Path:
     from omegaconf import OmegaConf
 
     output.mkdir(parents=True, exist_ok=True)
-    plain = to_json({**asdict(config), "trainer": config.trainer.to_mapping()})
-    OmegaConf.save(OmegaConf.create(plain), output / JOB)
+    OmegaConf.save(to_plain_tree(config), output / JOB)
     return output / JOB
+
+
+def to_plain_tree(config: Config) -> Any:
+    """Return a configuration as OmegaConf's tree of plain values."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(to_json({**asdict(config), "trainer": config.trainer.to_mapping()}))
 
 
 def read_job(path: Path) -> Config:

@@ -190,7 +190,9 @@ def _finetuning(
     steps = max(steps, hyper.min_steps)
     steps = min(steps, config.trainer.max_steps or steps)
     start = pretrained
-    if stage.init_from:
+    if stage.init_from and stage.init_from not in done:
+        start = stage.init_from  # a finished Run
+    elif stage.init_from:
         base = done[stage.init_from]  # one Run serves all (STILTs, Table 3); of several, the task's own
         start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
     run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start, teacher_weights=weights)

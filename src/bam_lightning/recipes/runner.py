@@ -236,6 +236,12 @@ def _plan(
 
 
 def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Store) -> None:
+    for name, stage in config.recipe.stages.items():
+        start = stage.init_from
+        if start and start not in config.recipe.stages and not store.finished(start):
+            raise ConfigError(
+                f"recipe.stages.{name}.init_from names Run {start!r}, which is not a finished Run in {store.root}"
+            )
     for task, value in config.teachers.items():
         key = f"teachers.{task}"
         for source in teacher_sources(key, value):

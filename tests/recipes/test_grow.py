@@ -1,0 +1,86 @@
+"""A student learns another task: it starts from its weights, is taught by its old self, and is compared with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.inference.model_info import find_model, read_model_info
+from bam_lightning.models.saving import load_encoder
+from bam_lightning.recipes.evaluation import job_file_of
+from bam_lightning.recipes.grow import GrowOptions, grow, grown_config
+from bam_lightning.recipes.runner import run_recipe
+from bam_lightning.store.run_store import Store
+
+TASK = """defaults: [schema, /head: classification, _self_]
+path: data/sst2
+text: [sentence]
+head: {label_names: [negative, positive]}
+"""
+
+
+@pytest.mark.slow
+def test_a_student_learns_another_task_from_its_weights_and_its_own_predictions(
+    tiny_job, tiny_data, tmp_path, capsys, monkeypatch
+):
+    taught = run_recipe(compose(tiny_job), tmp_path / "out")
+    old = taught["runs"][-1]["id"]
+    Path("mood.yaml").write_text(TASK)
+    store = Store(tmp_path / "store")
+    before = {path.name for path in (store.root / "runs").iterdir()}
+    options = GrowOptions(run=old, task="mood.yaml", store=str(store.root), share=0.5, margin=100.0)
+    status = grow(options)
+    said = capsys.readouterr()
+    assert status == 0  # nothing can be worse by more than 100 points
+    new = {path.name for path in (store.root / "runs").iterdir()} - before
+    assert len(new) == 2  # the new task's teacher, and the student
+    manifests = {store.manifest(run)["stage"]: store.manifest(run) for run in new}
+    student, teacher = manifests["student"], manifests["single"]
+    assert teacher["tasks"] == ["mood"]
+    assert teacher["init_from"] is None  # the base encoder
+    assert student["init_from"] == old
+    assert student["teachers"] == {"stsb": old, "rte": old, "mood": teacher["id"]}
+    assert student["steps"] == 8  # half of 2 epochs of 120 rows, 16 a step
+    assert f"mood: dev accuracy {100 * student['metrics']['mood']['accuracy']:.1f} of Run {student['id']}" in said.out
+    compared = json.loads(Path("grow/compare/compare.json").read_text())
+    assert {entry["task"] for entry in compared["tasks"]} == {"rte", "stsb"}
+
+    _, _, heads = load_encoder(store.run(old), "pooler")
+    _, _, grown = load_encoder(store.run(student["id"]), "pooler")
+    assert set(grown) == {*heads, "mood"}
+    scale = max(float(value.abs().max()) for value in heads["rte"].values())
+    moved = max(float((grown["rte"][name] - value).abs().max()) for name, value in heads["rte"].items())
+    assert 0 < moved < scale  # it went on from the old head
+
+    monkeypatch.setattr("bam_lightning.recipes.grow.compare", lambda _: 0)  # a bootstrap takes seconds
+    assert grow(options) == 0  # nothing is trained twice
+    assert {path.name for path in (store.root / "runs").iterdir()} == before | new
+
+    info = read_model_info(find_model(old, str(store.root)))
+    config = grown_config(info, options, ["seed=3", "optimization.multi.learning_rate=1e-5"])
+    assert (config.seed, config.optimization.multi.learning_rate) == (3, 1e-5)
+    assert config.recipe.stages["student"].optimization.epochs == 1.0
+    with pytest.raises(ConfigError, match="it does not accept 'recipe=multi'"):
+        grow(options, ["recipe=multi"])
+    shutil.copy("mood.yaml", "rte.yaml")
+    with pytest.raises(ConfigError, match="has a task 'rte' already"):
+        grown_config(info, GrowOptions(run=old, task="rte.yaml"))
+    with pytest.raises(FileNotFoundError, match=r"task: no file none\.yaml"):
+        grown_config(info, GrowOptions(run=old, task="none.yaml"))
+    lines = (tiny_data / "stsb" / "train.csv").read_text().splitlines()
+    (tiny_data / "stsb" / "train.csv").write_text("\n".join([*lines, '"a cat runs","a dog eats",2.5,77']) + "\n")
+    with pytest.raises(DataError, match=r"the rows of task 'stsb' are no longer those .* with --changed stsb"):
+        grow(options)
+    assert grow(GrowOptions(**{**vars(options), "changed": ["stsb"], "output": "again"})) == 0
+    keys = store.read_predictions(old, "stsb", "train")
+    assert len(keys) == 41  # the old student has predicted the new row as well
+    assert all(np.isfinite(row).all() for row in keys.values())
+    shutil.rmtree(job_file_of(info).parent)
+    with pytest.raises(ConfigError, match=r"the job that trained .* is not known here"):
+        grow(options)
