@@ -53,7 +53,7 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     values = [value for value in column.to_pylist() if value is not None and value == value and value != ""]
     if not values:
         raise DataError(f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}")
-    kind = task.kind or _infer_kind(task, column.type, values, stored, table.schema.field(task.text[0]).type)
+    kind = task.kind or _infer_kind(task, column.type, values, stored, table.schema.field(task.text_columns[0]).type)
     if kind == "span":
         return task.resolve(kind, None, None), "" if task.kind else f"span (inferred from column {task.label!r})"
     if kind == "regression":
