@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import config_context
-from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
-from sklearn.metrics import precision_recall_fscore_support
 
 from bam_lightning.metrics.significance import Interval
 
@@ -38,6 +35,8 @@ def bootstrap_intervals(
     >>> bootstrap_intervals(lambda p, g: {"accuracy": float((p == g).mean())}, np.array([0, 1]), np.array([0, 1]))
     {'accuracy': Interval(low=1.0, high=1.0)}
     """
+    from sklearn import config_context
+
     rng = np.random.default_rng(seed)
     samples = []
     with config_context(skip_parameter_validation=True):
@@ -57,6 +56,8 @@ def confusion_matrix(predictions: Values, gold: Values, n_classes: int) -> NDArr
     array([[1, 1],
            [0, 1]])
     """
+    from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
     counts: NDArray[np.int64] = sklearn_confusion_matrix(gold, predictions, labels=np.arange(n_classes))
     return counts
 
@@ -72,6 +73,8 @@ def per_class_scores(predictions: Values, gold: Values, label_names: Sequence[st
     >>> per_class_scores(np.array([0, 1, 1]), np.array([0, 0, 1]), ["no", "yes"])["no"]
     {'precision': 1.0, 'recall': 0.5, 'f1': 0.6666666666666666, 'support': 2}
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     columns = precision_recall_fscore_support(gold, predictions, labels=np.arange(len(label_names)), zero_division=0)
     return {
         name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
@@ -101,6 +104,8 @@ def paired_bootstrap(
     >>> float(paired_bootstrap(lambda p, g: float((p == g).mean()), same, same, gold).max())
     0.0
     """
+    from sklearn import config_context
+
     rng = np.random.default_rng(seed)
     differences = []
     with config_context(skip_parameter_validation=True):

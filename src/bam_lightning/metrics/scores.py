@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score, f1_score, matthews_corrcoef
 
 from bam_lightning.config import data_config
 from bam_lightning.metrics.words import answer_scores, tag_counts
@@ -27,6 +26,8 @@ def accuracy(predictions: Values, gold: Values) -> float:
 
 def matthews(predictions: Values, gold: Values) -> float:
     """Return Matthews' correlation coefficient; 0 if either side is constant."""
+    from sklearn.metrics import matthews_corrcoef
+
     if _is_constant(predictions) or _is_constant(gold):
         return 0.0  # scikit-learn's value, without its warning about a single label
     return float(matthews_corrcoef(gold, predictions))
@@ -34,6 +35,8 @@ def matthews(predictions: Values, gold: Values) -> float:
 
 def f1(predictions: Values, gold: Values) -> float:
     """Return F1 of class 1 of two; 0 if class 1 is neither predicted nor present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(gold, predictions, zero_division=0))
 
 
@@ -49,6 +52,8 @@ def pearson(predictions: Values, gold: Values) -> float:
 
 def quadratic_kappa(predictions: Values, gold: Values) -> float:
     """Return Cohen's kappa of class ids, weighted by squared distance; 0 if either side is constant (Cohen 1968)."""
+    from sklearn.metrics import cohen_kappa_score
+
     if _is_constant(predictions) or _is_constant(gold):
         return 0.0  # two equal constants are 0 / 0, and a constant agrees by chance alone
     classes = np.arange(max(predictions.max(), gold.max()) + 1)  # the distance counts absent classes in between
@@ -57,6 +62,8 @@ def quadratic_kappa(predictions: Values, gold: Values) -> float:
 
 def micro_f1(predictions: Values, gold: Values) -> float:
     """Return F1 over all N * C decisions together; 0 if no label is predicted or present."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(gold.ravel(), predictions.ravel(), zero_division=0))
 
 
@@ -65,6 +72,8 @@ def macro_f1(predictions: Values, gold: Values) -> float:
 
     If a dev split lacks one of C labels, no prediction scores above 1 - 1 / C.
     """
+    from sklearn.metrics import f1_score
+
     return float(f1_score(gold, predictions, average="macro", zero_division=0))
 
 
