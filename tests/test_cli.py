@@ -20,6 +20,8 @@ COMMANDS = [
     "serve",
     "submit",
     "tune",
+    "grow",
+    "relate",
     "dashboard",
 ]
 

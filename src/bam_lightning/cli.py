@@ -529,6 +529,27 @@ def grow(
 
 
 @command(
+    "bam relate single_multi --pairs 'suite.include=[rte,mrpc,stsb]' scale=small data.root=DIR",
+    context_settings=HYDRA_WORDS,
+)
+def relate(
+    context: typer.Context,
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A file of the group experiment.")],
+    pairs: Annotated[bool, typer.Option("--pairs", help="Train on pairs of tasks instead of leaving one out.")] = False,
+    store: Annotated[str | None, typer.Option(metavar="DIR", help="The store, as paths.store=DIR.")] = None,
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results.")] = "relate",
+) -> None:
+    """Print what each task does for every other one: the experiment with it minus without it.
+
+    The experiment is trained on all tasks and without each of them; with --pairs on each task and each pair. Teachers
+    are trained once. Intervals are over dev rows, not over seeds. All other words are options of `bam train`.
+    """
+    from bam_lightning.recipes.relate import RelateOptions, relate
+
+    relate(RelateOptions(experiment=experiment, pairs=pairs, output=output), _hydra_words(context, store))
+
+
+@command(
     "bam dashboard --entity ME --project bam_lightning",
     "bam dashboard --entity ME --task rte --task cola --sweep 2026-01-31_12-00-00-000000",
 )

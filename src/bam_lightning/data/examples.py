@@ -256,9 +256,8 @@ def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
         labels = np.array([str(row_label(labels, row)) for row in range(len(labels))])
     labels = labels.reshape(len(labels), -1)
     last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
-    gold = () if rows.has_gold is None else (rows.has_gold,)
-    gold += () if rows.weight is None else (rows.weight,)
-    gold += () if rows.gold is None else tuple(rows.gold.T)
+    gold: list[Any] = [column for column in (rows.has_gold, rows.weight) if column is not None]
+    gold += [] if rows.gold is None else list(rows.gold.T)
     order = np.lexsort((*last, *gold, *labels.T[::-1], halves[:, 1], halves[:, 0]))  # the last key counts first
     pa.default_memory_pool().release_unused()  # of the tables that texts were read from
     return order, rows.take(order)
@@ -493,8 +492,9 @@ def doubled(name: str, task: Task, rows: TaskSplit) -> TaskSplit:
     labels = np.concatenate([rows.labels, rows.labels])
     keys = rows.keys + task_keys(name, task, swapped)
     ids = None if rows.ids is None else [*rows.ids, *rows.ids]
-    twice = [None if x is None else np.concatenate([x, x]) for x in (rows.has_gold, rows.weight, rows.gold)]
-    return TaskSplit(both, labels, keys, ids, *twice)
+    columns: tuple[Any, ...] = (rows.has_gold, rows.weight, rows.gold)
+    has_gold, weight, gold = (None if column is None else np.concatenate([column, column]) for column in columns)
+    return TaskSplit(both, labels, keys, ids, has_gold, weight, gold, rows.layout)
 
 
 def _check_ids(where: str, task: Task, column: pa.ChunkedArray) -> None:

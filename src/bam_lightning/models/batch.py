@@ -101,7 +101,8 @@ class Batch:
         """Return the batch with texts of equal tokens once; the examples of a task keep their order."""
         ends = torch.tensor(self.lengths).cumsum(0).tolist()
         known: dict[bytes, int] = {}
-        kept, place = [], []
+        kept: list[int] = []
+        place: list[int] = []
         for number, (end, length) in enumerate(zip(ends, self.lengths, strict=True)):
             span = slice(end - length, end)
             key = self.input_ids[span].numpy().tobytes()
