@@ -278,15 +278,22 @@ class DemoSource:
         Raises:
             DataError: For an unknown kind or split, or if the numbers of rows are not given.
         """
+        from bam_lightning.data.demo_kinds import DEMO_KINDS, generate_rows
         from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_splits
 
-        check_choice(f"{self.key}.subset", self.kind, DEMO_TASKS)
+        check_choice(f"{self.key}.subset", self.kind, (*DEMO_TASKS, *DEMO_KINDS))
         if self.train_rows is None or self.dev_rows is None:
             raise DataError(f"{self.key} is generated, so it needs train_rows and dev_rows")
-        splits = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
+        splits: Mapping[str, Any]
+        if self.kind in DEMO_KINDS:
+            generated = generate_rows(self.kind, self.train_rows, self.dev_rows, self.seed)
+            splits = {name: pa.Table.from_pylist(rows) for name, rows in generated.items()}
+        else:
+            columns = generate_splits(self.kind, self.train_rows, self.dev_rows, self.seed)
+            splits = {name: pa.table(part) for name, part in columns.items()}
         if split not in splits:
             raise DataError(f"{self.key} is generated and has no split {split!r}; splits: {', '.join(splits)}")
-        return _select(pa.table(splits[split]), [*task.columns, *more], f"the generated suite ({split})")
+        return _select(splits[split], [*task.columns, *more], f"the generated suite ({split})")
 
     def paths(self, split: str) -> list[Path]:
         """Return no files."""
