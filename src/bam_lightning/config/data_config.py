@@ -5,6 +5,7 @@ Imports neither torch nor Hydra. Each check names the key, the value that came a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -27,6 +28,7 @@ class Metric(Enum):
     accuracy = "accuracy"
     matthews = "matthews"
     spearman = "spearman"
+    pearson = "pearson"
     f1 = "f1"
     micro_f1 = "micro_f1"
     macro_f1 = "macro_f1"
@@ -38,7 +40,7 @@ class Metric(Enum):
     squad_exact_match = "squad_exact_match"
 
 
-CLASSES = (Metric.accuracy, Metric.matthews, Metric.f1)
+CLASSES = (Metric.accuracy, Metric.matthews, Metric.f1, Metric.macro_f1)
 SETS = (Metric.micro_f1, Metric.macro_f1, Metric.exact_match)
 TAGS = (Metric.span_f1, Metric.tag_accuracy)
 ANSWERS = (Metric.squad_f1, Metric.squad_exact_match)
@@ -46,7 +48,7 @@ ANSWERS = (Metric.squad_f1, Metric.squad_exact_match)
 # anything for label_names.
 HEADS = {
     "bam_lightning.ClassificationHead": CLASSES,
-    "bam_lightning.RegressionHead": (Metric.spearman,),
+    "bam_lightning.RegressionHead": (Metric.spearman, Metric.pearson),
     "bam_lightning.MultiLabelHead": SETS,
     "bam_lightning.OrdinalHead": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
     "bam_lightning.ChoiceHead": (Metric.accuracy,),
@@ -56,6 +58,9 @@ HEADS = {
 
 
 KINDS_OF_HEADS = {
+    "bam_lightning.ClassificationHead": "classification",
+    "bam_lightning.RegressionHead": "regression",
+    "bam_lightning.MultiLabelHead": "multi_label",
     "bam_lightning.OrdinalHead": "ordinal",
     "bam_lightning.ChoiceHead": "choice",
     "bam_lightning.TaggingHead": "tagging",
@@ -83,6 +88,20 @@ class HeadConfig:
     label_range: list[float] = field(default_factory=list)  # lowest and highest score of a regression task
     dropout: float = 0.1  # in front of the linear layer
     sigmoid: bool = True  # of a regression head; false: a linear output
+    class_weights: Any = None  # factors on the classes' losses, in the order of label_names, or balanced
+    label_smoothing: float = 0.0  # share of a gold label that is spread over all classes
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of a head of your own
+
+    def arguments(self) -> dict[str, Any]:
+        """Return ``_target_`` and its arguments."""
+        return head_arguments(vars(self))
+
+
+def head_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``_target_`` and arguments of a head; options that only some heads have are left out at their defaults."""
+    named = ("class_weights", "label_smoothing", "options")
+    given = {name: value for name, value in settings.items() if name not in named or value not in (None, 0.0, {})}
+    return {**given, **given.pop("options", {})}
 
 
 @dataclass
@@ -125,6 +144,8 @@ class TaskConfig:
     symmetric: bool = False  # pairs mean the same in both orders (data.double_symmetric)
     allow_empty_text: bool = False  # accept rows without text
     allow_missing_labels: bool = False  # accept training rows without a label, which a teacher alone teaches
+    weight: float = 1.0  # factor on the losses of the task's examples
+    temperature: float = 1.0  # of the teacher's and the student's logits in distillation
     layerwise_decay: float | None = None  # of a Run of this task alone; null: the profile decides
 
     def __post_init__(self) -> None:
@@ -139,8 +160,8 @@ class TaskConfig:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a row may have any number of labels: the metric says so, since it compares sets of them."""
-        return self.metric in SETS
+        """Whether a row may have any number of labels: the head or the metric says so."""
+        return self.kind_of_labels == "multi_label"
 
     @property
     def kind_of_labels(self) -> str:
@@ -179,6 +200,8 @@ class TaskConfig:
             raise ConfigError(f"{key}.delimiter must be one character, got {self.delimiter!r}")
         if self.symmetric and len(self.text) != 2:
             raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text}")
+        for name in ("weight", "temperature"):
+            check_positive(f"{key}.{name}", getattr(self, name))
         if self.layerwise_decay is not None:
             check_range(f"{key}.layerwise_decay", self.layerwise_decay, 0, 1, open_low=True)
 
@@ -207,6 +230,16 @@ class TaskConfig:
         if self.metric is Metric.f1 and len(names) != 2:
             raise ConfigError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
         check_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
+        check_range(f"{key}.label_smoothing", self.head.label_smoothing, 0, 1, open_high=True)
+        weights = self.head.class_weights
+        if weights not in (None, "balanced") and not (
+            isinstance(weights, list)
+            and len(weights) == len(names)
+            and all(isinstance(weight, (int, float)) and 0 <= weight < math.inf for weight in weights)
+        ):
+            raise ConfigError(
+                f"{key}.class_weights must be balanced or {len(names)} numbers, one for each label name; got {weights}"
+            )
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pyarrow as pa
 from bam_lightning.config.data_config import ANSWERS, CLASSES, KINDS, SETS, TAGS, DataConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.text_fields import text_columns_of
-from bam_lightning.config.validation import check_choice, check_range
+from bam_lightning.config.validation import check_choice, check_positive, check_range
 from bam_lightning.data.readers import expand_columns
 from bam_lightning.data.sources import DatasetSource, DemoSource, FileSource, HubSource, Source, TableSource, local_path
 
@@ -46,7 +46,7 @@ DEFAULT_HEAD = {
 }
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": tuple(metric.value for metric in CLASSES),
-    "regression": ("spearman",),
+    "regression": ("spearman", "pearson"),
     "ordinal": ("quadratic_kappa", "accuracy", "spearman"),
     "multi_label": tuple(metric.value for metric in SETS),
     "choice": ("accuracy",),
@@ -99,6 +99,8 @@ class Task:
         allow_empty_text: Accept rows whose text is empty.
         allow_missing_labels: Accept training rows without a label. A teacher alone teaches them, whatever lam is.
         in_average: Count the task in the average score.
+        weight: Factor on the losses of its examples.
+        temperature: Of the teacher's and the student's logits in distillation (Hinton et al. 2015).
         symmetric: Also train on each pair in the other order.
         train_rows: Use only the first rows of the training split.
         dev_rows: Use only the first rows of the dev split.
@@ -127,6 +129,8 @@ class Task:
     allow_empty_text: bool = False
     allow_missing_labels: bool = False
     in_average: bool = True
+    weight: float = 1.0
+    temperature: float = 1.0
     symmetric: bool = False
     train_rows: int | None = None
     dev_rows: int | None = None
@@ -164,6 +168,8 @@ class Task:
         if self.symmetric and len(self.text) != 2:
             raise ConfigError(f"{self.option('symmetric')} needs two text columns, got {list(self.text)}")
         check_range(self.option("dropout"), self.dropout, 0, 1, open_high=True)
+        for name in ("weight", "temperature"):
+            check_positive(self.option(name), getattr(self, name))
         self._check_labels()
 
     def _check_labels(self) -> None:
@@ -484,11 +490,13 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         annotators=tuple(task.annotators),
         weight_column=task.weight_column,
         label_separator=task.label_separator,
-        head={key: value for key, value in vars(task.head).items() if value != ""},
+        head={key: value for key, value in task.head.arguments().items() if value != ""},
         dropout=task.head.dropout,
         allow_empty_text=task.allow_empty_text,
         allow_missing_labels=task.allow_missing_labels,
         in_average=task.in_average,
+        weight=task.weight,
+        temperature=task.temperature,
         symmetric=task.symmetric and data.double_symmetric,
         train_rows=task.train_rows,
         dev_rows=task.dev_rows,

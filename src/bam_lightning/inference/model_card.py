@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from bam_lightning.config.data_config import SETS
 from bam_lightning.config.escaping import markdown
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo
 from bam_lightning.store.job_records import FINISHED, JobRecord, read_records
@@ -81,7 +80,7 @@ def _task_table(tasks: Mapping[str, TaskInfo], manifests: Sequence[Mapping[str, 
         "|---|---|---|---|---|---|",
     ]
     for task in tasks.values():
-        several = "any of " if task.metric in [metric.value for metric in SETS] else ""
+        several = "any of " if task.kind == "multi_label" else ""
         labels = several + ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
         score = task.scores.get(task.metric)
         seeds = [

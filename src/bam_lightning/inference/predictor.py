@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bam_lightning.config.data_config import HEADS
+from bam_lightning.config.data_config import HEADS, head_arguments
 from bam_lightning.config.exceptions import ConfigError, DataError, OutputExistsError, StoreError
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.text_fields import is_template
@@ -475,7 +475,7 @@ def _resolve_device(name: str) -> str:
 
 
 def _build_head(info: ModelInfo, name: str, width: int, weights: Mapping[str, Tensor], allowed: Sequence[str]) -> Head:
-    settings = info.tasks[name].head
+    settings = head_arguments(info.tasks[name].head)
     target = str(settings.get("_target_"))
     if target not in allowed and target not in HEADS:
         raise ConfigError(

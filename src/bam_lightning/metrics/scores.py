@@ -68,7 +68,8 @@ def micro_f1(predictions: Values, gold: Values) -> float:
 
 
 def macro_f1(predictions: Values, gold: Values) -> float:
-    """Return the mean F1 of the C labels; a label that is neither predicted nor present counts as 0.
+    """Return the mean F1 of the C labels; a label that is neither predicted nor present counts as 0. Of class ids it is
+    the mean over the classes that are predicted or present.
 
     If a dev split lacks one of C labels, no prediction scores above 1 - 1 / C.
     """
@@ -185,7 +186,8 @@ def scores(predictions: Values, gold: Values, metric: str, classes: int | None =
     >>> scores(np.array([0, 1, 1]), np.array([0, 1, 0]), "matthews")
     {'matthews': 0.5, 'accuracy': 0.6666666666666666}
     """
-    names = [metric, *SECONDARY.get(metric, ("accuracy",))]
+    secondary = ("accuracy",) if metric == "macro_f1" and gold.ndim == 1 else SECONDARY.get(metric, ("accuracy",))
+    names = [metric, *secondary]
     if metric == "accuracy" and (classes or int(max(predictions.max(), gold.max())) + 1) == 2:
         names.append("f1")
     return {name: METRICS[name](predictions, gold) for name in dict.fromkeys(names)}
@@ -196,9 +198,9 @@ def majority(gold: Values, metric: str) -> float:
 
     For multi-label metrics it is the best score of any label set predicted for every row.
     """
-    if metric in MULTI_LABEL:
+    if gold.ndim == 2:
         return METRICS[metric](np.broadcast_to(_best_label_set(gold, metric), gold.shape), gold)
-    if metric not in ("accuracy", "f1"):
+    if metric not in ("accuracy", "f1", "macro_f1"):
         return 0.0
     values, counts = np.unique(gold, return_counts=True)
     return METRICS[metric](np.full_like(gold, values[counts.argmax()]), gold)

@@ -127,11 +127,43 @@ class LabelHead(Head, ABC):
 
 
 class ClassificationHead(LabelHead):
-    """Softmax over ``label_names`` and cross-entropy."""
+    """Softmax over ``label_names`` and cross-entropy.
+
+    Args:
+        class_weights: a factor on the loss of each class, or ``"balanced"``: N / (C * rows of the class), of the
+            training rows, as in scikit-learn. They do not change predictions.
+        label_smoothing: share of a gold label that is spread over all classes (Szegedy et al. 2016, section 7); a
+            teacher's target stays as it is.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        label_names: Sequence[str],
+        label_range: Sequence[float] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+        class_weights: Sequence[float] | str | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(width, label_names, label_range, dropout, sigmoid)
+        self.label_smoothing = label_smoothing
+        # "balanced" becomes numbers where rows are trained on; predictions need none
+        weights = (
+            None if class_weights is None or isinstance(class_weights, str) else torch.tensor(class_weights).float()
+        )
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def encode_labels(self, labels: Tensor) -> Tensor:
-        """Return one-hot rows."""
-        return F.one_hot(labels, self.outputs).float()
+        """Return one-hot rows, smoothed if asked for."""
+        gold = F.one_hot(labels, self.outputs).float()
+        return (
+            gold
+            if not self.label_smoothing
+            else gold.lerp(torch.full_like(gold, 1 / self.outputs), self.label_smoothing)
+        )
 
     def to_target_space(self, logits: Tensor) -> Tensor:
         """Return probabilities."""
@@ -139,7 +171,8 @@ class ClassificationHead(LabelHead):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy to a distribution; its gradient is that of KL divergence."""
-        return F.cross_entropy(logits, target, reduction="none")
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        return F.cross_entropy(logits, target, weights, reduction="none")
 
     def decode(self, logits: Tensor) -> Tensor:
         """Return the likeliest class ids."""
@@ -286,7 +319,8 @@ class ChoiceHead(ClassificationHead):
         sigmoid: bool = True,
     ) -> None:
         Head.__init__(self, width, 1, dropout)
-        self.n_choices = len(label_names)
+        self.n_choices, self.label_names = len(label_names), tuple(label_names)
+        self.class_weights, self.label_smoothing = None, 0.0
 
     @property
     def outputs(self) -> int:
@@ -314,7 +348,7 @@ class TaggingHead(ClassificationHead):
 
     def encode_labels(self, labels: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return one-hot rows ``[m, C]``; zeros for a word without a tag, whose label is -1."""
-        return F.one_hot(labels.clamp(min=0), self.outputs).float() * (labels >= 0).unsqueeze(-1)
+        return super().encode_labels(labels.clamp(min=0)) * (labels >= 0).unsqueeze(-1)
 
     def to_target_space(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return probabilities ``[m, C]``, or ``[m, k, C]`` of an ensemble; 0 for a word that was cut.

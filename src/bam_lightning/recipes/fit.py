@@ -20,7 +20,7 @@ from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
 from bam_lightning.data.collate import Examples
-from bam_lightning.data.examples import TaskSplit, hash_texts
+from bam_lightning.data.examples import TaskExamples, TaskSplit, hash_texts
 from bam_lightning.data.items import encode_rows, make_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
@@ -50,7 +50,7 @@ from bam_lightning.store.run_spec import COLUMN, TRAIN, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
-from bam_lightning.training.distillation import Teacher, combine_columns
+from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns
 from bam_lightning.training.lightning import localize, rank_zero_info
 from bam_lightning.training.loggers import finish, log_end, make_loggers
 from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
@@ -78,7 +78,7 @@ def check_trainable(config: Config) -> None:
     for name, section in config.callbacks.items():
         instantiate(f"callbacks.{name}", {**section, "_target_": localize(str(section.get("_target_")))})
     for name, task in config.suite.trained().items():
-        instantiate(f"suite.tasks.{name}.head", {"width": 8, **vars(task.head)})
+        instantiate(f"suite.tasks.{name}.head", {"width": 8, **task.head.arguments()})
 
 
 @raise_on_signal()
@@ -219,13 +219,20 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         splits = {task: context.rows[task].dev for task in run.tasks}
         dev = {task: make_examples(split, tokenized(split), scored=True) for task, split in splits.items()}
     data = ExamplesDataModule(
-        train, dev, sampler=sampler, batch_size=run.batch_size, seed=run.seed, num_workers=config.data.workers
+        train,
+        dev,
+        sampler=sampler,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        num_workers=config.data.workers,
+        task_weights={task: config.suite.tasks[task].weight for task in run.tasks},
     )
     optimization = config.optimization
     assert run.hyper.learning_rate is not None
     assert run.hyper.layerwise_decay is not None
     module = BamModule(
-        model=MultiTaskModel(encoder, _heads(run.tasks, encoder, kept, config)),
+        model=MultiTaskModel(encoder, _heads(run.tasks, encoder, kept, config, context.rows)),
+        temperatures={task: config.suite.tasks[task].temperature for task in run.tasks},
         learning_rate=run.hyper.learning_rate,
         layerwise_decay=run.hyper.layerwise_decay,
         annealing=instantiate("distillation.schedule", config.distillation.schedule),
@@ -284,12 +291,21 @@ def cut_notes(context: Context) -> list[str]:
 
 
 def _heads(
-    tasks: Iterable[str], encoder: Encoder, kept: Mapping[str, dict[str, torch.Tensor]], config: Config
+    tasks: Iterable[str],
+    encoder: Encoder,
+    kept: Mapping[str, dict[str, torch.Tensor]],
+    config: Config,
+    rows: Mapping[str, TaskExamples] | None = None,
 ) -> dict[str, Head]:
-    """Return a head per task, with the weights ``kept`` from an earlier Run where it had that head."""
+    """Return a head per task, with the weights ``kept`` from an earlier Run where it had that head.
+
+    The training ``rows`` balance the weights of classes; predictions need none.
+    """
     heads: dict[str, Head] = {}
     for task in tasks:
-        settings = vars(config.suite.tasks[task].head)
+        settings = config.suite.tasks[task].head.arguments()
+        if rows is not None:
+            settings = balanced_head(settings, rows[task].train.labels)
         heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
         if task in kept:
             heads[task].load_state_dict(kept[task])
@@ -308,7 +324,9 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
         return Teacher()
     weights = run.teacher_weights.get(task, (1.0,) * len(columns))
     with torch.random.fork_rng(devices=[]):  # the weights of the Run's own heads are drawn later
-        head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **vars(context.config.suite.tasks[task].head)})
+        head = instantiate(
+            f"suite.tasks.{task}.head", {"width": 1, **context.config.suite.tasks[task].head.arguments()}
+        )
     return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head)
 
 

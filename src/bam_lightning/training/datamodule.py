@@ -44,7 +44,7 @@ from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.provenance import versions
 from bam_lightning.store.ragged import Ragged
-from bam_lightning.training.distillation import Teacher, combine_columns
+from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
@@ -64,6 +64,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         num_workers: loader processes.
         transform: see ``TrainLoader``.
         merge_equal_texts: encode texts of equal tokens once in a minibatch.
+        task_weights: task -> factor on its example losses, beside what the sampler asks for.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class ExamplesDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         transform: Transform | None = None,
         merge_equal_texts: bool = False,
+        task_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        self.task_weights = dict(task_weights or {})
         self.merge_equal_texts = merge_equal_texts
         self.transform = transform
         self._train, self._dev, self._predict = dict(train), dict(dev or {}), predict
@@ -105,12 +108,12 @@ class ExamplesDataModule(pl.LightningDataModule):
         return self.dev_examples() if self._predict is None else self._predict
 
     def sampler_weights(self) -> dict[str, float]:
-        """Return task -> factor on its example losses, as the sampler asks for."""
+        """Return task -> factor on its example losses, as sampler and tasks ask for."""
         shared = self.shared_rows()
         weights = self.sampler.weights(stream_units(self.train_examples(), shared))
         for source, part in shared.items():
             weights |= dict.fromkeys(part.rows, weights.pop(source))
-        return weights
+        return {task: weight * self.task_weights.get(task, 1.0) for task, weight in weights.items()}
 
     def shared_rows(self) -> Mapping[str, SharedRows]:
         """Return name -> training rows that several tasks share."""
@@ -231,7 +234,9 @@ class MultiTaskDataModule(ExamplesDataModule):
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed,
             num_workers=num_workers,
             merge_equal_texts=merge_equal_texts,
+            task_weights={name: task.weight for name, task in tasks.items()},
         )
+        self.temperatures = {name: task.temperature for name, task in tasks.items() if task.temperature != 1}
         self.tasks, self.encoder_path, self.revision = dict(tasks), str(encoder), revision
         self.max_length, self.pooling, self.data_seed = max_length, pooling, data_seed
         check_choice("truncation", truncation, TRUNCATIONS)
@@ -283,13 +288,16 @@ class MultiTaskDataModule(ExamplesDataModule):
 
     def head_configs(self) -> dict[str, Any]:
         """Return task -> its head as a ``_target_`` form, or a function of the encoder's width."""
-        return {name: examples.task.head_config for name, examples in self.rows.items()}
+        return {
+            name: balanced_head(examples.task.head_config, examples.train.labels)
+            for name, examples in self.rows.items()
+        }
 
     def spec(self, model: MultiTaskModel) -> dict[str, Any]:
         """Describe a model of these tasks in plain types: tasks, heads, encoder configuration, tokenizer files."""
         tasks = {}
         for name, examples in self.rows.items():
-            task, config = examples.task, examples.task.head_config
+            task, config = examples.task, balanced_head(examples.task.head_config, examples.train.labels)
             tasks[name] = {
                 "head": None if callable(config) else to_plain(config),
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bam_lightning.config.exceptions import DataError
+from bam_lightning.config.exceptions import DataError, TrainingError
 from bam_lightning.data.teacher_columns import Column
-from bam_lightning.models.batch import TaskBatch
-from bam_lightning.models.heads import Head
+from bam_lightning.models.batch import ABSENT, TaskBatch
+from bam_lightning.models.heads import ClassificationHead, Head
 from bam_lightning.store.ragged import Ragged
 
 
@@ -53,6 +53,8 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
     Raises:
         DataError: If the members' predictions have different shapes.
     """
+    if isinstance(head, ClassificationHead):
+        head.label_smoothing = 0.0  # it is for gold
     words: Any = [column.values for column in columns]
     if isinstance(words[0], Ragged):
         if len(set(weights)) > 1:
@@ -94,7 +96,7 @@ def _target(kind: str, column: Column, head: Head) -> NDArray[np.float32]:
     return target
 
 
-def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float) -> Tensor:
+def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float, temperature: float = 1.0) -> Tensor:
     """Return the weighted loss of each example ``[n]`` against the target of section 3.2.
 
     Args:
@@ -102,19 +104,56 @@ def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float) -> T
         logits: ``[n, K]``; ``[m, K]`` of the words of n examples.
         part: labels and teacher of the examples.
         lam: weight of gold for examples that have both gold and a teacher.
+        temperature: T of distillation (Hinton et al. 2015): logits of teacher and student are divided by T, and the
+            teacher's part of the loss is multiplied by T ** 2, so that gradients keep their size. 1 mixes targets, as
+            section 3.2 has it.
     """
     gold = head.encode_labels(part.labels, *part.words) if part.gold is None else class_target(head, part.gold)
     teacher = part.teacher_target
     if part.teacher is not None:
-        teacher = ensemble_mean(head.to_target_space(part.teacher, *part.words))
+        softened = part.teacher if temperature == 1 else soften(part.teacher, temperature)
+        teacher = ensemble_mean(head.to_target_space(softened, *part.words))
+    elif teacher is not None and temperature != 1:
+        raise TrainingError(
+            "a temperature other than 1 needs a teacher's logits, but these are probabilities; give the file's "
+            "temperature instead"
+        )
     if part.cut is not None:  # a word that has neither gold nor a teacher has no target at all
         assert part.has_gold is not None
         gold = gold * part.has_gold.unsqueeze(-1)
         if teacher is not None and part.has_teacher is not None:
             teacher = teacher * part.has_teacher.unsqueeze(-1)
-    target = mix_targets(gold, teacher, row_lam(lam, part.has_gold, part.has_teacher)).to(logits.dtype)
-    loss = head.loss(logits, target, *part.words)
+    shares = row_lam(lam, part.has_gold, part.has_teacher)
+    if teacher is None or temperature == 1:
+        loss = head.loss(logits, mix_targets(gold, teacher, shares).to(logits.dtype), *part.words)
+    elif part.cut is None:
+        share = shares.squeeze(-1) if isinstance(shares, Tensor) else shares
+        soft = head.loss(logits / temperature, teacher.to(logits.dtype))
+        loss = share * head.loss(logits, gold.to(logits.dtype)) + (1 - share) * temperature**2 * soft
+    else:  # cross-entropy is linear in its target, so each word has its own share
+        soft = head.loss(soften(logits, temperature), ((1 - shares) * teacher).to(logits.dtype), *part.words)
+        loss = head.loss(logits, (shares * gold).to(logits.dtype), *part.words) + temperature**2 * soft
     return loss if part.weight is None else loss * part.weight
+
+
+def balanced_head(config: Any, labels: Any) -> Any:
+    """Return a head's ``_target_`` form with numbers for ``class_weights=balanced``; others as they are.
+
+    Args:
+        config: of the head.
+        labels: class ids ``[N]`` of the training rows, or ``Ragged`` tags.
+    """
+    if callable(config) or config.get("class_weights") != "balanced":
+        return config
+    values = labels.values if isinstance(labels, Ragged) else labels
+    counts = np.bincount(values[values >= 0], minlength=len(config["label_names"]))
+    weights = np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 1.0)
+    return {**config, "class_weights": weights.tolist()}
+
+
+def soften(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits divided by a temperature; what is absent stays so."""
+    return torch.where(logits > ABSENT, logits / temperature, logits)
 
 
 def row_lam(lam: float, has_gold: Tensor | None, has_teacher: Tensor | None) -> float | Tensor:

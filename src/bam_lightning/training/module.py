@@ -54,7 +54,9 @@ class BamModule(pl.LightningModule):
         weight_decay: of all weights but biases and those of normalization layers.
         gradient_clip_val: norm at which the summed gradient is clipped where the Trainer gives no
             ``gradient_clip_val``; 0 for none. Not in the paper: reference code.
-        task_weights: task -> factor on its example losses; default: what the data module's sampler asks for.
+        task_weights: task -> factor on its example losses; default: what the data module's tasks and sampler ask for.
+        temperatures: task -> temperature of distillation, see ``distillation.example_losses``; default: what the tasks
+            say, else 1.
         metrics: task -> name of its metric; default: what the tasks say.
         average: the tasks that ``val/average`` averages; default: all.
         total_steps: optimizer steps over which lam and the learning rate run; default: those of the fit.
@@ -76,6 +78,7 @@ class BamModule(pl.LightningModule):
         weight_decay: float = 0.01,
         gradient_clip_val: float = 1.0,
         task_weights: Mapping[str, float] | None = None,
+        temperatures: Mapping[str, float] | None = None,
         metrics: Mapping[str, str] | None = None,
         average: list[str] | None = None,
         total_steps: int | None = None,
@@ -100,6 +103,7 @@ class BamModule(pl.LightningModule):
         self.lr_schedule, self.warmup = lr_schedule, warmup
         self.default_clip_val = gradient_clip_val
         self.task_weights = None if task_weights is None else dict(task_weights)
+        self.temperatures = dict(temperatures or getattr(data, "temperatures", {}))
         self.total_steps = total_steps
         self.metric_names = dict(metrics or (spec or {}).get("metrics", {}))
         self.averaged = list(average if average is not None else (spec or {}).get("average", self.metric_names))
@@ -114,6 +118,7 @@ class BamModule(pl.LightningModule):
             "weight_decay": weight_decay,
             "gradient_clip_val": gradient_clip_val,
             "task_weights": self.task_weights,
+            "temperatures": self.temperatures or None,
             "metrics": None if metrics is None else dict(metrics),
             "average": average,
             "total_steps": total_steps,
@@ -162,7 +167,9 @@ class BamModule(pl.LightningModule):
     def task_losses(self, batch: Batch, lam: float) -> dict[str, Tensor]:
         """Return task -> loss summed over its examples, against the target of section 3.2."""
         return {
-            task: example_losses(self.model.head(task), logits, batch.tasks[task], lam).sum()
+            task: example_losses(
+                self.model.head(task), logits, batch.tasks[task], lam, self.temperatures.get(task, 1.0)
+            ).sum()
             for task, logits in self(batch).items()
         }
 
