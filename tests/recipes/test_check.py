@@ -53,7 +53,7 @@ def test_weak_spots_are_named(checked):
     assert json.loads((output / "check.json").read_text()) == report
     assert [spot for spot in report["weak_spots"] if spot.startswith("sst2: ")] == [
         "sst2: label 'positive' has 3 rows in train",
-        "sst2: label 'positive' has no row in dev, so its score says nothing about it",
+        "sst2: label 'positive' has no row in dev, so no score is about it",
         "sst2: 95 % of the training rows are 'negative'; accuracy will hardly tell models apart",
         "sst2: dev has 3 rows; below 50 a score says little",
         "sst2: 2 rows of 3 in dev stand in train too; remove them from one of both",

@@ -80,7 +80,7 @@ def test_without_an_input_the_dev_rows_of_the_job_are_scored(trained, tmp_path, 
 
 def test_a_model_whose_job_is_not_known_needs_an_input(model, capsys):
     assert bam_command("evaluate", "--run", model) == 1
-    assert capsys.readouterr().err.endswith("so its dev rows are not; give labelled rows with --input\n")
+    assert capsys.readouterr().err.endswith("so its rows are not; give labelled rows with --input\n")
 
 
 def test_the_report_has_the_rows_of_largest_loss_and_a_page(model, gold, tmp_path, capsys):

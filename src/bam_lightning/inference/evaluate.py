@@ -30,6 +30,7 @@ from bam_lightning.metrics.report import (
 )
 from bam_lightning.metrics.scores import WORD_METRICS, scores
 from bam_lightning.models.heads import decode
+from bam_lightning.store.ragged import Ragged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,11 +165,11 @@ def encode_labels(info: TaskInfo, rows: Sequence[Sequence[Any]], labels: list[An
 def score_logits(model: Predictor, labelled: LabelledRows, logits: Any) -> dict[str, float]:
     """Return a task's metrics of the logits of labelled rows, the headline metric first."""
     info = labelled.task
-    values, gold = _compared(model, labelled, logits)
+    values, gold = compared(model, labelled, logits)
     return scores(values, gold, info.metric, len(info.label_names) or None)
 
 
-def _compared(model: Predictor, labelled: LabelledRows, logits: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def compared(model: Predictor, labelled: LabelledRows, logits: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return predictions and gold as metrics take them; of words, what they count in each row."""
     info = labelled.task
     if info.metric not in WORD_METRICS:
@@ -190,7 +191,7 @@ def make_report(
     """
     info = labelled.task
     of_words = info.metric in WORD_METRICS
-    predictions, gold = _compared(model, labelled, logits)
+    predictions, gold = compared(model, labelled, logits)
     answered = np.ones(len(gold), dtype=bool) if of_words else model.decode(info.name, logits).answered
     n_classes = 0 if of_words else len(info.label_names)
     score = partial(scores, metric=info.metric, classes=n_classes or None)
@@ -236,7 +237,7 @@ def _worst_rows(
     model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32], count: int
 ) -> list[dict[str, Any]]:
     """Return the rows with the largest loss: number, texts, gold, prediction, its probability, loss."""
-    name, names = labelled.task.name, labelled.task.label_names
+    name = labelled.task.name
     losses = model.losses(name, logits / model.temperature(name), labelled.gold)
     order = np.argsort(-losses, kind="stable")[:count]
     found = []
@@ -246,13 +247,23 @@ def _worst_rows(
             {
                 "row": row,
                 "texts": list(labelled.rows[row]),
-                "gold": label_text(labelled.gold[row], names),
+                "gold": gold_text(labelled, row),
                 "predicted": text_of(prediction.label),
                 "probability": confidence,
                 "loss": float(losses[row]),
             }
         )
     return found
+
+
+def gold_text(labelled: LabelledRows, row: int) -> str:
+    """Return the gold label of a row as text: tags with commas between them, all right answers."""
+    names, gold = labelled.task.label_names, labelled.gold
+    if not isinstance(gold, Ragged):
+        return label_text(gold[row], names)
+    if labelled.task.kind == "tagging":
+        return ", ".join("" if tag < 0 else names[tag] for tag in gold.row(row).tolist())
+    return " | ".join(labelled.rows[row][1][start:end] for start, end in gold.row(row).tolist())
 
 
 def label_text(value: Any, names: Sequence[str]) -> str:

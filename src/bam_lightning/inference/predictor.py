@@ -177,9 +177,9 @@ class Predictor:
         self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic], target: Target, where: str
     ) -> TaskCalibration:
         """Fit and set a task's calibration from logits ``[N, K]`` and encoded labels; see ``calibrate``."""
-        names = self.tasks[task].label_names
+        self.decode(task, logits)  # refuses words
         self.calibration[task] = fit_calibration(
-            names,
+            self.tasks[task].label_names,
             gold,
             lambda calibration: self._decode(task, logits, calibration),
             lambda temperature: float(self.losses(task, logits / temperature, gold).mean()),
@@ -317,8 +317,8 @@ class Predictor:
     def _decode(self, task: str, logits: NDArray[np.float32], calibration: TaskCalibration) -> Decoded:
         if isinstance(logits, Ragged):
             raise ConfigError(
-                f"task {task!r} predicts words, not a class or a score for each row: it can be evaluated, "
-                "but neither calibrated nor compared"
+                f"task {task!r} predicts words, not a class or a score for each row: it can be evaluated and compared, "
+                "but not calibrated"
             )
         head = self.head(task)
         tensor = torch.from_numpy(logits).to(self.device) / calibration.temperature

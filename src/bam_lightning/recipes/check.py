@@ -26,6 +26,7 @@ from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.fit import Prepared, check_trainable, new_tokenizer, prepare_run, tokens_of
 from bam_lightning.recipes.runner import plan_recipe
 from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.ragged import Ragged
 from bam_lightning.store.run_spec import Run
 from bam_lightning.training.distributed import launcher
 from bam_lightning.training.lightning import pl
@@ -60,7 +61,7 @@ def check_recipe(config: Config, output: Path) -> dict[str, Any]:
     tasks = {name: describe_task(rows, tokenized) for name, rows in context.rows.items()}
     spots = [f"{name}: {spot}" for name, rows in context.rows.items() for spot in weak_spots(rows, tasks[name])]
     open_runs = [run for run in runs if not context.store.finished(run.id)]
-    lengths = {name: _mean_length(tokenized(rows.train)) for name, rows in context.rows.items()}
+    lengths = {name: _mean_length(tokenized(rows.train), rows.train) for name, rows in context.rows.items()}
     stages = [
         _estimate([run for run in open_runs if run.stage == stage], context, lengths)
         for stage in dict.fromkeys(run.stage for run in open_runs)
@@ -88,8 +89,8 @@ def describe_task(rows: TaskExamples, tokenized: Callable[[TaskSplit], Tokens]) 
         "rows": {"train": len(rows.train.keys), "dev": len(rows.dev.keys)},
         "labels": {"train": _labels(rows, rows.train), "dev": _labels(rows, rows.dev)},
         "examples": [
-            {"texts": [str(text) for text in row], "label": _label(rows, label)}
-            for row, label in zip(texts, first.labels, strict=True)
+            {"texts": [str(text) for text in row], "label": _label(rows, first, number)}
+            for number, row in enumerate(texts)
         ],
         "tokens": {
             name: int(np.quantile(train.lengths, share)) for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1))
@@ -100,22 +101,37 @@ def describe_task(rows: TaskExamples, tokenized: Callable[[TaskSplit], Tokens]) 
 
 
 def _labels(rows: TaskExamples, split: TaskSplit) -> dict[str, float]:
-    """Return label name -> number of rows; of a regression task its lowest, median and highest label."""
+    """Return label name -> number of rows (of words for tags); of a regression its lowest, median and highest label."""
     names, labels = rows.label_names, split.labels
+    if split.has_gold is not None:
+        labels = labels[np.flatnonzero(split.has_gold)]
+    if isinstance(labels, Ragged):
+        values = labels.values[labels.values >= 0] if names else labels.values
+        if not names:
+            return {"answers": len(values)}
+        return dict(zip(names, np.bincount(values, minlength=len(names)).tolist(), strict=True))
     if not names:
         values = np.asarray(labels, dtype=float)
-        return {"lowest": float(values.min()), "median": float(np.median(values)), "highest": float(values.max())}
+        ends = {"lowest": 0.0, "median": 0.5, "highest": 1.0}
+        return {name: float(np.quantile(values, share)) for name, share in ends.items()} if len(values) else {}
     counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels.astype(int), minlength=len(names))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _label(rows: TaskExamples, label: Any) -> str:
-    names = rows.label_names
+def _label(rows: TaskExamples, split: TaskSplit, row: int) -> str:
+    names, labels = rows.label_names, split.labels
+    if split.has_gold is not None and not split.has_gold[row]:
+        return "(none)"
+    if isinstance(labels, Ragged):
+        items = labels.row(row).tolist()
+        if names:
+            return ", ".join("" if tag < 0 else names[tag] for tag in items)
+        return " | ".join(split.texts[1][row][start:end] for start, end in items)
     if not names:
-        return f"{float(label):g}"
-    if np.ndim(label):
-        return ", ".join(name for name, present in zip(names, label, strict=True) if present) or "(none)"
-    return names[int(label)]
+        return f"{float(labels[row]):g}"
+    if labels.ndim == 2:
+        return ", ".join(name for name, present in zip(names, labels[row], strict=True) if present) or "(none)"
+    return names[int(labels[row])]
 
 
 def weak_spots(rows: TaskExamples, description: Mapping[str, Any]) -> list[str]:
@@ -123,28 +139,30 @@ def weak_spots(rows: TaskExamples, description: Mapping[str, Any]) -> list[str]:
     spots = []
     train, dev = rows.train, rows.dev
     if rows.label_names:
-        counts = description["labels"]
+        counts, tags = description["labels"], isinstance(train.labels, Ragged)
         for name, count in counts["train"].items():
             if count < FEW_ROWS:
-                spots.append(f"label {name!r} has {_rows(count)} in train")
+                spots.append(f"label {name!r} has {_count(count, 'word' if tags else 'row')} in train")
             if not counts["dev"][name]:
-                spots.append(f"label {name!r} has no row in dev, so its score says nothing about it")
+                spots.append(f"label {name!r} has no {'word' if tags else 'row'} in dev, so no score is about it")
         most = max(counts["train"], key=counts["train"].__getitem__)
-        if train.labels.ndim == 1 and counts["train"][most] > MAJORITY * len(train.keys):
+        if not tags and train.labels.ndim == 1 and counts["train"][most] > MAJORITY * len(train.keys):
             share = 100 * counts["train"][most] / len(train.keys)
             spots.append(f"{share:.0f} % of the training rows are {most!r}; accuracy will hardly tell models apart")
     if len(dev.keys) < FEW_DEV:
-        spots.append(f"dev has {_rows(len(dev.keys))}; below {FEW_DEV} a score says little")
+        spots.append(f"dev has {_count(len(dev.keys), 'row')}; below {FEW_DEV} a score says little")
     known = set(train.keys)
     if repeated := sum(key in known for key in dev.keys):
-        spots.append(f"{_rows(repeated)} of {len(dev.keys):,} in dev stand in train too; remove them from one of both")
+        spots.append(
+            f"{_count(repeated, 'row')} of {len(dev.keys):,} in dev stand in train too; remove them from one of both"
+        )
     if contradictory := _contradictory(train):
         what = "text stands" if contradictory == 1 else "texts stand"
         spots.append(f"{contradictory:,} {what} in train several times with different labels")
     cut = description["cut"]["train"]
     if cut:
         spots.append(
-            f"{_rows(cut)} of {len(train.keys):,} in train are cut at {description['tokens']['max']} tokens; "
+            f"{_count(cut, 'row')} of {len(train.keys):,} in train are cut at {description['tokens']['max']} tokens; "
             "data.max_length=N keeps more of them"
         )
     return spots
@@ -153,17 +171,20 @@ def weak_spots(rows: TaskExamples, description: Mapping[str, Any]) -> list[str]:
 def _contradictory(rows: TaskSplit) -> int:
     """Return the number of texts that have several labels."""
     labels: dict[bytes, set[bytes]] = {}
-    for key, label in zip(rows.keys, rows.labels, strict=True):
-        labels.setdefault(key, set()).add(np.asarray(label).tobytes())
+    for row, key in enumerate(rows.keys):
+        if rows.has_gold is None or rows.has_gold[row]:
+            label = rows.labels.row(row) if isinstance(rows.labels, Ragged) else np.asarray(rows.labels[row])
+            labels.setdefault(key, set()).add(label.tobytes())
     return sum(len(found) > 1 for found in labels.values())
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s'[: count != 1]}"
+def _count(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'s'[: count != 1]}"
 
 
-def _mean_length(tokens: Tokens) -> float:
-    return float(tokens.lengths.mean())
+def _mean_length(tokens: Tokens, rows: TaskSplit) -> float:
+    """Return the mean number of tokens of a row, all its choices or windows together."""
+    return len(tokens.ids) / len(rows.keys)
 
 
 class _Measured(NamedTuple):

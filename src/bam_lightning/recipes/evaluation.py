@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,16 @@ from bam_lightning.inference.evaluate import (
     LabelledInput,
     LabelledRows,
     Report,
+    compared,
+    gold_text,
     label_text,
     make_report,
     read_labelled,
+    text_of,
 )
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 from bam_lightning.metrics.report import paired_bootstrap
-from bam_lightning.metrics.scores import scores
+from bam_lightning.metrics.scores import WORD_METRICS, scores
 from bam_lightning.metrics.significance import mcnemar
 from bam_lightning.recipes.job_file import JOB, read_job
 from bam_lightning.store.atomic_io import write_text
@@ -148,7 +151,7 @@ class CalibrateOptions(JudgeOptions):
 def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
     """Calibrate a model on labelled rows, keep the result beside its weights, print it and return it by task."""
     info = read_model_info(find_model(options.run, options.store))
-    tasks = [task for task in options.select(info) if options.task or task.label_names]
+    tasks = [task for task in options.select(info) if options.task or _has_probabilities(task)]
     if not tasks:
         raise ConfigError("no task of this model has labels; a regression has no probabilities to calibrate")
     labelled = [labelled_rows(info, task, options) for task in tasks]
@@ -167,6 +170,10 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
         lines,
     )
     return found
+
+
+def _has_probabilities(task: TaskInfo) -> bool:
+    return bool(task.label_names) and task.metric not in WORD_METRICS
 
 
 def _calibration_rows(model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]) -> list[list[str]]:
@@ -252,10 +259,10 @@ def compare(options: CompareOptions) -> int:
     labelled = [labelled_rows(new_info, task, options) for task in options.select(new_info)]
     for rows in labelled:
         _check_same_labels(old_info.task(rows.task.name), rows.task)
-    predictions = [_predictions(options.load(name), labelled) for name in (options.old, options.new)]
+    answers = [_answer(options.load(name), labelled) for name in (options.old, options.new)]
     comparisons, flipped = [], []
     for rows in labelled:
-        old, new = (found[rows.task.name] for found in predictions)
+        old, new = (found[rows.task.name] for found in answers)
         changes = _changes(rows, old, new)
         comparisons.append(_compare(rows, old, new, changes, options.margin))
         flipped += [_flipped_row(rows, row, old, new, change) for row, change in enumerate(changes) if change]
@@ -272,60 +279,76 @@ def _check_same_labels(old: TaskInfo, new: TaskInfo) -> None:
         )
 
 
-def _predictions(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, NDArray[np.generic]]:
-    return {
-        rows.task.name: model.decode(rows.task.name, model.logits(rows.rows, [rows.task.name])[rows.task.name]).values
-        for rows in labelled
-    }
+class _Answers(NamedTuple):
+    """A model's answers to N rows.
+
+    Attributes:
+        values: Predictions as metrics take them; of words, what they count in each row.
+        gold: Gold labels in the same form.
+        right: ``[N]``.
+        texts: N predicted labels.
+    """
+
+    values: NDArray[Any]
+    gold: NDArray[Any]
+    right: NDArray[np.bool_]
+    texts: list[str]
 
 
-def _compare(
-    labelled: LabelledRows, old: NDArray[np.generic], new: NDArray[np.generic], changes: Sequence[str], margin: float
-) -> Comparison:
-    task, gold = labelled.task, labelled.gold
+def _answer(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, _Answers]:
+    answers = {}
+    for rows in labelled:
+        name, names = rows.task.name, rows.task.label_names
+        logits = model.logits(rows.rows, [name])[name]
+        values, gold = compared(model, rows, logits)
+        if rows.task.metric in WORD_METRICS:
+            right = values[:, 3] == values[:, 4] if rows.task.kind == "tagging" else values[:, 0] == 1
+            texts = [text_of(prediction.label) for prediction in model.postprocess(name, logits, rows.rows)]
+        else:
+            right = (values == gold).reshape(len(values), -1).all(axis=1)
+            texts = [label_text(value, names) for value in values]
+        answers[name] = _Answers(values, gold, right, texts)
+    return answers
+
+
+def _compare(labelled: LabelledRows, old: _Answers, new: _Answers, changes: Sequence[str], margin: float) -> Comparison:
+    task = labelled.task
     every = partial(scores, metric=task.metric, classes=len(task.label_names) or None)
 
-    def score(predictions: NDArray[np.generic], gold: NDArray[np.generic]) -> float:
+    def score(predictions: NDArray[Any], gold: NDArray[Any]) -> float:
         return 100 * every(predictions, gold)[task.metric]
 
-    draws = paired_bootstrap(score, old, new, gold)
+    draws = paired_bootstrap(score, old.values, new.values, new.gold)
     low, high = (float(bound) for bound in np.quantile(draws, [0.05, 0.95]))
     verdict = "not worse" if low >= -margin else "worse" if high < -margin else "undetermined"
     fixed, broken = changes.count("fixed"), changes.count("broken")
-    before, after = score(old, gold), score(new, gold)
-    p_value = mcnemar(fixed, broken) if task.label_names else float("nan")
+    before, after = score(old.values, old.gold), score(new.values, new.gold)
+    p_value = float("nan") if task.label_range else mcnemar(fixed, broken)
     return Comparison(
-        task.name, task.metric, len(gold), before, after, after - before, low, high, margin, verdict, fixed, broken,
-        p_value,
+        task.name, task.metric, len(old.right), before, after, after - before, low, high, margin, verdict, fixed,
+        broken, p_value,
     )  # fmt: skip
 
 
-def _changes(labelled: LabelledRows, old: NDArray[Any], new: NDArray[Any]) -> list[str]:
+def _changes(labelled: LabelledRows, old: _Answers, new: _Answers) -> list[str]:
     """Return for each row ``fixed``, ``broken``, ``changed`` (both wrong), or nothing if its answer is the same."""
-    gold: NDArray[Any] = labelled.gold
     span = labelled.task.label_range
     if span:
-        moved = np.abs(new - old) >= MOVED * (span[1] - span[0])
-        nearer = np.abs(new - gold) < np.abs(old - gold)
+        moved = np.abs(new.values - old.values) >= MOVED * (span[1] - span[0])
+        nearer = np.abs(new.values - new.gold) < np.abs(old.values - new.gold)
         return [("fixed" if near else "broken") if far else "" for far, near in zip(moved, nearer, strict=True)]
-
-    def equal(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
-        return (first == second).reshape(len(first), -1).all(axis=1)
-
-    columns = zip(equal(old, gold), equal(new, gold), equal(old, new), strict=True)
-    return [
-        "broken" if was_right and not is_right else "fixed" if is_right and not was_right else "" if same else "changed"
-        for was_right, is_right, same in columns
-    ]
+    changes = []
+    for was_right, is_right, before, after in zip(old.right, new.right, old.texts, new.texts, strict=True):
+        if was_right != is_right:
+            changes.append("fixed" if is_right else "broken")
+        else:
+            changes.append("" if before == after else "changed")
+    return changes
 
 
-def _flipped_row(
-    labelled: LabelledRows, row: int, old: NDArray[np.generic], new: NDArray[np.generic], change: str
-) -> list[str]:
-    names = labelled.task.label_names
-    labels = [label_text(values[row], names) for values in (labelled.gold, old, new)]
+def _flipped_row(labelled: LabelledRows, row: int, old: _Answers, new: _Answers, change: str) -> list[str]:
     texts = [*labelled.rows[row], ""][:2]
-    return [labelled.task.name, str(row), change, *labels, *texts]
+    return [labelled.task.name, str(row), change, gold_text(labelled, row), old.texts[row], new.texts[row], *texts]
 
 
 def _write_comparison(
