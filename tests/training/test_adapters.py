@@ -13,7 +13,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_tasks import DEV, QUIET, data_of, module_of
+from tiny_tasks import QUIET, data_of, module_of
 from torch import nn
 
 import bam_lightning as bam
@@ -50,7 +50,7 @@ def fit(module, data, steps=3, **options):
 
 def dev_logits(module, data, trainer):
     parts = [part for loader in trainer.predict(module, data) for part in loader if "mood" in part]
-    return logits_in_order(parts, "mood", DEV)
+    return logits_in_order(parts, "mood", data.dev_examples()["mood"])
 
 
 def dev_texts(data):

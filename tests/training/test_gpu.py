@@ -57,6 +57,21 @@ def test_packed_bfloat16_is_as_near_to_float32_as_padded_bfloat16(family):
     assert apart(packed, exact) < 1.5 * apart(padded, exact) < 0.1
 
 
+@pytest.mark.parametrize("family", ["ModernBERT", "Qwen3", "Gemma 2", "Gemma 3", "Gemma 3, two-sided", "GPT-2"])
+def test_other_patterns_of_attention_are_as_near_to_float32_packed_as_padded(family):
+    """Sliding windows, causal attention, fewer heads of keys; Gemma 2 caps its scores, which the kernel cannot."""
+    torch.manual_seed(0)
+    encoder = Encoder(body(family), pooling="mean").eval().cuda()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    lengths = (*LENGTHS, 30, 40)
+    exact = results(copy.deepcopy(encoder).double(), lengths, packed=False)
+    packed, padded = (results(encoder, lengths, packed) for packed in (True, False))
+    with torch.autocast("cuda", torch.bfloat16):
+        assert encoder.packs_on(torch.device("cuda")) is (family != "Gemma 2"), encoder.findings
+    assert apart(packed, exact) < 1.5 * apart(padded, exact) < 0.2
+
+
 @pytest.mark.parametrize("family", PACKED)
 def test_compiled_layers_are_compiled_once_for_all_shapes(family):
     plain = encoder_of(family)

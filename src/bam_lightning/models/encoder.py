@@ -4,6 +4,7 @@ S texts, N tokens in all of them, T tokens of the longest, D width."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from bam_lightning.models.pooling import choose_pooling, reads_left_to_right
 from bam_lightning.models.safe_loading import Shapes, body_shapes, check_config, check_shapes
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
+PROBING = threading.RLock()  # a test changes the model while it runs
 CALL_TOKENS = 256  # fixed cost of an encoder call, in tokens, for an encoder that has to pad
 
 
@@ -127,16 +129,20 @@ class Encoder(nn.Module):
         parameter = next(self.body.parameters())
         key = f"{parameter.device.type} {parameter.dtype}"
         if key not in self._refusals:
-            self._refusals[key] = unpadding.why_not_packed(self.body, self._usual_attention, self.max_length)
-            if self._refusals[key] is not None and self._usual_attention is not None:
-                self.body.set_attn_implementation(self._usual_attention)
+            with PROBING:
+                if key not in self._refusals:
+                    reason = unpadding.why_not_packed(self.body, self._usual_attention, self.max_length)
+                    if reason is not None and self._usual_attention is not None:
+                        self.body.set_attn_implementation(self._usual_attention)
+                    self._refusals[key] = reason
         return self._refusals[key]
 
     @property
     def padding_matters(self) -> bool:
         """Whether a text's states change with its padding, as FNet's do; then only texts of one length run together."""
         if self._padding_matters is None:
-            self._padding_matters = unpadding.padding_matters(self.body, self.max_length)
+            with PROBING:
+                self._padding_matters = unpadding.padding_matters(self.body, self.max_length)
         return self._padding_matters
 
     def packs_on(self, device: torch.device) -> bool:
@@ -151,7 +157,8 @@ class Encoder(nn.Module):
             return True  # before the weights are moved there
         key = f"{device.type} {torch.get_autocast_dtype('cuda')} kernel"
         if key not in self._refusals:
-            self._refusals[key] = unpadding.kernel_error(self.body, self.max_length)
+            with PROBING:
+                self._refusals[key] = unpadding.kernel_error(self.body, self.max_length)
         return self._refusals[key] is None
 
     @property

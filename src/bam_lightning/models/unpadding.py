@@ -96,7 +96,7 @@ def why_not_packed(body: Any, usual: str | None, length: int | None = None) -> s
         body.set_attn_implementation(usual)
         apart = [token_states(body(**one))[0] for one in _apart(body, batch)]
         body.set_attn_implementation(attention.NAME)
-    difference, limit = _largest_error(packed, apart), TOLERANCE[apart[0].dtype]
+    difference, limit = _largest_error(packed, apart), TOLERANCE.get(apart[0].dtype, HALF_TOLERANCE)
     if difference <= limit:
         return None
     return f"states of packed texts differ by {difference:.1g} from those of texts apart"
@@ -129,7 +129,7 @@ def padding_matters(body: Any, length: int | None = None) -> bool:
             name: F.pad(ids, (0, long - short)) if isinstance(ids, Tensor) else ids for name, ids in inputs.items()
         }
         found = token_states(body(**padded))[:, :short]
-    return _largest_error(found, exact) > TOLERANCE[exact.dtype]
+    return _largest_error(found, exact) > TOLERANCE.get(exact.dtype, HALF_TOLERANCE)
 
 
 def _texts(body: Any, length: int | None) -> Batch:
