@@ -62,8 +62,8 @@ WORDS = {
     "suite.include=null": "suite.include=null: must have a value, got null; leave it out for its default",
     "suite.tasks.sentiment.text=[1,2]": "suite.tasks.sentiment.text must name columns, got [1, 2]",
     "suite.tasks.sentiment.text='{a.b}'": (
-        "suite.tasks.sentiment.text: template '{a.b}': braces hold the plain name of a column, as in {body}; write {{ "
-        "and }} for braces of the text"
+        "suite.tasks.sentiment.text: template '{{a.b}}': braces hold the plain name of a column, as in {{body}}; write "
+        "{{{{ and }}}} for braces of the text"
     ),
     "suite.tasks.sentiment.metrc=f1": (
         "no option 'suite.tasks.sentiment.metrc'; did you mean 'suite.tasks.sentiment.metric'?"
