@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_every_choice_says_what_it_is(options):
     several = [path for path in files if len(list(path.parent.glob("*.yaml"))) > 1]
     assert [path.name for path in several if not options.headline(path)] == []
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == {*options.GROUPS, "hydra"}
+
+
+def test_the_help_of_training_names_every_choice_and_command(options):
+    from bam_lightning.cli import app
+    from bam_lightning.config.compose import conf_dir
+
+    words = set(re.findall(r"\w+", (conf_dir() / "hydra" / "help" / "bam.yaml").read_text()))
+    groups = ("experiment", "scale", "suite", "encoder", "sampler", "distillation", "fidelity", "trainer", "logger")
+    choices = {path.stem for group in groups for path in (conf_dir() / group).glob("*.yaml")}
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    assert (choices | commands) - words == set()
