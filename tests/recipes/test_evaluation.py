@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 import bam_lightning as bam
 from bam_lightning import cli
 from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
+from bam_lightning.inference.onnx_export import _Graph
+from bam_lightning.inference.serving.batcher import predict_batch
+from bam_lightning.inference.serving.schemas import PredictRequest
 from bam_lightning.store.run_dir import file_hash
 
 WORDS = "the cat a dog who eats in man woman good bad where is it was".split()
@@ -122,14 +125,29 @@ def test_exports_have_the_calibrated_probabilities(trained, tmp_path):
 
     calibrated = bam.load(trained.id, store=trained.store, device="cpu", precision="32-true")
     calibrated.calibration["sst2"] = TaskCalibration(2.5, {"negative": 0.5, "positive": None}, "precision 0.9")
-    for kind in ("hf", "onnx", "bam"):
-        calibrated.export(tmp_path / kind, kind, ["sst2"] if kind != "bam" else ())  # compares the logits, else raises
+    for kind in ("hf", "bam"):
+        calibrated.export(tmp_path / kind, kind, ["sst2"] if kind == "hf" else ())  # compares the logits, else raises
     classifier = pipeline("text-classification", model=str(tmp_path / "hf" / "sst2"), top_k=None)
     scores = {entry["label"]: entry["score"] for entry in classifier(ROWS[:1])[0]}
     assert scores == pytest.approx(calibrated.predict(ROWS[:1], task="sst2")[0].probabilities, abs=1e-4)
-    described = json.loads((tmp_path / "onnx" / "export.json").read_text())["tasks"]["sst2"]
-    assert described["thresholds"] == dict(calibrated.calibration["sst2"].thresholds)
+    described = json.loads((tmp_path / "hf" / "export.json").read_text())["tasks"]["sst2"]
+    assert described["thresholds"] == {"negative": 0.5, "positive": None}
     assert "abstain if that score is below the label's threshold" in described["label"]
+    inputs = list(calibrated.tokenizer.model_input_names)
+    tokens = calibrated.tokenizer(ROWS[:3], padding=True, return_tensors="pt")
+    with torch.inference_mode():  # what becomes the ONNX graph
+        (logits,) = _Graph(calibrated, ["sst2"], inputs)(*(tokens[name] for name in inputs))
+    expected = calibrated.logits([(row,) for row in ROWS[:3]], ["sst2"])["sst2"] / 2.5
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-5)
+
+
+def test_the_server_abstains_too(model, gold):
+    found = bam.load(model, device="cpu")
+    found.calibrate(ROWS, gold, "sst2", precision=0.9)
+    (response,) = predict_batch(found, [PredictRequest([(row,) for row in ROWS], ["sst2"])])
+    labels = [prediction["label"] for prediction in json.loads(response)["predictions"]["sst2"]]
+    assert labels == [prediction.label for prediction in found.predict(ROWS, task="sst2")]
+    assert ABSTAIN in labels
 
 
 def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(model, gold, tmp_path, capsys):
