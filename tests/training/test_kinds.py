@@ -12,7 +12,7 @@ from tiny_kinds import KINDS, kinds
 from tiny_tasks import QUIET
 
 import bam_lightning as bam
-from bam_lightning.config.exceptions import DataError
+from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.data.collate import collate
 from bam_lightning.models.batch import ABSENT
 from bam_lightning.store.ragged import Ragged
@@ -171,3 +171,11 @@ def test_a_suite_of_all_kinds_trains_teaches_validates_and_is_saved(still_bert, 
     answers = model.predict([("who is it", "the dog is in the cat")], task="answer")
     assert answers[0].label in "the dog is in the cat"
     assert column["tags"].values.shape[1] == 2
+    dev = list(zip(*data.rows["tags"].dev.texts, strict=True))
+    gold = [
+        [data.rows["tags"].label_names[tag] for tag in row] for row in map(data.rows["tags"].dev.labels.row, range(20))
+    ]
+    assert model.evaluate(dev, gold, "tags")["span_f1"] == pytest.approx(scores["val/tags/span_f1"], abs=1e-6)
+    assert model.export(tmp_path / "exported") == 0
+    with pytest.raises(ConfigError, match="task 'tags' is of kind tagging"):
+        model.export(tmp_path / "graph", "onnx", ["tags"])

@@ -6,6 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.inference.export_check import (
     float32_copy,
     max_logit_difference,
@@ -53,9 +54,17 @@ def export_bam(model: Predictor, output: Path) -> float:
         if source.encoder.source is not None:
             head_classes.append(str(source.encoder.source["_target_"]))
         reloaded = load(folder, device="cpu", precision="32-true", heads=head_classes)
-        exported = partial(reloaded.calibrated_logits, tasks=names)
+        own = [name for name in names if model.tasks[name].kind in ITEM_KINDS]
+        groups = [([name for name in names if name not in own], n_texts) for n_texts in (1, 2)]
+        for name in own:
+            info = model.tasks[name]
+            groups.append(([name], len(info.text) + (len(info.label_names) if info.choices else 0)))
         difference = max(
-            max_logit_difference(model, names, exported, random_rows(model, n_texts)) for n_texts in (1, 2)
+            max_logit_difference(
+                model, group, partial(reloaded.calibrated_logits, tasks=group), random_rows(model, n_texts)
+            )
+            for group, n_texts in groups
+            if group
         )
         write_manifest(folder, model, "bam", [], difference)  # the tasks are in the model's own manifest
     return difference

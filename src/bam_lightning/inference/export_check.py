@@ -26,6 +26,7 @@ from bam_lightning.models.adapters import merge_adapters
 from bam_lightning.models.heads import Head
 from bam_lightning.store.atomic_io import apply_umask
 from bam_lightning.store.provenance import versions
+from bam_lightning.store.ragged import Ragged
 
 EXPORT_MANIFEST = "export.json"
 TOLERANCE = 1e-4  # largest absolute difference of float32 logits
@@ -87,7 +88,9 @@ def max_logit_difference(
         batch = rows[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
         expected, actual = model.calibrated_logits(batch, names), exported(batch)
         # np.max and not max: Python's max(0.0, nan) is 0.0
-        largest = float(np.max([largest, *(np.abs(expected[name] - actual[name]).max() for name in names)]))
+        largest = float(
+            np.max([largest, *(np.abs(_flat(expected[name]) - _flat(actual[name])).max() for name in names)])
+        )
         start, turn = start + len(batch), turn + 1
     if not largest <= TOLERANCE:
         raise StoreError(
@@ -95,6 +98,10 @@ def max_logit_difference(
             f"{TOLERANCE:g}; nothing was written"
         )
     return largest
+
+
+def _flat(logits: Any) -> NDArray[np.float32]:
+    return np.asarray(logits.values if isinstance(logits, Ragged) else logits)
 
 
 @contextmanager

@@ -404,6 +404,13 @@ class Predictor:
             if tasks:
                 raise ConfigError("format bam exports the whole model; omit the tasks, or choose format hf or onnx")
             return export_bam(self, folder)
+        for task in tasks or self.tasks:
+            if task in self.tasks and self.tasks[task].kind in ITEM_KINDS:
+                raise ConfigError(
+                    f"format {format}: task {task!r} is of kind {self.tasks[task].kind}, whose rows become several texts "
+                    "or words before the encoder sees them, which this format does not do; use format bam, or name "
+                    "other tasks"
+                )
         return (export_hf if format == "hf" else export_onnx)(self, folder, tasks)
 
 

@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bam_lightning.inference.serving.schemas import PredictRequest
 
 if TYPE_CHECKING:
@@ -34,8 +36,10 @@ def predict_batch(model: Predictor, requests: Sequence[PredictRequest]) -> list[
     responses: list[dict[str, list[Any]]] = [{task: [] for task in request.tasks} for request in requests]
     for task in tasks:
         positions = [position for position, number in enumerate(request_of) if task in responses[number]]
-        for position, prediction in zip(positions, model.postprocess(task, logits[task][positions]), strict=True):
-            responses[request_of[position]][task].append(prediction._asdict())
+        found = model.postprocess(task, logits[task][np.asarray(positions)], [rows[place] for place in positions])
+        for position, prediction in zip(positions, found, strict=True):
+            values = {name: value for name, value in prediction._asdict().items() if value is not None}
+            responses[request_of[position]][task].append(values)
     return [json.dumps({"predictions": response}, separators=(",", ":"), allow_nan=False) for response in responses]
 
 

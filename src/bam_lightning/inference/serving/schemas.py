@@ -140,10 +140,16 @@ def request_model(task_names: Sequence[str], limits: Limits) -> type[BaseModel]:
 class PredictionResponse(BaseModel):
     """The prediction for one row."""
 
-    label: str | float | list[str] = Field(
-        description="A label name; a score in the task's range; or, for a multi-label task, a list of label names."
+    label: str | float | list[str | None] = Field(
+        description="A label name; a score in the task's range; for a multi-label task a list of label names; for a "
+        "tagging task the tag of each word; the text of an answer."
     )
-    probabilities: dict[str, float] = Field(description="Label name -> probability; empty for regression.")
+    probabilities: dict[str, float] = Field(
+        description="Label name -> probability; empty for regression, tags and answers."
+    )
+    details: dict[str, Any] | None = Field(
+        default=None, description="Scores of tags; score, start and end of an answer; absent for other tasks."
+    )
 
 
 class PredictResponse(BaseModel):
