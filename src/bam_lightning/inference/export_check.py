@@ -88,9 +88,8 @@ def max_logit_difference(
         batch = rows[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
         expected, actual = model.calibrated_logits(batch, names), exported(batch)
         # np.max and not max: Python's max(0.0, nan) is 0.0
-        largest = float(
-            np.max([largest, *(np.abs(_flat(expected[name]) - _flat(actual[name])).max() for name in names)])
-        )
+        differences = [np.abs(_flat(expected[name]) - _flat(actual[name])).max() for name in names]
+        largest = float(np.max([largest, *differences]))
         start, turn = start + len(batch), turn + 1
     if not largest <= TOLERANCE:
         raise StoreError(
