@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bam_lightning.config.compose import compose as make_config
     from bam_lightning.config.exceptions import BamError, ConfigError, DataError, StoreError, TrainingError
     from bam_lightning.config.teacher_config import TeacherSource
-    from bam_lightning.data.sampling import ReplicationSampler, Sampler, SizeProportionalSampler
+    from bam_lightning.data.sampling import ReplicationSampler, Sampler, SizeProportionalSampler, TaskHomogeneousSampler
     from bam_lightning.data.task import Task
     from bam_lightning.inference.predictor import Prediction, Predictor, load
     from bam_lightning.models.heads import (
@@ -61,6 +61,7 @@ __all__ = [
     "StoreError",
     "TaggingHead",
     "Task",
+    "TaskHomogeneousSampler",
     "TeacherSource",
     "TrainingError",
     "load",
@@ -72,7 +73,7 @@ _MODULES = {
     "config.compose": {"make_config": "compose"},
     "config.exceptions": ["BamError", "ConfigError", "DataError", "StoreError", "TrainingError"],
     "config.teacher_config": ["TeacherSource"],
-    "data.sampling": ["ReplicationSampler", "Sampler", "SizeProportionalSampler"],
+    "data.sampling": ["ReplicationSampler", "Sampler", "SizeProportionalSampler", "TaskHomogeneousSampler"],
     "data.task": ["Task"],
     "inference.predictor": ["Prediction", "Predictor", "load"],
     "models.heads": [

@@ -7,7 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bam_lightning.data.sampling import PAD_INDEX, ReplicationSampler, SizeProportionalSampler, count_steps, size_power
+from bam_lightning.data.sampling import (
+    PAD_INDEX,
+    ReplicationSampler,
+    SizeProportionalSampler,
+    TaskHomogeneousSampler,
+    count_steps,
+    size_power,
+)
 
 GLUE = {
     "cola": 8551,
@@ -267,3 +274,17 @@ def test_weights_of_sampling_are_one_and_of_copies_those_of_the_stream():
     assert SizeProportionalSampler(0.75).weights(UNEQUAL) == {"a": 1.0, "b": 1.0, "c": 1.0}
     copies = ReplicationSampler(0.75)
     assert copies.weights(UNEQUAL) == copies.stream(UNEQUAL, 1, 8, 0).weights != {"a": 1.0, "b": 1.0, "c": 1.0}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_minibatches_of_one_task_each_hold_every_row_once_an_epoch(seed):
+    sizes, sampler = {"a": 70, "b": 32, "c": 5}, TaskHomogeneousSampler()
+    length = sampler.epoch_length(sizes, 32)
+    assert length == 3 + 1 + 1
+    rows = sampler.epoch(sizes, 32, seed, 1)
+    task_of = np.searchsorted(np.cumsum(list(sizes.values())), rows, side="right")
+    assert all(len(set(tasks[batch >= 0])) == 1 for tasks, batch in zip(task_of, rows, strict=True))
+    assert sorted(rows[rows >= 0].tolist()) == list(range(107))
+    assert sampler.epoch(sizes, 32, seed, 0).tolist() != rows.tolist()
+    assert sampler.stream(sizes, 7, 32, seed).rows[length:].tolist() == rows[:2].tolist()
+    assert (sampler.steps(sizes, 1.5, 32), sampler.single_task_steps(70, 2, 32)) == (8, 5)

@@ -212,3 +212,39 @@ class ReplicationSampler(Sampler):
         orders = [np.random.default_rng([seed, 2, e]).permutation(epoch) for e in range(count)]
         rows = np.concatenate(orders)[: steps * batch_size].reshape(steps, batch_size)
         return Stream(rows, self.weights(sizes))
+
+
+@dataclass(frozen=True)
+class TaskHomogeneousSampler(Sampler):
+    """Minibatches of one task each, in random order: MT-DNN's training (Liu et al. 2019, algorithm 1).
+
+    An epoch has each task's rows once, in minibatches of its own; the last minibatch of a task may be short.
+    Minibatches of all tasks are shuffled together. A task counts by its size: there is no exponent.
+    """
+
+    match_length_of: float | None = None  # as of the other samplers; it changes nothing here
+
+    def epoch_length(self, sizes: Mapping[str, int], batch_size: int) -> int:
+        """Return the number of minibatches of an epoch.
+
+        >>> TaskHomogeneousSampler().epoch_length({"rte": 70, "mrpc": 32}, batch_size=32)
+        4
+        """
+        return sum(-(-size // batch_size) for size in sizes.values())
+
+    def steps(self, sizes: Mapping[str, int], epochs: float, batch_size: int) -> int:
+        """Return the number of optimizer steps."""
+        return max(1, math.ceil(epochs * self.epoch_length(sizes, batch_size) - 1e-9))
+
+    def stream(self, sizes: Mapping[str, int], steps: int, batch_size: int, seed: int) -> Stream:
+        """Return the whole order of a training run."""
+        firsts = np.cumsum([0, *sizes.values()])
+        epochs = []
+        for epoch in range(-(-steps // self.epoch_length(sizes, batch_size))):
+            rng, parts = np.random.default_rng([seed, 3, epoch]), []
+            for size, first in zip(sizes.values(), firsts, strict=False):
+                rows = np.full(-(-size // batch_size) * batch_size, PAD_INDEX, dtype=np.int32)
+                rows[:size] = first + rng.permutation(size)
+                parts.append(rows.reshape(-1, batch_size))
+            epochs.append(rng.permutation(np.concatenate(parts)))
+        return Stream(np.concatenate(epochs)[:steps], dict.fromkeys(sizes, 1.0))

@@ -81,7 +81,8 @@ def _task_table(tasks: Mapping[str, TaskInfo], manifests: Sequence[Mapping[str, 
     ]
     for task in tasks.values():
         several = "any of " if task.kind == "multi_label" else ""
-        labels = several + ", ".join(task.label_names) or "a number from {:g} to {:g}".format(*task.label_range)
+        span = "a number from {:g} to {:g}".format(*task.label_range) if task.label_range else "text of the context"
+        labels = several + ", ".join(task.label_names) or span
         score = task.scores.get(task.metric)
         seeds = [
             100 * manifest["metrics"][task.name][task.metric]

@@ -408,8 +408,8 @@ class Predictor:
             if task in self.tasks and self.tasks[task].kind in ITEM_KINDS:
                 raise ConfigError(
                     f"format {format}: task {task!r} is of kind {self.tasks[task].kind}, whose rows become several "
-                    "texts or words before the encoder sees them, which this format does not do; use format bam, or name "
-                    "other tasks"
+                    "texts or words before the encoder sees them, which this format does not do; use format bam, or "
+                    "name other tasks"
                 )
         return (export_hf if format == "hf" else export_onnx)(self, folder, tasks)
 
