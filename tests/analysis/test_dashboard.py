@@ -11,6 +11,8 @@ import pytest
 from bam_lightning.analysis.dashboard import DashboardOptions, workspace
 from forked_python import python
 
+pytestmark = pytest.mark.xdist_group("dashboard")  # importing W&B's workspaces takes seconds
+
 
 def sent(*arguments: str) -> dict:
     """Return what the command would send."""

@@ -8,7 +8,7 @@ from chaos import chaos
 
 
 @pytest.mark.slow
-def test_two_kills_at_random_moments_change_no_bit(tmp_path):
-    report = chaos(2, 1, tmp_path, ["single_multi_finetune"])
-    assert sum(report.kills.values()) == 2
+def test_a_kill_at_a_random_moment_changes_no_bit(tmp_path):
+    report = chaos(1, 1, tmp_path, ["single_multi_finetune"])
+    assert sum(report.kills.values()) == 1
     assert report.unequal == []

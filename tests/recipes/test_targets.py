@@ -118,7 +118,7 @@ def test_optuna_tunes_an_option(tiny_job, tmp_path):
     pytest.importorskip("optuna")
     words = [*tiny_job, "recipe=multi", "trainer.max_steps=4", "+tune=learning_rate", "hydra.sweeper.n_trials=2"]
     words = [word for word in words if not word.startswith("optimization.learning_rate")]
-    command = [sys.executable, "-m", "bam_lightning.train", "-m", *words, f"hydra.sweep.dir={tmp_path}/sweep"]
+    command = [python(), "-m", "bam_lightning.train", "-m", *words, f"hydra.sweep.dir={tmp_path}/sweep"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 jobs ended, 0 of them failed" in done.stdout + done.stderr

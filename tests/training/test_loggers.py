@@ -12,6 +12,7 @@ import pytest
 from bam_lightning.config.compose import compose
 from bam_lightning.config.wandb_server import online
 from bam_lightning.recipes.runner import run_recipe
+from forked_python import python
 
 
 def records(path: Path):
@@ -88,9 +89,8 @@ def test_a_server_that_does_not_answer_is_offline_within_seconds(monkeypatch):
 def test_every_sweep_is_one_group(tiny_job, tmp_path):
     import os
     import subprocess
-    import sys
 
-    command = [sys.executable, "-m", "bam_lightning.train", "-m", "+experiment=multi,single", *tiny_job, "logger=wandb"]
+    command = [python(), "-m", "bam_lightning.train", "-m", "+experiment=multi,single", *tiny_job, "logger=wandb"]
     environment = {**os.environ, "WANDB_MODE": "offline"}
     done = subprocess.run(
         [*command, "hydra.sweep.dir=my_sweep"], capture_output=True, text=True, timeout=300, env=environment
