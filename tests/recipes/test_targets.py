@@ -12,6 +12,7 @@ import bam_lightning as bam
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.store.run_spec import DataSummary
+from forked_python import python
 
 STEPS = ["trainer.max_steps=6", "recipe=multi"]
 
