@@ -138,6 +138,12 @@ def test_adapters_of_a_checkpoint_that_has_changed_are_refused(still_bert, tmp_p
         bam.load(folder)
 
 
+def test_adapters_of_a_checkpoint_on_the_hub_name_its_commit(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("bam_lightning.models.saving.encoder_fingerprint", lambda path, revision: f"{path}@0123abcd")
+    folder = module_of(data).save_pretrained(tmp_path / "saved")
+    assert json.loads((folder / "run.json").read_text())["adapters"]["base"]["revision"] == "0123abcd"
+
+
 @pytest.mark.parametrize(
     ("peft", "message"),
     [

@@ -41,7 +41,10 @@ def save_state(folder: Path, state: Mapping[str, torch.Tensor], encoder: Encoder
         base = None
         if encoder.base is not None:
             path, revision = str(encoder.base["path"]), encoder.base["revision"]
-            base = {"path": path, "revision": revision, "fingerprint": encoder_fingerprint(path, revision)}
+            fingerprint = encoder_fingerprint(path, revision)
+            if fingerprint.startswith(f"{path}@"):  # an id of the hub, which will have other commits
+                revision = fingerprint.rpartition("@")[2]
+            base = {"path": path, "revision": revision, "fingerprint": fingerprint}
             state = {
                 name: value
                 for name, value in state.items()
