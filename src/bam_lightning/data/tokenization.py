@@ -247,7 +247,8 @@ def _keep_head_and_tail(texts: list[str], tokenizer: Any, max_length: int) -> li
         raise ConfigError(f"truncation=head_tail is for one or two texts, got {len(texts)}; use longest_first")
     if not tokenizer.is_fast:
         raise ConfigError("data.truncation=head_tail needs a fast tokenizer; use longest_first")
-    spans = [tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] for text in texts]
+    options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    spans = [tokenizer(text, **options)["offset_mapping"] for text in texts]
     budget = max_length - tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
     shares = _longest_first([len(one) for one in spans], budget)
     result = []
