@@ -41,7 +41,7 @@ CASES = {
         without("tokenizer.json"),
         (
             "encoder.path: no tokenizer in {tmp}/encoder; put one of tokenizer.json, vocab.txt, vocab.json, "
-            "spm.model, sentencepiece.bpe.model there"
+            "spm.model, sentencepiece.bpe.model, spiece.model there"
         ),
     ),
     "no configuration": (

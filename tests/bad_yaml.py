@@ -2,14 +2,12 @@
 
 ``{tmp}`` stands for the folder of the ``task`` folder."""
 
+from bam_lightning.config.data_config import Metric
+
 DEFAULTS = "defaults: [schema, /head: classification, _self_]\n"
 GOOD = DEFAULTS + "path: DATA\ntext: [a, b]\nhead: {label_names: [n, y]}\nmetric: accuracy\n"
 
 FILES = {
-    "text columns without brackets": (
-        lambda good: good.replace("[a, b]", "a"),
-        "suite.tasks.mine.text (in task/mine.yaml): must be a list; put it into brackets, as in [VALUE]",
-    ),
     "label names without brackets": (
         lambda good: good.replace("[n, y]", "n"),
         ("suite.tasks.mine.head.label_names (in task/mine.yaml): must be a list; put it into brackets, as in [VALUE]"),
@@ -29,7 +27,7 @@ FILES = {
     "a head mistyped": (
         lambda good: good.replace("/head: classification", "/head: clasification"),
         (
-            "no head 'clasification'; choices: classification, multi_label, ordinal, regression; did you mean "
+            "no head 'clasification'; choices: choice, classification, multi_label, ordinal, regression, span, tagging; did you mean "
             "'classification'?"
         ),
     ),
@@ -40,8 +38,8 @@ FILES = {
     "a metric mistyped": (
         lambda good: good.replace("accuracy", "acuracy"),
         (
-            "suite.tasks.mine.metric (in task/mine.yaml): Invalid value 'acuracy', expected one of [accuracy, "
-            "matthews, spearman, f1, micro_f1, macro_f1, exact_match, quadratic_kappa]"
+            "suite.tasks.mine.metric (in task/mine.yaml): Invalid value 'acuracy', expected one of "
+            f"[{', '.join(metric.value for metric in Metric)}]"
         ),
     ),
     "a key mistyped": (

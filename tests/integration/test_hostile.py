@@ -78,7 +78,7 @@ SIZES = {
         1_000_000,
         "encoder.layer.0.intermediate.dense.bias is to be [1000000], the weights have [64]",
     ),
-    "num_hidden_layers": (1_000_000, "it asks for more than 178 parameters"),
+    "num_hidden_layers": (1_000_000, "it asks for more than 217 parameters"),
     "num_labels": (
         10**9,
         "{folder}/encoder/config.json has num_labels 1,000,000,000, but the weights have only {bytes} bytes",

@@ -70,7 +70,13 @@ HEAD_FILES = {
     "multi_label": ("label_names: [low, middle, high]", 3),
     "ordinal": ("label_names: [low, middle, high]", 2),
     "regression": ("label_range: [1, 7]", 1),
+    "choice": ("label_names: [first, second, third]", 3),
+    "tagging": ("label_names: [O, B-A, I-A]", 3),
+    "span": ("", 2),
 }
+
+
+COLUMNS = {"choice": "[a]\nchoices: [b, c, d]", "span": "[a, b]"}
 
 
 @pytest.mark.parametrize("head", sorted(path.stem for path in (conf_dir() / "head").glob("*.yaml")))
@@ -81,11 +87,12 @@ def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path
     ]
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "my_task.yaml").write_text(
-        f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext: [a]\nhead: {{{labels}}}\nmetric: {metric}\n"
+        f"defaults: [schema, /head: {head}, _self_]\npath: x\ntext: {COLUMNS.get(head, '[a]')}\n"
+        f"head: {{{labels}}}\nmetric: {metric}\n"
     )
     config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
     built = instantiate("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
-    assert built.linear.out_features == outputs
+    assert getattr(built, "outputs", built.linear.out_features) == outputs
 
 
 def test_scale_paper_holds_the_papers_numbers():
