@@ -2,7 +2,9 @@
 
 ``{tmp}`` stands for the folder of the ``task`` folder."""
 
-from bam_lightning.config.data_config import Metric
+from dataclasses import fields
+
+from bam_lightning.config.data_config import HeadConfig, Metric
 
 DEFAULTS = "defaults: [schema, /head: classification, _self_]\n"
 GOOD = DEFAULTS + "path: DATA\ntext: [a, b]\nhead: {label_names: [n, y]}\nmetric: accuracy\n"
@@ -27,8 +29,8 @@ FILES = {
     "a head mistyped": (
         lambda good: good.replace("/head: classification", "/head: clasification"),
         (
-            "no head 'clasification'; choices: choice, classification, multi_label, ordinal, regression, span, tagging; did you mean "
-            "'classification'?"
+            "no head 'clasification'; choices: choice, classification, multi_label, ordinal, regression, span, "
+            "tagging; did you mean 'classification'?"
         ),
     ),
     "defaults that are no list": (
@@ -141,7 +143,7 @@ FILES = {
     "a head that is a list": (
         lambda good: good.replace("head: {label_names: [n, y]}", "head: [n, y]"),
         (
-            "task/mine.yaml: must be a mapping of _target_, label_names, label_range, dropout, sigmoid, in a YAML "
+            f"task/mine.yaml: must be a mapping of {', '.join(field.name for field in fields(HeadConfig))}, in a YAML "
             "file of its group; got list"
         ),
     ),

@@ -48,6 +48,7 @@ def overrides(paths: list[Path]) -> list[str]:
     words = sorted({f"scale={SCALE[path.stem]}" for path in paths if path.stem in SCALE})
     for path in paths:
         group, name = str(path.parent), path.stem
+        words += ["encoder.pretraining.text=[texts.txt]"] * (name == "pretrain")
         plus = "+" if group in ("experiment", "debug", "tune") else ""
         words.append(f"+task@suite.tasks.my_{name}={name}" if group == "task" else f"{plus}{group}={name}")
     return words
@@ -62,7 +63,7 @@ def test_every_file_composes_and_its_targets_build(paths):
     assert {f"my_{path.stem}" for path in paths if path.parent.name == "task"} <= set(chosen)
     for task_name, task in chosen.items():
         if task.head_of is None:
-            instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **vars(task.head)})
+            instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **task.head.arguments()})
 
 
 HEAD_FILES = {
@@ -91,7 +92,7 @@ def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path
         f"head: {{{labels}}}\nmetric: {metric}\n"
     )
     config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
-    built = instantiate("suite.tasks.mine.head", {"width": 8, **vars(config.suite.tasks["mine"].head)})
+    built = instantiate("suite.tasks.mine.head", {"width": 8, **config.suite.tasks["mine"].head.arguments()})
     assert getattr(built, "outputs", built.linear.out_features) == outputs
 
 

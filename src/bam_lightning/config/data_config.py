@@ -101,7 +101,8 @@ def head_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``_target_`` and arguments of a head; options that only some heads have are left out at their defaults."""
     named = ("class_weights", "label_smoothing", "options")
     given = {name: value for name, value in settings.items() if name not in named or value not in (None, 0.0, {})}
-    return {**given, **given.pop("options", {})}
+    options = given.pop("options", {})
+    return {**given, **options}
 
 
 @dataclass
