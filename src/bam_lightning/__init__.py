@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bam_lightning.training.datamodule import MultiTaskDataModule
     from bam_lightning.training.module import BamModule
     from bam_lightning.training.optimizer import BertAdam
-    from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing
+    from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing, Schedule
 
 __version__ = "0.2.0"
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "RegressionHead",
     "ReplicationSampler",
     "Sampler",
+    "Schedule",
     "SizeProportionalSampler",
     "SpanHead",
     "StoreError",
@@ -93,7 +94,7 @@ _MODULES = {
     "training.datamodule": ["MultiTaskDataModule"],
     "training.module": ["BamModule"],
     "training.optimizer": ["BertAdam"],
-    "training.schedules": ["ConstantAnnealing", "LinearAnnealing"],
+    "training.schedules": ["ConstantAnnealing", "LinearAnnealing", "Schedule"],
 }
 _SOURCES = {
     name: (module, names[name] if isinstance(names, dict) else name)

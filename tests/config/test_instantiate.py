@@ -6,17 +6,19 @@ import sys
 
 import pytest
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.instantiate import instantiate
-from bam_lightning.data.sampling import ReplicationSampler
-from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing
+from bam_lightning.data.sampling import ReplicationSampler, Sampler
+from bam_lightning.training.schedules import ConstantAnnealing, LinearAnnealing, Schedule
 
 CONSTANT = "bam_lightning.ConstantAnnealing"
+BASES = {"distillation.schedule": Schedule, "sampler": Sampler, "key": object}
 
 
 def refusal(key: str, section: dict) -> str:
     """Return what ``build`` has to say against a section."""
     with pytest.raises(ValueError) as caught:
-        instantiate(key, section)
+        instantiate(key, section, BASES[key])
     return str(caught.value)
 
 
@@ -33,26 +35,26 @@ def refusal(key: str, section: dict) -> str:
     ],
 )
 def test_build_calls_the_target_with_the_rest_of_the_section(section, expected):
-    assert instantiate("sampler", section) == expected
+    assert instantiate("key", section, object) == expected
 
 
 def test_build_finds_a_users_own_module(tmp_path, monkeypatch):
-    source = "def steady(lam=0.25):\n    return lambda progress: lam\n"
+    source = "import bam_lightning\ndef steady(lam=0.25) -> bam_lightning.Schedule:\n    return lambda progress: lam\n"
     (tmp_path / "my_schedules_of_test_targets.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    schedule = instantiate("distillation.schedule", {"_target_": "my_schedules_of_test_targets.steady"})
+    schedule = instantiate("distillation.schedule", {"_target_": "my_schedules_of_test_targets.steady"}, Schedule)
     sys.modules.pop("my_schedules_of_test_targets")
     assert schedule(0.9) == 0.25
 
 
 def test_build_leaves_the_section_as_it_was():
     section = {"_target_": CONSTANT, "lam": 0.5}
-    instantiate("distillation.schedule", section)
+    instantiate("distillation.schedule", section, Schedule)
     assert section == {"_target_": CONSTANT, "lam": 0.5}
 
 
 def test_target_that_takes_any_keyword_gets_any_keyword():
-    assert instantiate("key", {"_target_": "argparse.Namespace", "anything": 1}).anything == 1
+    assert instantiate("key", {"_target_": "argparse.Namespace", "anything": 1}, object).anything == 1
 
 
 def test_unknown_argument_names_the_options_and_the_nearest():
@@ -119,4 +121,34 @@ def test_target_that_cannot_be_called_is_refused():
 def test_relative_target_is_refused_as_no_dotted_name(path):
     assert refusal("sampler", {"_target_": path}) == (
         f"sampler._target_ must be a dotted name such as my_package.my_module.MyClass, got {path!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "target"),
+    [
+        (Sampler, "subprocess.Popen"),
+        (Sampler, "os.system"),
+        (Sampler, CONSTANT),
+        (Schedule, "subprocess.Popen"),
+        (Schedule, "os.system"),
+        (Schedule, "bam_lightning.SizeProportionalSampler"),
+        (Schedule, "bam_lightning.load"),
+    ],
+)
+def test_target_that_makes_something_else_is_refused_before_it_is_called(base, target, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("called"))
+    with pytest.raises(ConfigError) as caught:
+        instantiate("slot", {"_target_": target, "args": ["touch", "pwned"]}, base)
+    assert str(caught.value) == (
+        f"slot._target_ names {target!r}, which is not a bam_lightning.{base.__name__}; give a subclass of it, or a "
+        "function whose annotation says that it returns one"
+    )
+
+
+def test_a_nested_target_is_refused_before_anything_is_called():
+    section = {"_target_": CONSTANT, "lam": [{"inner": {"_target_": "subprocess.Popen", "args": ["touch", "pwned"]}}]}
+    assert refusal("distillation.schedule", section) == (
+        "distillation.schedule has an argument with _target_ 'subprocess.Popen'; only distillation.schedule._target_ "
+        "itself is built"
     )

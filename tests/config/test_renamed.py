@@ -40,7 +40,7 @@ def test_each_entry_is_of_one_kind():
 @pytest.mark.parametrize("old", OPTIONS)
 def test_a_former_option_is_answered_by_the_new_one(old, prefix):
     def read() -> None:
-        instantiate("sampler", compose(["sampler=replication", f"{prefix}{of_demo(old)}=1"]).sampler)
+        instantiate("sampler", compose(["sampler=replication", f"{prefix}{of_demo(old)}=1"]).sampler, object)
 
     with pytest.raises(bam.ConfigError) as caught:
         read()
@@ -69,7 +69,7 @@ def test_a_former_choice_is_answered_by_the_new_one(old):
 @pytest.mark.parametrize("old", CLASSES)
 def test_a_former_class_is_answered_by_the_new_one(old):
     with pytest.raises(bam.ConfigError) as caught:
-        instantiate("sampler", {"_target_": old})
+        instantiate("sampler", {"_target_": old}, object)
     assert str(caught.value) == f"sampler._target_: `{old}` is now `{RENAMED[old]}`"
     assert RENAMED[old].removeprefix("bam_lightning.") in bam.__all__
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 import bam_lightning as bam
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.hydra_errors import is_user_error
+from bam_lightning.models import safe_loading
 from bam_lightning.models.encoder import from_path, load_tokenizer
-from bam_lightning.store.run_dir import file_hash
+from bam_lightning.store.run_dir import file_hash, manifest_digest
 
 ANEW = "download or copy the model again"
 
@@ -41,11 +42,10 @@ def edit(folder, name, change):
 
 
 def sign(folder, name):
-    if name == "run.json":
-        return
     manifest = json.loads((folder / "run.json").read_text())
-    manifest["files"][name] = file_hash(folder / name)
-    (folder / "run.json").write_text(json.dumps(manifest))
+    if name != "run.json":
+        manifest["files"][name] = file_hash(folder / name)
+    (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
 
 
 @contextmanager
@@ -110,11 +110,11 @@ def test_an_encoder_that_its_weights_do_not_have_is_refused_before_it_is_built(f
 
 
 def test_label_names_that_no_weights_stand_for_are_refused_before_the_head_is_built(folder):
-    names = [str(number) for number in range(1_000_000)]
+    names = [str(number) for number in range(100_000)]
     edit(folder, "run.json", lambda kept: kept["spec"]["tasks"]["rte"]["head"].update(label_names=names))
     said = refusal(folder)
     assert said.startswith(f"{folder}: the weights of head 'rte' do not fit")
-    assert "torch.Size([2, 32]) from checkpoint, the shape in current model is torch.Size([1000000, 32])" in said
+    assert "torch.Size([2, 32]) from checkpoint, the shape in current model is torch.Size([100000, 32])" in said
 
 
 def test_a_text_longer_than_the_encoder_reads_is_refused_on_loading(folder):
@@ -122,7 +122,7 @@ def test_a_text_longer_than_the_encoder_reads_is_refused_on_loading(folder):
     assert refusal(folder) == (f"{folder}: texts are to have up to 1000000000 tokens, but the encoder has 64 positions")
 
 
-LINKS = ["run.json", "model.safetensors", "encoder/config.json", "encoder"]
+LINKS = ["run.json", "model.safetensors", "encoder/config.json", "encoder", "README.md", "history.json"]
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -163,6 +163,106 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(folder):
     )
 
 
+def test_a_link_in_the_folder_to_save_in_is_not_written_through(trained, folder, tmp_path):
+    (tmp_path / "elsewhere").write_text("mine")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a link out of its folder"):
+        bam.load(trained.id, store=trained.store).save_pretrained(folder)
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_a_score_edited_in_a_copied_model_is_found(folder):
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["metrics"]["rte"]["accuracy"] = 1.0
+    (folder / "run.json").write_text(json.dumps(manifest))
+    assert refusal(folder) == f"{folder}/run.json is damaged (it was edited after the Run had finished); {ANEW}"
+
+
+@pytest.mark.parametrize("name", ["encoder.body.embeddings.LayerNorm.weight", "heads.rte."])
+def test_weights_that_are_nan_are_named(folder, name):
+    state = load_file(folder / "model.safetensors")
+    name = next(full for full in state if full.startswith(name))
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, folder / "model.safetensors")
+    sign(folder, "model.safetensors")
+    assert refusal(folder) == (
+        f"{folder}/model.safetensors: 1 of the {state[name].numel():,} weights {name!r} are NaN or infinite, so it "
+        "predicts nothing; train it again with other options"
+    )
+
+
+def test_an_encoder_with_nan_weights_is_refused(tiny_bert, tmp_path):
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "encoder"))
+    state = load_file(folder / "model.safetensors")
+    state["encoder.layer.1.output.dense.bias"][3] = float("inf")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    said = "1 of the 32 weights 'encoder.layer.1.output.dense.bias' are NaN or infinite"
+    with pytest.raises(ConfigError, match=said):
+        from_path(str(folder), None, True)
+
+
+PATHS = [
+    ("vocab_file", "/etc/passwd"),
+    ("tokenizer_file", "../../other/tokenizer.json"),
+    ("fast_tokenizer_files", ["../tokenizer.9.json"]),
+    ("merges_file", "..\\merges.txt"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), PATHS)
+def test_a_path_in_a_tokenizers_configuration_does_not_lead_out_of_the_folder(folder, key, value):
+    edit(folder, "encoder/tokenizer_config.json", lambda kept: kept.update({key: value}))
+    path = folder / "encoder" / "tokenizer_config.json"
+    shown = value[0] if isinstance(value, list) else value
+    assert f"{path} has {key} {shown!r}, a file outside its folder" in refusal(folder)
+
+
+def bomb(regex):
+    return {"type": "Replace", "pattern": {"Regex": regex}, "content": ""}
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaa"}
+TOKENIZERS = {
+    "regex that backtracks": ({"normalizer": bomb("(a|aa)+$")}, "retry-limit-in-match over"),
+    "text that grows": (
+        {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 12}}, "a few short texts take it more than "
+    ),
+    "many tokens per byte": (
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "."}, "content": " the cat"}, "pre_tokenizer":
+         {"type": "WhitespaceSplit"}}, None
+    ),
+    "special tokens that are no rows": (
+        {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+         {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+         {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [10**6],
+         "tokens": ["[CLS]"]}}}}, "a text gets token 1,000,000, but the vocabulary ends at 60"
+    ),
+    "a frame of a million tokens": (
+        {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+         {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+         {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2] * 10**6,
+         "tokens": ["[CLS]"] * 10**6}}}}, "tokens"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_a_tokenizer_that_takes_too_much_is_refused_within_limits(tiny_bert, tmp_path, what, monkeypatch):
+    monkeypatch.setattr(safe_loading, "CPU_SECONDS", 1)
+    changes, said = TOKENIZERS[what]
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "encoder"))
+    kept = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(kept | changes))
+    if said is None:
+        assert load_tokenizer(folder)
+        return
+    with little_memory(), pytest.raises(ConfigError) as caught:
+        load_tokenizer(folder)
+    assert f"{folder}/tokenizer.json cannot be used: " in str(caught.value)
+    assert said in str(caught.value)
+
+
 DAMAGE = {
     "deep manifest": ("run.json", b"[" * 100_000, "run.json is damaged (maximum recursion depth exceeded"),
     "list for a manifest": ("run.json", b"[]", "run.json is damaged (not a JSON object)"),
@@ -179,7 +279,8 @@ DAMAGE = {
 def test_a_file_that_is_none_of_ours_is_named(folder, what):
     name, content, said = DAMAGE[what]
     (folder / name).write_bytes(content)
-    sign(folder, name)
+    if name != "run.json":
+        sign(folder, name)
     assert said in refusal(folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bam_lightning as bam
 from bam_lightning.config.compose import compose, conf_dir
 from bam_lightning.config.data_config import HEADS
 from bam_lightning.config.instantiate import instantiate
@@ -57,13 +58,13 @@ def overrides(paths: list[Path]) -> list[str]:
 @pytest.mark.parametrize("paths", together(), ids=lambda paths: "+".join(map(str, paths[:3])))
 def test_every_file_composes_and_its_targets_build(paths):
     config = compose(overrides(paths))
-    instantiate("sampler", config.sampler)
-    instantiate("distillation.schedule", config.distillation.schedule)
+    instantiate("sampler", config.sampler, bam.Sampler)
+    instantiate("distillation.schedule", config.distillation.schedule, bam.Schedule)
     chosen = config.suite.selected()
     assert {f"my_{path.stem}" for path in paths if path.parent.name == "task"} <= set(chosen)
     for task_name, task in chosen.items():
         if task.head_of is None:
-            instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **task.head.arguments()})
+            instantiate(f"suite.tasks.{task_name}.head", {"width": 8, **task.head.arguments()}, bam.Head)
 
 
 HEAD_FILES = {
@@ -92,7 +93,7 @@ def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path
         f"head: {{{labels}}}\nmetric: {metric}\n"
     )
     config = compose([f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=my_task"])
-    built = instantiate("suite.tasks.mine.head", {"width": 8, **config.suite.tasks["mine"].head.arguments()})
+    built = instantiate("suite.tasks.mine.head", {"width": 8, **config.suite.tasks["mine"].head.arguments()}, bam.Head)
     assert getattr(built, "outputs", built.linear.out_features) == outputs
 
 

@@ -12,6 +12,7 @@ import pytest
 from bam_lightning.analysis.list_runs import RunsOptions, job
 from bam_lightning.store.cleanup import verify
 from bam_lightning.store.job_records import damaged_records, read_records
+from bam_lightning.store.run_dir import manifest_digest
 from bam_lightning.store.run_store import Store
 from fake_store import FakeStore
 
@@ -116,7 +117,7 @@ def test_a_manifest_without_a_field_is_damaged(fake, field):
     path = fake.store.folder("single-1") / "run.json"
     manifest = json.loads(path.read_text())
     del manifest[field]
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest | {"digest": manifest_digest(manifest)}))
     assert f"is damaged ({field} is missing)" in (verify(fake.store, "single-1") or "")
 
 

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from bam_lightning.config import yaml_trust
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.exceptions import BamError, ConfigError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
@@ -30,7 +31,7 @@ def conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the typed schemas known to Hydra under the names that ``conf/`` uses."""
+    """Make the typed schemas known to Hydra under the names that ``conf/`` uses, and have it check what it reads."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -39,6 +40,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=node)
     store.store(group="task", name="schema", node=TaskConfig)
+    yaml_trust.install(conf_dir())
 
 
 def expand_word(word: str) -> str:

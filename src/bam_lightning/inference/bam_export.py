@@ -17,7 +17,7 @@ from bam_lightning.inference.export_check import (
 from bam_lightning.inference.predictor import Predictor, load
 from bam_lightning.models.saving import ENCODER, WEIGHTS, files_below, save_state
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.run_dir import MANIFEST, file_hash
+from bam_lightning.store.run_dir import DIGEST, MANIFEST, file_hash, manifest_digest
 
 
 def write_merged(model: Predictor, folder: Path) -> None:
@@ -34,6 +34,8 @@ def write_merged(model: Predictor, folder: Path) -> None:
         **manifest["files"],
         **{name: file_hash(folder / name) for name in [WEIGHTS, *files_below(folder / ENCODER, folder)]},
     }
+    if DIGEST in manifest:
+        manifest[DIGEST] = manifest_digest(manifest)
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
 

@@ -230,6 +230,7 @@ def read_model_info(run: RunFolder) -> ModelInfo:
     Raises:
         StoreError: If its manifest is missing, damaged, or describes a Run without tasks.
     """
+    run.check_links()
     manifest = run.manifest()
     try:
         tasks = {name: _task_info(name, manifest) for name in map(str, manifest["tasks"])}

@@ -43,7 +43,7 @@ from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.ragged import Ragged
-from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS
+from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS, RunFolder
 
 if TYPE_CHECKING:
     from bam_lightning.inference.evaluate import LabelledRows
@@ -354,6 +354,7 @@ class Predictor:
         target, source = Path(folder).expanduser(), self.info.run
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file()):
             raise OutputExistsError(f"{target} exists and does not hold a saved model; give a new folder")
+        RunFolder(target, "give a new folder").check_links()
         for name in source.files():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.file(name), target / name)
@@ -491,7 +492,7 @@ def _build_head(info: ModelInfo, name: str, width: int, weights: Mapping[str, Te
         )
     built_in = target in HEADS
     with torch.device("meta" if built_in else "cpu"):  # sizes in a damaged manifest must not fill the memory
-        head: Head = instantiate(f"{MANIFEST}: head of {name!r}", {"width": width, **settings})
+        head: Head = instantiate(f"{MANIFEST}: head of {name!r}", {"width": width, **settings}, Head)
     try:
         head.load_state_dict(
             {key: value.to(torch.float32, copy=True) for key, value in weights.items()} if built_in else weights,

@@ -72,9 +72,7 @@ def add_adapters(encoder: Encoder, peft: Any) -> None:
     plain = to_plain_peft(peft)
     if not str(plain.get("_target_")).startswith("peft."):
         raise ConfigError(f"encoder.peft._target_ must name a class of peft, got {plain.get('_target_')!r}")
-    settings = instantiate("encoder.peft", plain)
-    if not isinstance(settings, PeftConfig):
-        raise ConfigError(f"encoder.peft._target_ must be a PeftConfig such as peft.LoraConfig, got {settings!r}")
+    settings = instantiate("encoder.peft", plain, PeftConfig)
     before = {name for name, _ in encoder.named_parameters()}
     try:
         inject_adapter_in_model(settings, encoder.body)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bam_lightning.config.data_config import POOLINGS
-from bam_lightning.config.exceptions import ConfigError, ConfigPathError
+from bam_lightning.config.exceptions import ConfigError, ConfigPathError, StoreError
 from bam_lightning.config.hub import ENCODER_HINT, is_local_path
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.validation import check_choice
@@ -24,7 +25,16 @@ from bam_lightning.models import attention, unpadding
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.packing import split_by_length
 from bam_lightning.models.pooling import choose_pooling, reads_left_to_right
-from bam_lightning.models.safe_loading import Shapes, body_shapes, check_config, check_shapes
+from bam_lightning.models.safe_loading import (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Shapes,
+    body_shapes,
+    check_config,
+    check_finite,
+    check_shapes,
+    check_tokenizer,
+)
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
 PROBING = threading.RLock()  # a test changes the model while it runs
@@ -413,6 +423,10 @@ def from_path(path: str, revision: str | None, pooling: str | None = None) -> En
             f"encoder {path!r}: {len(lost)} of its weights are not in its files, for example {lost[0]!r}; "
             f"{ENCODER_HINT}"
         )
+    try:
+        check_finite(half.named_parameters())
+    except StoreError as error:
+        raise ConfigError(f"encoder {path!r}: {error}; {ENCODER_HINT}") from error
     chosen = choose_pooling(pooling, config.model_type, path, revision)
     encoder = Encoder(half.float(), chosen.name, config=config).train()  # it comes in eval mode, without dropout
     if pooling is None:
@@ -427,9 +441,7 @@ def from_target(source: Mapping[str, Any], pooling: str | None) -> Encoder:
     Raises:
         ConfigError: if it cannot be built, is no module, or does not take ``input_ids`` and ``attention_mask``.
     """
-    body = instantiate("encoder", source)
-    if not isinstance(body, nn.Module):
-        raise ConfigError(f"encoder._target_={source.get('_target_')} must be a torch.nn.Module, got {body!r}")
+    body = instantiate("encoder", source, nn.Module)
     try:
         encoder = Encoder(body, pooling)
     except (TypeError, AttributeError, IndexError) as error:
@@ -537,10 +549,27 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     local = Path(path).expanduser()
     if local.is_dir() and not any((local / name).is_file() for name in VOCABULARIES):
         raise ConfigPathError(f"encoder.path: no tokenizer in {local}; put one of {', '.join(VOCABULARIES)} there")
+    _check_tokenizer(str(path), revision)
     tokenizer = _load(AutoTokenizer, str(path), revision)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders' tokenizers have none; padding is masked anyway
     return tokenizer
+
+
+def _check_tokenizer(path: str, revision: str | None) -> None:
+    """Raise ``ConfigError`` for a tokenizer that is not safe to load; what is missing is left to ``_load``."""
+    from transformers.utils import cached_file
+
+    local, files = Path(path).expanduser(), []
+    for name in (TOKENIZER_CONFIG, TOKENIZER):
+        with suppress(OSError, ValueError):  # not on the hub, or the hub is out of reach
+            found = local / name if local.is_dir() else cached_file(path, name, revision=revision)
+            files += [Path(found)] if found else []
+    try:
+        check_tokenizer(files)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, StoreError):
+            raise ConfigError(f"encoder {path!r} could not be loaded: {error}; {ENCODER_HINT}") from error
 
 
 def _load(family: Any, path: str, revision: str | None, **options: Any) -> Any:

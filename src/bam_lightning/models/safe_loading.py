@@ -1,25 +1,65 @@
 """Validate an untrusted model's configuration before instantiating it.
 
 A model's folder holds no code, but its configuration decides what is built. Sizes that do not match the weights could
-exhaust the memory, and a reference to remote code would be downloaded and run."""
+exhaust the memory, and a reference to remote code would be downloaded and run. A tokenizer is a small program of its
+own: it is tried on a few texts in a process with limits before it is loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from bam_lightning.config.exceptions import StoreError
+from bam_lightning.store.run_dir import file_hash
 
 CONFIG = "config.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 LARGEST_FILE = 256 << 20  # bytes of a configuration or a tokenizer
 NOT_BUILT_HERE = ("auto_map", "custom_pipelines", "quantization_config")
 ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
+UNREAD = ("special_tokens_map_file",)  # a path on its author's machine in many tokenizers; nothing opens it
+CPU_SECONDS, WALL_SECONDS, MEMORY = 10, 120, 1 << 30  # of trying a tokenizer, beside what its size asks for
+IDS_PER_BYTE, MORE_IDS = 4, 64  # most token ids of a text; byte-level tokenizers have at most one per byte
+
 Shapes = Mapping[str, tuple[int, ...]]
+
+PROBE = """
+import sys
+from pathlib import Path
+path, cpu, memory, per_byte, more = sys.argv[1], *map(int, sys.argv[2:])
+try:
+    import resource
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
+except (ImportError, ValueError, OSError):
+    pass
+from tokenizers import Tokenizer
+try:
+    tokenizer = Tokenizer.from_file(path)
+except Exception:
+    sys.exit(0)  # loading it says why
+tokenizer.no_padding()
+tokenizer.no_truncation()
+largest = max(tokenizer.get_vocab(True).values(), default=-1)
+letters = "".join(map(chr, range(33, 592)))
+for text in ("a" * 200 + "!", "a" * 4096, "A man is eating. " * 64, "0123456789" * 200, "a b " * 500, "?!-_. " * 300,
+             " " * 2000 + "x", " \\t\\n" * 300, "\u00e9\u00df\u6f22\u5b57\U0001f600" * 100, letters * 4):
+    ids = tokenizer.encode(text).ids
+    if len(ids) > per_byte * len(text.encode()) + more:
+        sys.exit(f"a text of {len(text)} characters becomes {len(ids):,} tokens")
+    if any(not 0 <= number <= largest for number in ids):
+        sys.exit(f"a text gets token {max(ids):,}, but the vocabulary ends at {largest:,}")
+"""
 
 
 def shapes(weights: Path) -> Shapes:
@@ -50,7 +90,7 @@ def check_config(folder: Path, bytes_of_weights: int, required: bool = True) -> 
             raise StoreError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}")
     if required and not (folder / CONFIG).is_file():
         raise StoreError(f"there is no {CONFIG} in {folder}")
-    for name in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
+    for name in (CONFIG, TOKENIZER_CONFIG, TOKENIZER):
         path = folder / name
         if not path.is_file():
             continue
@@ -72,6 +112,69 @@ def check_config(folder: Path, bytes_of_weights: int, required: bool = True) -> 
                     raise StoreError(
                         f"{path} has {key} {value:,}, but the weights have only {bytes_of_weights:,} bytes"
                     )
+
+
+def check_tokenizer(files: Iterable[Path]) -> None:
+    """Raise ``StoreError`` for a tokenizer that names files elsewhere, or that a few texts take out of its limits.
+
+    ``tokenizer.json`` is tried in another process: 10 CPU seconds and 1 GiB, and for each MiB of the file 2 seconds and
+    64 MiB more; 4 tokens per byte of a text. The result is kept by the file's content while the process lives.
+
+    Args:
+        files: Of the tokenizer; those that are not there are left out.
+    """
+    for path in files:
+        if path.name == TOKENIZER_CONFIG and path.is_file():
+            for key, value in _texts(json.loads(path.read_text(encoding="utf-8"))):
+                name = key.rpartition(".")[2]
+                outside = PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts or "\\" in value
+                if name.endswith(("_file", "_files")) and name not in UNREAD and outside:
+                    raise StoreError(f"{path} has {key} {value!r}, a file outside its folder")
+        if path.name == TOKENIZER and path.is_file() and (reason := _try_tokenizer(path, file_hash(path))):
+            raise StoreError(f"{path} cannot be used: {reason}")
+
+
+_tried: dict[str, str] = {}  # hash of a tokenizer.json -> what is wrong with it, or an empty text
+
+
+def _try_tokenizer(path: Path, content: str) -> str:
+    """Return what is wrong with a ``tokenizer.json``, or an empty text."""
+    if content not in _tried:
+        megabytes = path.stat().st_size >> 20
+        cpu, memory = CPU_SECONDS + 2 * megabytes, MEMORY + (megabytes << 26)
+        words = [sys.executable, "-c", PROBE, str(path), *map(str, (cpu, memory, IDS_PER_BYTE, MORE_IDS))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+        environment |= {"TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
+        limits = f"more than {cpu} CPU seconds or {memory >> 20} MiB"
+        try:
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=WALL_SECONDS + cpu)
+        except subprocess.TimeoutExpired:
+            _tried[content] = f"a few short texts take it {limits}"
+        else:
+            said = (done.stderr.strip().splitlines() or [""])[-1]
+            failed = f"a few short texts take it {limits}" if done.returncode < 0 or "MemoryError" in said else said
+            _tried[content] = failed[:300] if done.returncode else ""
+    return _tried[content]
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts of nested JSON with their keys; items of a list have the list's."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise ``StoreError`` naming the first tensor with a value that is NaN or infinite."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise StoreError(f"{count:,} of the {tensor.numel():,} weights {name!r} are NaN or infinite")
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:

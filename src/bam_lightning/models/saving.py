@@ -13,7 +13,7 @@ from bam_lightning.config.exceptions import ConfigError, StoreError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.models.adapters import add_adapters
 from bam_lightning.models.encoder import Encoder, check_vocabulary, from_folder, from_path, from_target, load_tokenizer
-from bam_lightning.models.safe_loading import check_config, shapes
+from bam_lightning.models.safe_loading import check_config, check_finite, shapes
 from bam_lightning.store.run_dir import MANIFEST, WEIGHTS, RunFolder
 
 ENCODER = "encoder"
@@ -104,6 +104,10 @@ def load_encoder(
     except ValueError as error:
         raise StoreError(f"{run.path}: its encoder cannot be built: {error}; {run.remedy}") from error
     state = load_file(weights)
+    try:
+        check_finite(state.items())
+    except StoreError as error:
+        raise StoreError(f"{weights}: {error}, so it predicts nothing; train it again with other options") from error
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     missing, unexpected = encoder.load_state_dict(own, strict=False)
     if encoder.adapters and encoder.base is not None:

@@ -51,12 +51,13 @@ from bam_lightning.store.run_store import load_logits
 from bam_lightning.training.callbacks import History, Progress, RunCheckpoint, last_checkpoint
 from bam_lightning.training.datamodule import ExamplesDataModule
 from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns
-from bam_lightning.training.lightning import localize, rank_zero_info
+from bam_lightning.training.lightning import localize, pl, rank_zero_info
 from bam_lightning.training.loggers import finish, log_end, make_loggers
 from bam_lightning.training.masked_lm import TASK, MaskedModule, TokenMasker, make_tokenizer
 from bam_lightning.training.module import BamModule
 from bam_lightning.training.optimizer import BertAdam
 from bam_lightning.training.plain import from_plain
+from bam_lightning.training.schedules import Schedule
 from bam_lightning.training.trainer import check_devices, check_flags, make_trainer
 
 
@@ -76,9 +77,9 @@ def check_trainable(config: Config) -> None:
     if config.run.compile and not hardware.on_gpu(config.trainer):
         raise ConfigError("run.compile=true is for GPUs; on a CPU layers are fused already, so leave it out")
     for name, section in config.callbacks.items():
-        instantiate(f"callbacks.{name}", {**section, "_target_": localize(str(section.get("_target_")))})
+        instantiate(f"callbacks.{name}", {**section, "_target_": localize(str(section.get("_target_")))}, pl.Callback)
     for name, task in config.suite.trained().items():
-        instantiate(f"suite.tasks.{name}.head", {"width": 8, **task.head.arguments()})
+        instantiate(f"suite.tasks.{name}.head", {"width": 8, **task.head.arguments()}, Head)
 
 
 @raise_on_signal()
@@ -149,7 +150,7 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
     callbacks = [history, checkpoints, Progress(context.listener)]
     for name, section in config.callbacks.items():
         target = localize(str(section.get("_target_")))
-        callbacks.append(instantiate(f"callbacks.{name}", {**section, "_target_": target}))
+        callbacks.append(instantiate(f"callbacks.{name}", {**section, "_target_": target}, pl.Callback))
     settings = replace(settings, extra={**_validation(run, config, prepared), **settings.extra})
     if run.kind is StageKind.pretrain and settings.strategy == "fsdp":
         settings = replace(settings, strategy="ddp")  # the encoder is small enough to be pretrained from scratch here
@@ -213,7 +214,9 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         examples = make_examples(split, tokenized(split))
         train[task] = examples._replace(**_teacher(run, context, task, split)._asdict())
         train[task].check_targets(task)
-    sampler: Sampler = instantiate("sampler", config.sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
+    sampler: Sampler = (
+        instantiate("sampler", config.sampler, Sampler) if len(train) > 1 else SizeProportionalSampler(1.0)
+    )
     dev = {}
     if config.run.validations:
         splits = {task: context.rows[task].dev for task in run.tasks}
@@ -235,7 +238,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         temperatures={task: config.suite.tasks[task].temperature for task in run.tasks},
         learning_rate=run.hyper.learning_rate,
         layerwise_decay=run.hyper.layerwise_decay,
-        annealing=instantiate("distillation.schedule", config.distillation.schedule),
+        annealing=instantiate("distillation.schedule", config.distillation.schedule, Schedule),
         optimizer=_optimizer(config),
         lr_schedule=optimization.lr_schedule.value,
         warmup=optimization.warmup,
@@ -254,7 +257,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
 def _optimizer(config: Config) -> Any:
     settings = config.optimization
     if settings.optimizer:
-        return from_plain("optimization.optimizer", settings.optimizer, None, partial=True)
+        return from_plain("optimization.optimizer", settings.optimizer, None, torch.optim.Optimizer, partial=True)
     kind = torch.optim.AdamW if settings.bias_correction else BertAdam
     fused = config.trainer.precision != "16-mixed"  # a fused step unscales gradients after they were clipped
     return partial(kind, eps=settings.epsilon, fused=fused)
@@ -306,7 +309,7 @@ def _heads(
         settings = config.suite.tasks[task].head.arguments()
         if rows is not None:
             settings = balanced_head(settings, rows[task].train.labels)
-        heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings})
+        heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings}, Head)
         if task in kept:
             heads[task].load_state_dict(kept[task])
     return heads
@@ -325,7 +328,7 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
     weights = run.teacher_weights.get(task, (1.0,) * len(columns))
     with torch.random.fork_rng(devices=[]):  # the weights of the Run's own heads are drawn later
         head = instantiate(
-            f"suite.tasks.{task}.head", {"width": 1, **context.config.suite.tasks[task].head.arguments()}
+            f"suite.tasks.{task}.head", {"width": 1, **context.config.suite.tasks[task].head.arguments()}, Head
         )
     return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head)
 

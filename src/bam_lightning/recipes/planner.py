@@ -36,6 +36,7 @@ from bam_lightning.store.run_spec import (
     run_spec,
     to_json,
 )
+from bam_lightning.training.schedules import Schedule
 
 LARGEST = 2**31 - 1  # most examples of a Run; its stream takes 4 bytes for each
 OTHER_SEED = 1000  # added to the seed of a rejected teacher; larger than any ensemble, whose seeds are successive
@@ -43,9 +44,9 @@ OTHER_SEED = 1000  # added to the seed of a rejected teacher; larger than any en
 
 def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
     """Return the recipe's Runs, each after those it needs (section 3.2: teachers first, then the student)."""
-    sampler: Sampler = instantiate("sampler", config.sampler)
+    sampler: Sampler = instantiate("sampler", config.sampler, Sampler)
     if config.distillation.schedule:
-        instantiate("distillation.schedule", config.distillation.schedule)
+        instantiate("distillation.schedule", config.distillation.schedule, Schedule)
     stages = all_stages(config)
     shared, taught_by = shared_stages(stages), {s.teacher for s in stages.values()}
     done: dict[str, list[Run]] = {}

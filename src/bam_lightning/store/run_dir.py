@@ -33,7 +33,7 @@ class RunFolder:
 
         Raises:
             StorePathError: If there is no manifest.
-            StoreError: If it cannot be read.
+            StoreError: If it cannot be read, or was edited.
         """
         path = self.path / MANIFEST
         if not path.is_file():
@@ -48,7 +48,9 @@ class RunFolder:
             files = manifest.get("files", {})
             if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
                 raise StoreError("files is no mapping of names to hashes")
-        except (ValueError, RecursionError) as error:
+            if DIGEST in manifest and manifest[DIGEST] != manifest_digest(manifest):
+                raise StoreError("it was edited after the Run had finished")
+        except (ValueError, RecursionError, OSError) as error:
             raise StoreError(f"{path} is damaged ({error}); {self.remedy}") from error
         return manifest
 
@@ -82,6 +84,12 @@ class RunFolder:
                 f"{path} is damaged: its hash is {actual[:12]}, the manifest says {expected[:12]}; {self.remedy}"
             )
         return path
+
+    def check_links(self) -> None:
+        """Raise ``StoreError`` for a link anywhere in the folder that leads out of it, also of a file not in use."""
+        for path in self.path.rglob("*"):
+            if path.is_symlink():
+                self._check_inside(path)
 
     def _check_inside(self, path: Path) -> None:
         """Raise ``StoreError`` if a link leads out of the folder; the hub's cache may link to its ``blobs``."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
 from bam_lightning.config.data_config import DataConfig, EncoderConfig, HeadConfig, TaskConfig
-from bam_lightning.config.instantiate import source_fingerprint
+from bam_lightning.config.instantiate import source_fingerprint, targets
 from bam_lightning.config.job_config import Config, Hyperparameters, OptimizationConfig, StageKind
 
 ALGORITHM = 4  # raised when the same Run would come out with other weights; old Runs are then not found again
@@ -254,23 +254,13 @@ def training_flags(config: Config) -> dict[str, Any]:
         flags |= {"validations": config.run.validations, "log_every_n_steps": config.trainer.log_every_n_steps}
     sources = {
         target: fingerprint
-        for target in _targets(
+        for target in targets(
             [config.optimization.optimizer, config.sampler, config.distillation.schedule, vars(config.encoder)]
         )
-        if (fingerprint := source_fingerprint(target))
+        if (fingerprint := source_fingerprint(str(target)))
     }
     found = {"trainer": flags, "callbacks": callbacks, "sources": sources}
     return {name: value for name, value in found.items() if value}
-
-
-def _targets(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("_target_"), str):
-            yield value["_target_"]
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _targets(item)
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bam_lightning.config.instantiate import instantiate
+from bam_lightning.config.instantiate import instantiate, locate
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.config.wandb_server import online
 from bam_lightning.store.run_spec import Run, to_json
-from bam_lightning.training.lightning import localize
-from bam_lightning.training.plain import locate
+from bam_lightning.training.lightning import localize, pl
 
 STEP = "trainer/global_step"  # as Lightning's WandbLogger calls it
 
@@ -27,13 +26,13 @@ def make_loggers(run: Run, config: Config, output: Path) -> list[Any]:
     A logger of ``also`` gets ``save_dir``, ``name`` and ``version`` if it has these parameters and they are not set.
     """
     first = _make_logger(run, config, output)
-    loggers = [] if first is None else [first]
+    loggers, base = [] if first is None else [first], pl.loggers.Logger
     for key, section in config.logger.also.items():
         target = localize(str(section.get("_target_")))
         given = {"save_dir": str(output / key), "name": f"{run.label.replace('/', '-')}-{run.id}", "version": ""}
-        known = inspect.signature(locate(f"logger.also.{key}", target).__init__).parameters
+        known = inspect.signature(locate(f"logger.also.{key}", target, base)).parameters
         options = {name: value for name, value in given.items() if name in known}
-        loggers.append(instantiate(f"logger.also.{key}", {**options, **section, "_target_": target}))
+        loggers.append(instantiate(f"logger.also.{key}", {**options, **section, "_target_": target}, base))
     return loggers
 
 

@@ -26,10 +26,9 @@ from bam_lightning.training.distillation import example_losses
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
-from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing
+from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing, Schedule
 from bam_lightning.training.spec import build_model, save_folder
 
-Schedule = Callable[[float], float]
 SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
 LOW_PRECISION = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
@@ -71,7 +70,7 @@ class BamModule(pl.LightningModule):
         model: MultiTaskModel | None = None,
         learning_rate: float = 1e-4,
         layerwise_decay: float = 1.0,
-        annealing: Schedule | Mapping[str, Any] | None = None,
+        annealing: Callable[[float], float] | Mapping[str, Any] | None = None,
         optimizer: Callable[[Any], torch.optim.Optimizer] | Mapping[str, Any] | None = None,
         lr_schedule: str = "linear",
         warmup: float = 0.1,
@@ -94,8 +93,8 @@ class BamModule(pl.LightningModule):
         assert spec is None or isinstance(spec, Mapping)
         self.model = model
         self.spec = None if spec is None else dict(spec)
-        self.annealing: Schedule = from_plain("annealing", annealing, LinearAnnealing())
-        self.optimizer_factory = from_plain("optimizer", optimizer, None, partial=True)
+        self.annealing: Callable[[float], float] = from_plain("annealing", annealing, LinearAnnealing(), Schedule)
+        self.optimizer_factory = from_plain("optimizer", optimizer, None, torch.optim.Optimizer, partial=True)
         if lr_schedule not in LR_SCHEDULES:
             raise ConfigError(f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}, got {lr_schedule!r}")
         self.learning_rate, self.layerwise_decay = float(learning_rate), float(layerwise_decay)

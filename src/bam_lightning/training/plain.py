@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.config.instantiate import instantiate
+from bam_lightning.config.instantiate import instantiate, locate
+from bam_lightning.training.lightning import localize
 
 
 def to_plain(value: Any) -> Any:
@@ -41,13 +42,14 @@ def to_plain(value: Any) -> Any:
     return {"_target_": None}
 
 
-def from_plain(key: str, value: Any, default: Any, partial: bool = False) -> Any:
+def from_plain(key: str, value: Any, default: Any, base: type, partial: bool = False) -> Any:
     """Return the object that ``to_plain`` described; anything but a mapping is returned as it is.
 
     Args:
         key: what errors call the value.
         value: the object, its plain form, or ``None``.
         default: what ``None`` stands for.
+        base: the class of what belongs in this place; see ``instantiate``.
         partial: whether the target is to be called later, with one more argument in front.
 
     Raises:
@@ -61,21 +63,9 @@ def from_plain(key: str, value: Any, default: Any, partial: bool = False) -> Any
     if "_target_" in arguments and arguments["_target_"] is None:
         raise ConfigError(f"{key} of this checkpoint has no _target_ form; pass it again, as in {key}=...")
     if partial or value.get("_partial_"):
-        target = locate(key, arguments.pop("_target_"))
+        target = locate(key, localize(str(arguments.pop("_target_", None))), base)
         return partially(target, **arguments)
-    return instantiate(key, arguments)
-
-
-def locate(key: str, target: str) -> Any:
-    """Return what a dotted name stands for."""
-    from hydra.utils import get_object
-
-    from bam_lightning.training.lightning import localize
-
-    try:
-        return get_object(localize(target))
-    except Exception as error:
-        raise ConfigError(f"{key}._target_ names {target!r}, which cannot be imported: {error}") from error
+    return instantiate(key, arguments, base)
 
 
 def _importable(value: Any) -> bool:

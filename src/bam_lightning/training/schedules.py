@@ -5,7 +5,22 @@ Two families: ``lam``, the weight of the gold label (section 3.2), and the facto
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+
+class Schedule(ABC):
+    """lam, the weight of gold, over ``progress``. Any class with ``__call__(self, progress)`` counts as a subclass."""
+
+    @abstractmethod
+    def __call__(self, progress: float) -> float:
+        """Return lam in [0, 1] at ``progress``."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        call = getattr(other, "__call__", None)  # noqa: B004
+        return inspect.isfunction(call) and len(inspect.signature(call).parameters) == 2
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.data.tokenization import LONGEST_FIRST
 from bam_lightning.models.adapters import adapt
-from bam_lightning.models.encoder import Encoder, check_length, from_config, from_target
+from bam_lightning.models.encoder import Encoder, check_length, from_config, from_target, load_tokenizer
 from bam_lightning.models.heads import Head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import ENCODER, save_state
 from bam_lightning.store.atomic_io import apply_umask, translate_os_errors, write_text
 from bam_lightning.store.provenance import versions
-from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS, file_hash
+from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, WEIGHTS, RunFolder, file_hash
 
 VERSION = 1
 
@@ -57,7 +57,9 @@ def build_head(task: str, config: Any, width: int) -> Head:
     """Return a head from its ``_target_`` form, or from a function of the encoder's width."""
     if config is None:
         raise ConfigError(f"the head of task {task!r} was made by a function without a _target_ form; give one")
-    head = config(width) if callable(config) else instantiate(f"head of task {task!r}", {"width": width, **config})
+    head = (
+        config(width) if callable(config) else instantiate(f"head of task {task!r}", {"width": width, **config}, Head)
+    )
     if not isinstance(head, Head):
         raise ConfigError(f"head of task {task!r} must be a bam_lightning.Head, got {type(head).__name__}")
     return head
@@ -86,12 +88,10 @@ def tokenizer_files(tokenizer: Any) -> dict[str, str]:
 
 def load_tokenizer_files(files: Mapping[str, str]) -> Any:
     """Return the tokenizer that ``tokenizer_files`` saved."""
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / Path(name).name).write_bytes(base64.b64decode(content))
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return load_tokenizer(folder)
 
 
 def save_folder(
@@ -116,6 +116,7 @@ def save_folder(
             raise ConfigError(f"the head of task {task!r} was made by a function without a _target_ form; give one")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
         raise OutputExistsError(f"{folder} is or holds something else; give a new folder")
+    RunFolder(folder, "give a new folder").check_links()
     with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)  # written last: a folder with one is whole
