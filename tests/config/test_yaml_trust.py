@@ -40,9 +40,16 @@ def write(folder, text, name="task/other.yaml"):
     return path
 
 
-@pytest.mark.parametrize("section", ["callbacks: {x: EVIL}", "launcher: {_target_: subprocess.Popen}", "sweeper: {_target_: subprocess.Popen}",
+SECTIONS = [
+    "callbacks: {x: EVIL}",
+    "launcher: {_target_: subprocess.Popen}",
+    "sweeper: {_target_: subprocess.Popen}",
     "sweeper: {_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper, params: {x: EVIL}}",
-    "job_logging: {handlers: {x: {(): subprocess.Popen, args: [touch, pwned]}}}"])  # fmt: skip
+    "job_logging: {handlers: {x: {(): subprocess.Popen, args: [touch, pwned]}}}",
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_task_files_defaults_cannot_have_hydra_call_anything(theirs, section):
     write(theirs, TASK.format(package="_group_", more="/evil@_global_: any, ").replace("# @package _group_\n", ""))
     write(theirs, f"hydra: {{{section.replace('EVIL', EVIL)}}}", "evil/any.yaml")

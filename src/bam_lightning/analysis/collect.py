@@ -1,7 +1,8 @@
 """Collect the rows of a table from a store: which jobs belong together, and what each seed scored.
 
 Jobs of one row may differ in their seeds only. Jobs with other data, settings, code, precision or teachers are another
-variant, which is left out and named. Differences in hardware are named too, but do not separate jobs.
+variant, which is left out and named. Differences in hardware and in other packages are named too, but do not separate
+jobs.
 
 Imports no torch."""
 
@@ -260,9 +261,16 @@ def _drop_nan(row: Row, manifests: _Manifests) -> None:
 
 
 def _note_hardware(rows: Sequence[Row], manifests: _Manifests) -> None:
-    """Note where the seeds of a row, or two rows, were trained on different hardware."""
+    """Note where the seeds of a row, or two rows, were trained on different hardware or with other packages."""
     first = rows[0]
-    for name in HARDWARE:
+    for row in rows:
+        for job in row.jobs:
+            changes = [change for run_id in job.runs for change in manifests[run_id].get("resumed_under_others", [])]
+            if changes:
+                row.notes.append(f"seed {job.seed}: resumed under other conditions: {'; '.join(changes)}")
+    last = [run_id for row in rows for job in row.jobs for run_id in job.last]
+    packages = {name for run_id in last for name in _versions(manifests, run_id)}
+    for name in (*HARDWARE, *sorted(packages - set(CODE))):
         title = name.replace("_", " ")
         reference = _by_hardware(first, name, manifests)
         for row in rows:
@@ -278,9 +286,18 @@ def _by_hardware(row: Row, name: str, manifests: _Manifests) -> dict[str, list[i
     """Return value of a hardware field -> seeds whose last stage was trained with it."""
     seeds: dict[str, list[int]] = {}
     for job in row.jobs:
-        value = _join({manifests[run_id].get(name, "unknown") for run_id in job.last})
+        value = _join({_condition(manifests, run_id, name) for run_id in job.last})
         seeds.setdefault(value, []).append(job.seed)
     return seeds
+
+
+def _condition(manifests: _Manifests, run_id: str, name: str) -> Any:
+    return (manifests[run_id] if name in HARDWARE else _versions(manifests, run_id)).get(name, "unknown")
+
+
+def _versions(manifests: _Manifests, run_id: str) -> dict[str, str]:
+    versions: dict[str, str] = manifests[run_id]["versions"]
+    return versions
 
 
 def _spans(seeds: Iterable[int]) -> str:

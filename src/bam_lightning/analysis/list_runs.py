@@ -20,6 +20,7 @@ from bam_lightning.store.cleanup import (
     STATES,
     RunEntry,
     delete,
+    delete_damaged,
     delete_records,
     entries,
     unused,
@@ -163,8 +164,7 @@ def _delete(store: Store, options: RunsOptions) -> int:
     size = _bytes(sum(entry.size for entry in runs))
     if not _confirm(f"delete these {len(runs)} Runs, {size}{files}?", options.yes):
         return 1
-    for path in records:
-        path.unlink(missing_ok=True)
+    delete_damaged(records)
     still = {entry.id for entry in _runs_to_delete(store, options)}  # a job may have asked for one meanwhile
     deleted = [entry for entry in runs if entry.id in still and delete(store, entry.id)]
     needed = len(runs) - len(deleted)

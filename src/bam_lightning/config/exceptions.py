@@ -50,5 +50,9 @@ class StorePathError(StoreError, FileNotFoundError):
     """A Run, a saved model or one of its files does not exist."""
 
 
+class StoreAccessError(StoreError):
+    """A store that belongs to another user, who lets nobody else read it."""
+
+
 class OutputExistsError(ConfigError, FileExistsError):
     """A file or folder to be written exists already."""

@@ -42,7 +42,7 @@ from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder, save_state
 from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
-from bam_lightning.recipes.manifest import make_manifest
+from bam_lightning.recipes.manifest import conditions, make_manifest
 from bam_lightning.recipes.planner import required_predictions
 from bam_lightning.recipes.teachers import column_named
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
@@ -101,7 +101,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         prepared = prepare_run(run, context)
         folder = context.store.staging_dir(run.id)
         loggers = make_loggers(run, context.config, context.output) if context.is_rank_zero else []
-        seconds, history = _fit(run, context, prepared, folder, loggers)
+        checkpoints, history = _fit(run, context, prepared, folder, loggers)
         if run.kind is StageKind.finetune:
             if context.is_rank_zero:
                 context.store.delete_predictions(run.id)
@@ -120,9 +120,11 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         about = save_state(folder, state, encoder, prepared.tokenizer)
     if (reason := encoder.refusal()) is not None:
         about["padded"] = reason
+    if checkpoints.changes:
+        about["resumed_under_others"] = checkpoints.changes
     write_text(folder / "history.json", json.dumps(history.rows))
     write_text(folder / "dev_scores.json", json.dumps(history.scores))
-    manifest = {**make_manifest(run, context, seconds, prepared.tokens, scores, _count(state)), **about}
+    manifest = {**make_manifest(run, context, checkpoints.seconds, prepared.tokens, scores, _count(state)), **about}
     for logger in loggers:
         log_end(logger, manifest)
         finish(logger)
@@ -141,10 +143,13 @@ def prepare_run(run: Run, context: Context) -> Prepared:
     return (_pretraining if run.kind is StageKind.pretrain else _finetuning)(run, context)
 
 
-def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: Sequence[Any]) -> tuple[float, History]:
+def _fit(
+    run: Run, context: Context, prepared: Prepared, folder: Path, loggers: Sequence[Any]
+) -> tuple[RunCheckpoint, History]:
     config, listener = context.config, SignalListener()
     settings = config.trainer
-    checkpoints = RunCheckpoint(folder, config.run.checkpoint_minutes, config.run.checkpoint_steps, listener)
+    every = config.run.checkpoint_minutes, config.run.checkpoint_steps
+    checkpoints = RunCheckpoint(folder, *every, listener, conditions(config))
     history = History()
     # history first, so that a checkpoint holds the row of its own step
     callbacks = [history, checkpoints, Progress(context.listener)]
@@ -166,7 +171,7 @@ def _fit(run: Run, context: Context, prepared: Prepared, folder: Path, loggers: 
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed Run goes on in its folder
         trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=saved, weights_only=True)
     assert trainer.global_step == run.steps
-    return checkpoints.seconds, history
+    return checkpoints, history
 
 
 def _check_unchanged(run: Run, config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.job_config import Config
 from bam_lightning.models import hardware
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.teachers import column_named
@@ -51,6 +52,13 @@ def make_manifest(
         "spec": dict(run.spec),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
+        **conditions(config),
+    }
+
+
+def conditions(config: Config) -> dict[str, Any]:
+    """Return what may make the same Run come out otherwise, by rounding: hardware, processes and versions."""
+    return {
         "device": hardware.device_name(config.trainer),
         "device_kind": "cuda" if hardware.on_gpu(config.trainer) else "cpu",
         "precision": hardware.precision(config.trainer),

@@ -63,5 +63,7 @@ def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
 
 def decode_logits(task: str, logits: Any, config: Config) -> NDArray[np.generic]:
     """Return predictions of a task's logits in the shape and units of its labels; see ``Head.decode``."""
-    head: Head = instantiate(f"suite.tasks.{task}.head", {"width": 1, **config.suite.tasks[task].head.arguments()}, Head)
+    head: Head = instantiate(
+        f"suite.tasks.{task}.head", {"width": 1, **config.suite.tasks[task].head.arguments()}, Head
+    )
     return decode(head, logits)

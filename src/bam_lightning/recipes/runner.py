@@ -9,7 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from filelock import Timeout
 from bam_lightning.analysis import job_report
 from bam_lightning.analysis.terminal import View, show
 from bam_lightning.config.data_config import EncoderConfig, PretrainingConfig
-from bam_lightning.config.exceptions import ConfigError, TeacherError, TrainingError
+from bam_lightning.config.exceptions import ConfigError, StoreError, TeacherError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.job_config import Config, all_stages, for_stage
 from bam_lightning.config.recheck import recheck
@@ -38,7 +38,7 @@ from bam_lightning.recipes.job_file import save_job
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
-from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.atomic_io import delete_abandoned, write_text
 from bam_lightning.store.run_spec import COLUMN, TRAIN, DataSummary, EncoderSummary, PredictionRequest, Run
 from bam_lightning.store.run_store import Store
 
@@ -82,6 +82,8 @@ def plan_recipe(
 ) -> tuple[Context, DataSummary, list[Run]]:
     """Read and check the data, and plan and print the Runs; return them with what they share."""
     store = Store(config.paths.store)
+    for folder in (store.root, Path(config.paths.cache).expanduser()):
+        delete_abandoned(folder)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
     facts, runs = _plan(config, rows, facts, store)
@@ -123,6 +125,8 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
     """
     store, config = context.store, context.config
     record = job_records.make_record(config, runs, facts, context.output)
+    held = ExitStack()
+    _hold(held, store, record)
     job_records.save_record(store, record, job_records.RUNNING)
     view.start([run for run in runs if not store.finished(run.id)])
     try:
@@ -144,6 +148,7 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
                 view.say(f"{reason}; another seed teaches in its place")
             job_records.delete_record(store, record)
             record = job_records.make_record(config, runs, facts, context.output)
+            _hold(held, store, record)
             job_records.save_record(store, record, job_records.RUNNING)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
@@ -157,8 +162,16 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
         raise
     finally:
         view.close()
+        held.close()
     job_records.save_record(store, record, job_records.FINISHED)
     return runs
+
+
+def _hold(held: ExitStack, store: Store, record: job_records.JobRecord) -> None:
+    """Hold a job's lock in place of the one before, so that no list calls the job stopped while it trains."""
+    held.close()
+    with suppress(Timeout, StoreError):  # the same job runs twice, or the store may only be read
+        held.enter_context(job_records.job_lock(store, record).acquire())
 
 
 def _train_others(runs: Sequence[Run], context: Context, view: View) -> None:
@@ -349,6 +362,7 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
                 if teachers.rejected_teachers([run], context.config, context.rows, context.store):
                     return False
         if len(open_runs) == before:
+            _check_obtainable(open_runs, context.store)
             if not waits:
                 view.say(f"waits for {', '.join(run.label for run in open_runs)}, which another process is training")
             waits = True
@@ -358,9 +372,23 @@ def _train(runs: Sequence[Run], context: Context, view: View) -> bool:
     return True
 
 
+def _check_obtainable(runs: Sequence[Run], store: Store) -> None:
+    """Raise ``StoreError`` if a Run needs another that is gone and that nobody trains; else the wait has no end."""
+    waiting = {run.id for run in runs}
+    for run in runs:
+        for need in run.dependencies:
+            if need not in waiting and not store.finished(need) and not store.locked(need):
+                raise StoreError(
+                    f"{run.label} needs Run {need}, which is no longer in {store.root} and which no process trains; "
+                    "if this recipe trains it, the same command does so again, else name another teacher"
+                )
+
+
 def _ensure_run(run: Run, context: Context, view: View) -> bool:
     """Make sure that the store has a Run and its predictions; return ``False`` if another process holds its lock."""
     store = context.store
+    if store.finished(run.id) and not _missing(run.id, required_predictions(run, context.config), context):
+        return True  # also in a store that this user may only read
     try:
         with store.lock(run.id).acquire():
             if not store.finished(run.id):
@@ -382,13 +410,18 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
     return True
 
 
-def _backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], context: Context, view: View) -> None:
-    """Predict with a finished Run what is missing: it was not a teacher when it was trained, or rows were added."""
-    missing = [
+def _missing(run_id: str, requests: Sequence[PredictionRequest], context: Context) -> list[PredictionRequest]:
+    """Return the requests whose predictions the store does not have."""
+    return [
         request
         for request in requests
         if not context.store.has_predictions(run_id, request.task, request.split, context.rows_of(request).keys)
     ]
+
+
+def _backfill_predictions(run_id: str, requests: Sequence[PredictionRequest], context: Context, view: View) -> None:
+    """Predict with a finished Run what is missing: it was not a teacher when it was trained, or rows were added."""
+    missing = _missing(run_id, requests, context)
     if not missing:
         return
     from bam_lightning.recipes.fit import backfill_predictions

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bam_lightning.config.exceptions import BamError, StoreError
+from bam_lightning.config.exceptions import BamError, StoreAccessError, StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH = ("write", "Write", "iostream", "unexpected pos")  # words in torch's messages about a file it could not write
@@ -92,6 +92,18 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH):
             raise
         raise WriteError(f"{explain(path, error)}. What was finished is kept, and the same command goes on") from error
+
+
+@contextmanager
+def translate_read_errors(path: Path) -> Iterator[None]:
+    """Turn a refusal to read ``path`` into a ``StoreAccessError``; it is no damage, which could be deleted."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreAccessError(
+            f"cannot read {path} ({error.strerror}): it may be another user's; ask for the right to read it (chmod), "
+            "or give another store"
+        ) from error
 
 
 def explain(path: Path, error: BaseException) -> str:

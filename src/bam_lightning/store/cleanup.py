@@ -15,7 +15,8 @@ from typing import Any
 
 from filelock import Timeout
 
-from bam_lightning.config.exceptions import StoreError
+from bam_lightning.config.exceptions import StoreAccessError, StoreError
+from bam_lightning.store.atomic_io import translate_os_errors
 from bam_lightning.store.job_records import FOLDER, RUNNING, JobRecord
 from bam_lightning.store.run_store import Store
 
@@ -76,6 +77,8 @@ def verify(store: Store, run_id: str) -> str | None:
         for path in sorted((store.root / "outputs" / run_id).glob("*.safetensors")):
             task, split = path.name.rsplit(".", 2)[:2]
             store.read_predictions(run_id, task, split)
+    except StoreAccessError:
+        raise
     except (ValueError, OSError) as error:
         return str(error)
     return None
@@ -86,6 +89,8 @@ def _manifest(store: Store, run_id: str) -> dict[str, Any] | None:
     try:
         manifest = store.manifest(run_id)
         datetime.fromisoformat(manifest["finished"])
+    except StoreAccessError:
+        raise
     except (ValueError, OSError):
         return None
     return manifest
@@ -114,7 +119,7 @@ def _score(manifest: Mapping[str, Any]) -> float | None:
     scores = []
     for task, values in manifest["metrics"].items():
         metric = tasks[task].get("metric") if isinstance(tasks, dict) and isinstance(tasks.get(task), dict) else None
-        scores.append(values.get(metric, math.nan))
+        scores.append(values.get(str(metric), math.nan))
     return 100 * statistics.fmean(scores) if scores else None
 
 
@@ -189,6 +194,20 @@ def delete_records(store: Store, jobs: Iterable[JobRecord]) -> None:
         )
     for job in jobs:
         (store.root / FOLDER / f"{job.id}.json").unlink(missing_ok=True)
+
+
+def delete_damaged(paths: Iterable[Path]) -> None:
+    """Delete what lies among the records of jobs and is none: files, links and folders.
+
+    Raises:
+        StoreError: If one cannot be deleted.
+    """
+    for path in paths:
+        with translate_os_errors(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _size(folders: Iterable[Path]) -> int:

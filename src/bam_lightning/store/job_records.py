@@ -20,6 +20,7 @@ from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.job_config import Config, for_stage, shared_stages
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.json_schema import check_fields
+from bam_lightning.store.lock import RunLock
 from bam_lightning.store.run_spec import DataSummary, Run, to_json
 from bam_lightning.store.run_store import Store
 
@@ -217,17 +218,26 @@ def _current_state(store: Store, job: JobRecord) -> JobRecord:
     return job
 
 
+def job_lock(store: Store, job: JobRecord) -> RunLock:
+    """Return the lock that a running job holds, so that it is seen from other machines and containers."""
+    return store.lock(f"job-{job.id}")
+
+
 def _is_running(store: Store, job: JobRecord) -> bool:
-    """Return whether the job's process is alive; for a job on another machine, whether one of its Runs is locked."""
-    if job.host == socket.gethostname():
-        return _is_alive(job.pid)
-    return any(store.locked(run_id) for run_id in job.runs if not store.finished(run_id))
+    """Return whether a process holds the job's lock or that of one of its Runs, or the process it names is alive."""
+    if job.host == socket.gethostname() and _is_alive(job.pid):
+        return True  # also where the store cannot be written, so that locks cannot be tried
+    return store.locked(f"job-{job.id}") or any(
+        store.locked(run_id) for run_id in job.runs if not store.finished(run_id)
+    )
 
 
 def _is_alive(pid: int) -> bool:
+    if pid < 1:  # a group of processes to the kernel
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # alive, and another user's
         pass

@@ -84,21 +84,26 @@ class RunLock:
         self._lock.release()
 
     def held(self) -> bool:
-        """Return whether a process holds the lock; False if that cannot be determined."""
+        """Return whether a process holds the lock; in a store that cannot be written, whether one did lately."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._lock.acquire(timeout=0)
         except Timeout:
             return True
-        except (OSError, NotImplementedError):  # a read-only store
-            return False
+        except (OSError, NotImplementedError):  # a read-only store: the file that the holder touches must do
+            return self._fresh()
         try:
-            return self.held_elsewhere() and abs(time.time() - self.holder.stat().st_mtime) < 10 * DEAD_SECONDS
-        except OSError:
-            return False
+            return self.held_elsewhere() and self._fresh()
         finally:
             self._lock.release()
+
+    def _fresh(self) -> bool:
+        """Return whether the holder's file was touched of late, by clocks that may differ by minutes."""
+        try:
+            return abs(time.time() - self.holder.stat().st_mtime) < 10 * DEAD_SECONDS
+        except OSError:
+            return False
 
     def held_elsewhere(self) -> bool:
         """Return whether a holder on another machine may be alive.

@@ -4,8 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
+from typing import Any
 
-PACKAGES = ("bam-lightning", "torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "numpy")
+PACKAGES = (
+    "bam-lightning",
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "torchmetrics",
+    "numpy",
+)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in what the conditions of two trainings differ, as ``name then (now)``; an empty text for nothing.
+
+    >>> differences({"threads": 4, "versions": {"torch": "2.9"}}, {"threads": 2, "versions": {"torch": "2.9"}})
+    'threads 4 (now 2)'
+    """
+    flat = [{**side, **side.get("versions", {}), "versions": None} for side in (before, now)]
+    names = [name for name in flat[0] if name in flat[1] and flat[0][name] != flat[1][name]]
+    return ", ".join(f"{name.replace('_', ' ')} {flat[0][name]} (now {flat[1][name]})" for name in names)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bam_lightning.config.exceptions import StoreError, StorePathError
+from bam_lightning.config.exceptions import StoreAccessError, StoreError, StorePathError
+from bam_lightning.store.atomic_io import translate_read_errors
 
 MANIFEST = "run.json"
 WEIGHTS = "model.safetensors"
@@ -42,7 +43,8 @@ class RunFolder:
         try:
             if path.stat().st_size > LARGEST_MANIFEST:
                 raise StoreError(f"more than {LARGEST_MANIFEST >> 20} MiB")
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            with translate_read_errors(path):
+                manifest = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(manifest, dict):
                 raise StoreError("not a JSON object")
             files = manifest.get("files", {})
@@ -50,6 +52,8 @@ class RunFolder:
                 raise StoreError("files is no mapping of names to hashes")
             if DIGEST in manifest and manifest[DIGEST] != manifest_digest(manifest):
                 raise StoreError("it was edited after the Run had finished")
+        except StoreAccessError:
+            raise
         except (ValueError, RecursionError, OSError) as error:
             raise StoreError(f"{path} is damaged ({error}); {self.remedy}") from error
         return manifest
@@ -78,7 +82,8 @@ class RunFolder:
         if expected is None or not path.is_file():
             raise StorePathError(f"{self.path} has no file {name!r}; {self.remedy}")
         self._check_inside(path)
-        actual = file_hash(path)
+        with translate_read_errors(path):
+            actual = file_hash(path)
         if actual != expected:
             raise StoreError(
                 f"{path} is damaged: its hash is {actual[:12]}, the manifest says {expected[:12]}; {self.remedy}"

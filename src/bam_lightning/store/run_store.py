@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from bam_lightning.store.atomic_io import (
     atomic_write,
     explain,
     translate_os_errors,
+    translate_read_errors,
     write_text,
 )
 from bam_lightning.store.json_schema import check_fields
@@ -64,9 +66,13 @@ class Store:
 
     def __init__(self, root: str | Path, create: bool = True) -> None:
         self.root = Path(root).expanduser().resolve()
-        if not create and not (self.root / "runs").is_dir():
-            raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as --store DIR")
-        self._check_format()
+        with translate_read_errors(self.root):
+            if not create and not (self.root / "runs").is_dir():
+                raise StorePathError(f"no store at {self.root}; give the paths.store of the jobs as --store DIR")
+            for folder in (self.root, self.root / "runs"):
+                if folder.is_dir():
+                    os.scandir(folder).close()  # glob would find nothing, without an error
+            self._check_format()
         if not create:
             return
         try:
@@ -122,7 +128,8 @@ class Store:
 
     def finished(self, run_id: str) -> bool:
         """Return whether the store has the finished Run."""
-        return (self.folder(run_id) / MANIFEST).is_file()
+        with translate_read_errors(self.folder(run_id)):
+            return (self.folder(run_id) / MANIFEST).is_file()
 
     def has_checkpoint(self, run_id: str) -> bool:
         """Return whether an unfinished Run has a checkpoint."""
@@ -233,8 +240,10 @@ class Store:
         from safetensors import SafetensorError, safe_open
 
         path = self.predictions_path(run_id, task, split)
-        if not path.is_file():
-            raise StorePathError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
+        with translate_read_errors(path):
+            if not path.is_file():
+                raise StorePathError(f"no predictions of Run {run_id} on {task!r} ({split}) at {path}; train it first")
+            path.open("rb").close()
         try:
             with safe_open(path, framework="numpy") as file:
                 names = {"keys", "logits", *file.keys()}  # one that is missing raises

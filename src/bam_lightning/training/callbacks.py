@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +15,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from bam_lightning.config.exceptions import StoreError
 from bam_lightning.config.signals import SignalListener, Stopped
 from bam_lightning.store.atomic_io import atomic_write, check_zip
-from bam_lightning.training.lightning import pl
+from bam_lightning.store.provenance import differences
+from bam_lightning.training.lightning import pl, rank_zero_info
 
 CHECKPOINT = "last.ckpt"
 
@@ -39,9 +40,18 @@ class RunCheckpoint(pl.Callback):
         minutes: between checkpoints.
         steps: between checkpoints; ``None``: by time only.
         listener: notes signals.
+        conditions: hardware and versions. A checkpoint begun under others goes on with a sentence.
     """
 
-    def __init__(self, folder: Path, minutes: float, steps: int | None, listener: SignalListener) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        steps: int | None,
+        listener: SignalListener,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.conditions, self.changes = dict(conditions or {}), list[str]()
         self.path = folder / CHECKPOINT
         self.minutes, self.steps, self.listener = minutes, steps, listener
         self.started = self.saved = time.monotonic()
@@ -78,11 +88,19 @@ class RunCheckpoint(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent, and whose checkpoint it is."""
-        return {"seconds": self.seconds, "run": self.path.parent.name}
+        about = {"conditions": self.conditions, "changes": self.changes}
+        return {"seconds": self.seconds, "run": self.path.parent.name, **about}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting; say what has changed since the checkpoint."""
         self.before = state_dict["seconds"]
+        self.changes = list(state_dict.get("changes", []))
+        if change := differences(state_dict.get("conditions", {}), self.conditions):
+            self.changes.append(change)
+            rank_zero_info(
+                f"Run {state_dict['run']} goes on from a checkpoint begun under other conditions: {change}; its "
+                "weights are those of an undisturbed Run up to rounding only"
+            )
 
 
 class History(pl.Callback):
