@@ -41,11 +41,11 @@ def of_one_text(rows: int, size: int) -> pa.Array:
 
 @pytest.fixture
 def dictionary_bomb(tmp_path) -> Path:
-    """40,000 rows of one text of 100,000 letters: 4 GB, in some kilobytes; plain strings to whoever reads it."""
+    """8,000 rows of one text of 100,000 letters: 800 MB, in some kilobytes; plain strings to whoever reads it."""
     path = tmp_path / "bomb.parquet"
     schema = pa.schema([("text", pa.string()), ("label", pa.int64())])
-    with parquet.ParquetWriter(path, schema, compression="zstd", write_batch_size=64) as writer:
-        for _ in range(100):
+    with parquet.ParquetWriter(path, schema, compression="zstd", write_batch_size=400) as writer:
+        for _ in range(20):
             writer.write_table(pa.table({"text": ["a" * 100_000] * 400, "label": [0] * 400}, schema))
     return path
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from bam_lightning.config.data_config import LARGEST
 from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.validation import check_choice, expand_path
 
@@ -27,6 +28,10 @@ WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 STREAM = "-"
 CHUNK_ROWS = 4_096
 LONGEST_FIELD = 1 << 20  # characters; a quote that is never closed must not swallow a whole file
+LONGEST_LINE = 64 << 20  # bytes, after decompression; a small file may hold a line of gigabytes
+LARGEST_JSON = 256 << 20  # bytes of a JSON array, which is read as a whole
+LARGEST_BATCH = 1 << 30  # bytes of the text in CHUNK_ROWS rows of Parquet
+EXPANSION, FREELY = 200, 1 << 30  # Parquet's text is at most so many times its file, or so many bytes
 SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
 DELIMITERS = (",", ";", "\t", "|")
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -126,7 +131,7 @@ class TableFile:
             return
         try:
             with self._open() as source:
-                counted = _CountedLines(self._lines(source))
+                counted = _CountedLines(self._lines(source, LARGEST_JSON if self.kind == "json" else LONGEST_LINE))
                 if self.kind == "jsonl":
                     yield from _json_lines(counted)
                 elif self.kind == "json":
@@ -167,8 +172,10 @@ class TableFile:
             raise DataPathError(f"no file {path}")
         return _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
 
-    def _lines(self, source: Iterable[bytes]) -> Iterator[str]:
-        for number, line in enumerate(source):
+    def _lines(self, source: Any, longest: int) -> Iterator[str]:
+        for number, line in enumerate(iter(lambda: source.readline(longest + 1), b"")):
+            if len(line) > longest:
+                raise DataError(f"{self.name}: line {number + 1} is longer than {longest >> 20} MiB; is it a table?")
             if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise DataError(f"{self.name} is UTF-16 text, not UTF-8; save it as UTF-8")
             yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
@@ -210,8 +217,15 @@ class TableFile:
         if not lines.peek(1).lstrip().startswith("["):
             yield from _json_lines(lines)
             return
+        parts: list[str] = []
+        for line in lines:
+            parts.append(line)
+            if lines.place > LARGEST_JSON:
+                raise DataError(
+                    f"{self.name}: a JSON array of more than {LARGEST_JSON >> 20} MiB; save it as JSON lines"
+                )
         try:
-            rows = json.loads("".join(lines), object_pairs_hook=_object)
+            rows = json.loads("".join(parts), object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{self.name} is not JSON: {_json_reason(error)}") from error
         for values in rows:
@@ -225,14 +239,23 @@ class TableFile:
         if not path.is_file():
             raise DataPathError(f"no file {path}")
         try:
-            with parquet.ParquetFile(path) as opened:
+            with parquet.ParquetFile(path, read_dictionary=_text_columns(path)) as opened:
+                _check_parquet_size(opened, path)
                 total, size, done = max(opened.metadata.num_rows, 1), path.stat().st_size, 0
                 names = opened.schema_arrow.names
                 self.columns[:] = names
                 if len(set(names)) < len(names):
                     raise DataError(f"two columns have one name: {', '.join(names)}; rename one")
+                first = text = 0  # row and bytes since then: readers take so many rows at a time
                 for batch in opened.iter_batches(CHUNK_ROWS):
                     batch.validate(full=True)
+                    first, text = (done, 0) if done - first >= CHUNK_ROWS else (first, text)
+                    text += sum(map(_expanded_bytes, batch.columns))
+                    if text > LARGEST_BATCH:
+                        raise DataError(
+                            f"rows {first:,} to {done + len(batch):,} hold {text >> 20:,} MiB of text, more than "
+                            f"{LARGEST_BATCH >> 20:,}; shorten the texts"
+                        )
                     for values in batch.to_pylist():
                         done += 1
                         yield Record(values, None, size * done // total)
@@ -441,15 +464,65 @@ def _is_utf8(text: str) -> bool:
 def _read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as opened:
+    with parquet.ParquetFile(path, read_dictionary=_text_columns(path)) as opened:
         names = list(opened.schema_arrow.names)
         existing = [column for column in expand_columns(wanted, names) if names.count(column) == 1]
+        _check_parquet_size(opened, path)
         table = opened.read(columns=existing)
+        table.validate(full=True)  # before a dictionary's offsets are used
+        _check_expansion(sum(_expanded_bytes(part) for column in table.columns for part in column.chunks), path)
+        plain = parquet.read_schema(path)
+        table = table.cast(pa.schema([plain.field(column) for column in table.column_names]))
         if not existing:
             table = pa.table({"": pa.nulls(opened.metadata.num_rows)}).select([])
         table = table.replace_schema_metadata(opened.schema_arrow.metadata)
     table.validate(full=True)  # damaged Parquet: invalid UTF-8, list offsets outside their values
     return Columns(table.select(existing), names)
+
+
+def _text_columns(path: Path) -> list[str]:
+    """Return the text columns of a Parquet file; read as dictionaries, a text of many rows is kept once."""
+    from pyarrow import parquet
+
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return [field.name for field in parquet.read_schema(path) if any(is_text(field.type) for is_text in text)]
+
+
+def _check_parquet_size(opened: Any, path: Path) -> None:
+    """Raise ``DataError`` for a small file that stands for too many rows, list items or bytes, before it is read."""
+    about = opened.metadata
+    values: dict[str, int] = {}
+    size = 0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            values[column.path_in_schema] = values.get(column.path_in_schema, 0) + column.num_values
+            size += column.total_uncompressed_size
+    most = max([about.num_rows, *values.values()])
+    if most > LARGEST:
+        raise DataError(f"{path} stands for {most:,} rows or items of lists, more than {LARGEST:,}; split it")
+    _check_expansion(size, path)
+
+
+def _expanded_bytes(column: Any) -> int:
+    """Return the bytes that an array of text takes once each row has its own; 0 for other types."""
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return 0
+    try:
+        lengths = pc.binary_length(column.dictionary)
+    except pa.ArrowNotImplementedError:  # categories that are numbers
+        return 0
+    return int(pc.sum(lengths.cast(pa.int64()).take(column.indices)).as_py() or 0)
+
+
+def _check_expansion(size: int, path: Path) -> None:
+    most = max(EXPANSION * path.stat().st_size, FREELY)
+    if size > most:
+        raise DataError(
+            f"{path} has {path.stat().st_size:,} bytes but stands for {size:,}, more than {most:,}; if its texts are "
+            "meant, save it as JSON lines"
+        )
 
 
 def read_error(error: Exception) -> str:
