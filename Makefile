@@ -6,7 +6,7 @@ FAST := config data metrics models store training
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-fast test-families test-slurm chaos bench lint types imports docs golden clean help
+.PHONY: install demo test test-fast test-families test-slurm chaos walk bench lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -31,6 +31,9 @@ test-families: install  ## 50 encoder families, each trained, resumed, saved and
 chaos: install  ## kill jobs 100 times at random moments, bit-equal to undisturbed ones; 2,000 random edits of files
 	PYTHONPATH=src $(BIN)/python tests/chaos.py
 	BAM_FUZZ_TRIES=2000 $(BIN)/python -m pytest tests/integration/test_fuzz.py tests/integration/test_fuzz_files.py
+
+walk: install  ## change every option in turn: the id of a Run changes, or a list says why not; before a release
+	PYTHONPATH=src $(BIN)/python tests/walk.py
 
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none
 	$(BIN)/python -m pytest -m slurm -rs tests/integration/test_slurm_cluster.py
