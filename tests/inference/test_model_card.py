@@ -9,6 +9,7 @@ from bam_lightning.config.compose import compose
 from bam_lightning.inference import model_card
 from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.recipes.runner import run_recipe
+from bam_lightning.store.run_dir import manifest_digest
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_strangers_label_names_are_text_and_no_markup(trained, tmp_path):
     folder = shutil.copytree(trained.store / "runs" / trained.id, tmp_path / "carried")
     manifest = json.loads((folder / "run.json").read_text())
     manifest["spec"]["tasks"]["rte"]["head"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
-    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
     text = model_card.make_card(read_model_info(find_model(str(folder))))
     assert "&lt;script>alert(1)&lt;/script>, a &#124; b" in text
     assert "<script" not in text

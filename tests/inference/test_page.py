@@ -9,6 +9,7 @@ import pytest
 
 import bam_lightning as bam
 from bam_lightning.inference.serving.page import FILE, policy
+from bam_lightning.store.run_dir import manifest_digest
 from conftest import serving
 
 HOSTILE = '<img src=x onerror="document.title=1"><b>yes</b>'
@@ -89,7 +90,7 @@ def hostile(trained, tmp_path_factory):
     folder = bam.load(trained.id, store=trained.store).save_pretrained(tmp_path_factory.mktemp("model") / "hostile")
     manifest = json.loads((folder / "run.json").read_text())
     manifest["spec"]["tasks"]["rte"]["head"]["label_names"] = [HOSTILE, "no"]
-    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
     with serving(bam.load(folder)) as found:
         yield found
 

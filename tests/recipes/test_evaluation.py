@@ -18,7 +18,7 @@ from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
 from bam_lightning.inference.onnx_export import _Graph
 from bam_lightning.inference.serving.batcher import predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
-from bam_lightning.store.run_dir import file_hash
+from bam_lightning.store.run_dir import file_hash, manifest_digest
 
 WORDS = "the cat a dog who eats in man woman good bad where is it was".split()
 ROWS = [" ".join(np.random.default_rng(seed).choice(WORDS, 6)) for seed in range(80)]
@@ -43,7 +43,7 @@ def sharp(trained, tmp_path_factory):
 def resign(folder):
     manifest = json.loads((folder / "run.json").read_text())
     manifest["files"]["model.safetensors"] = file_hash(folder / "model.safetensors")
-    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
 
 
 @pytest.fixture(autouse=True)
