@@ -50,11 +50,11 @@ BAD = [
     (
         "suite.tasks.sentiment.metric=spearman",
         "suite.tasks.sentiment.metric 'spearman' does not fit bam_lightning.ClassificationHead: use accuracy, "
-        "matthews or f1",
+        "matthews, f1 or macro_f1",
     ),
     (
         "suite.tasks.similarity.metric=accuracy",
-        "suite.tasks.similarity.metric 'accuracy' does not fit bam_lightning.RegressionHead: use spearman",
+        "suite.tasks.similarity.metric 'accuracy' does not fit bam_lightning.RegressionHead: use spearman or pearson",
     ),
     (
         "suite.tasks.sentiment.head._target_=bam_lightning.MultiLabelHead",
