@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bam_lightning.config.compose import compose, console
-from bam_lightning.config.exceptions import TrainingError
+from bam_lightning.config.exceptions import TeacherError, TrainingError
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.recipes.teachers import rejection_reason
 from bam_lightning.store import job_records
@@ -66,6 +66,18 @@ def test_the_other_runs_are_trained_and_the_command_ends_with_a_status_of_its_ow
     )
     assert trained == [("single", "rte"), ("single", "stsb"), ("student", "stsb")]
     assert "the rest is trained: student/stsb" in said.replace("\n", " ")
+
+
+def test_a_job_that_was_stopped_after_it_rejected_a_teacher_trains_the_rest_at_its_next_start(tiny_job, tmp_path):
+    teacher = single(tiny_job, 0)["id"]
+    config = compose([*tiny_job, "recipe=single_single", "distillation.teacher_margin=0.9"])
+    config.suite.tasks["stsb"].in_average = False  # so that its teacher is not judged
+    with pytest.raises(TeacherError, match=f"^Run {teacher} .* is not fit to teach 'rte': "):
+        run_recipe(config, tmp_path / "out")
+    store = Store(tmp_path / "store")
+    found = [store.manifest(path.name) for path in store.root.glob("runs/*")]
+    trained = sorted((manifest["stage"], *manifest["tasks"]) for manifest in found)
+    assert trained == [("single", "rte"), ("single", "stsb"), ("student", "stsb")]
 
 
 def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path, capsys):

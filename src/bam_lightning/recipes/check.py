@@ -55,7 +55,9 @@ def check_recipe(config: Config, output: Path) -> dict[str, Any]:
         raise ConfigError("check=true runs in one process; start it without torchrun and srun")
     hardware.prepare()
     view = View(config.run.progress)
-    context, _, runs = plan_recipe(config, output, view)
+    context, _, runs, error = plan_recipe(config, output, view)
+    if error is not None:
+        raise error
     check_trainable(config)
     tokenized = tokens_of(context, new_tokenizer(context))
     tasks = {name: describe_task(rows, tokenized) for name, rows in context.rows.items()}

@@ -71,22 +71,22 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
-    context, facts, runs = plan_recipe(config, output, view, others)
+    context, facts, runs, error = plan_recipe(config, output, view, others)
     save_job(config, output)
-    runs = _execute_plan(runs, facts, context, view)
+    runs = _execute_plan(runs, facts, error, context, view)
     return _report(config, runs, context, output)
 
 
 def plan_recipe(
     config: Config, output: Path, view: View, others: Others | None = None
-) -> tuple[Context, DataSummary, list[Run]]:
-    """Read and check the data, and plan and print the Runs; return them with what they share."""
+) -> tuple[Context, DataSummary, list[Run], TeacherError | None]:
+    """Read and check the data, and plan and print the Runs; return them with what they share; see ``_plan``."""
     store = Store(config.paths.store)
     for folder in (store.root, Path(config.paths.cache).expanduser()):
         delete_abandoned(folder)
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
-    facts, runs = _plan(config, rows, facts, store)
+    facts, runs, error = _plan(config, rows, facts, store)
     context = Context(config, rows, texts, store, output, view.step, test_rows(config), others)
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
@@ -103,7 +103,7 @@ def plan_recipe(
         view.say(line)
     if config.encoder.pooling is None:
         view.say("encoder.pooling: {} ({})".format(*_chosen_pooling(config.encoder)))
-    return context, facts, runs
+    return context, facts, runs, error
 
 
 def _leaks(config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary) -> list[str]:
@@ -118,10 +118,12 @@ def _leaks(config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary)
     return lines
 
 
-def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: View) -> list[Run]:
+def _execute_plan(
+    runs: list[Run], facts: DataSummary, error: TeacherError | None, context: Context, view: View
+) -> list[Run]:
     """Train the Runs, replace those that are rejected as teachers by Runs of other seeds, and return them all.
 
-    The job's record in the store is kept up to date.
+    The job's record in the store is kept up to date. An ``error`` is raised after the Runs that it does not stop.
     """
     store, config = context.store, context.config
     record = job_records.make_record(config, runs, facts, context.output)
@@ -138,18 +140,19 @@ def _execute_plan(runs: list[Run], facts: DataSummary, context: Context, view: V
             _say_offline(context, view)
             for line in cut_notes(context):
                 view.say(line)
-        while not _train(runs, context, view):
-            try:
-                facts, runs = _plan(config, context.rows, facts, store)
-            except TeacherError:
-                _train_others(runs, context, view)
-                raise
+        while error is None and not _train(runs, context, view):
+            facts, runs, error = _plan(config, context.rows, facts, store)
+            if error is not None:
+                break
             for reason in facts.refused.values():
                 view.say(f"{reason}; another seed teaches in its place")
             job_records.delete_record(store, record)
             record = job_records.make_record(config, runs, facts, context.output)
             _hold(held, store, record)
             job_records.save_record(store, record, job_records.RUNNING)
+        if error is not None:
+            _train_others(runs, context, view)
+            raise error
     except BaseException as error:
         stopped = not isinstance(error, Exception)
         with suppress(OSError):  # a failing disk may be the cause; report the first error
@@ -238,14 +241,19 @@ def test_rows(config: Config) -> dict[str, TaskSplit]:
 
 def _plan(
     config: Config, rows: Mapping[str, TaskExamples], facts: DataSummary, store: Store
-) -> tuple[DataSummary, list[Run]]:
-    """Plan the recipe, again until no finished Run in it is rejected as a teacher; return the facts and the Runs."""
-    while True:
-        runs = plan_runs(config, facts)
-        more = teachers.rejected_teachers(runs, config, rows, store)
-        if not more:
-            return facts, runs
+) -> tuple[DataSummary, list[Run], TeacherError | None]:
+    """Plan the recipe, again until no finished Run in it is rejected as a teacher; return the facts and the Runs.
+
+    Where no seed is left to teach, these are the last Runs that could be planned, with the error that says so.
+    """
+    runs = plan_runs(config, facts)
+    while more := teachers.rejected_teachers(runs, config, rows, store):
         facts = replace(facts, refused={**facts.refused, **more})
+        try:
+            runs = plan_runs(config, facts)
+        except TeacherError as error:
+            return facts, runs, error
+    return facts, runs, None
 
 
 def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Store) -> None:
