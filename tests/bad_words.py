@@ -2,8 +2,15 @@
 
 from dataclasses import fields
 
+from bam_lightning.config.compose import conf_dir
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.job_config import StageConfig
+
+
+def files(group: str) -> str:
+    """Return the choices of a group, as they are listed."""
+    return ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml") if path.stem != "schema"))
+
 
 WORDS = {
     "seed==3": (
@@ -32,12 +39,9 @@ WORDS = {
     "~nothing": "Could not delete from config. 'nothing' does not exist.",
     "encoder=null": "encoder=null: encoder takes the name of a file, as --help lists them; give encoder=NAME",
     "recipe=3": "recipe=3: recipe takes the name of a file, as --help lists them; give recipe=NAME",
-    "suite=glu": "no suite 'glu'; choices: demo, glue, glue_with_wnli; did you mean 'glue'?",
+    "suite=glu": f"no suite 'glu'; choices: {files('suite')}; did you mean 'glue'?",
     "+experiment=single_mulit": (
-        "no experiment 'single_mulit'; choices: ensemble_multi, lam_0, lam_half, multi, multi_finetune, "
-        "multi_multi, no_layerwise_rates, no_task_sampling, no_task_sampling_equal_steps, single, single_multi, "
-        "single_multi_finetune, single_multi_single_multi, single_single, stilts, target_alone, target_related, "
-        "target_unrelated; did you mean 'single_multi'?"
+        f"no experiment 'single_mulit'; choices: {files('experiment')}; did you mean 'single_multi'?"
     ),
     "experiment=single": "no experiment is set that could be replaced; add one with +experiment=NAME",
     "+tsk@suite.tasks.x=rte": (
@@ -47,12 +51,7 @@ WORDS = {
         "no option 'suite.task'; did you mean 'suite.tasks'?; a task is added with +task@suite.tasks.NAME=FILE"
     ),
     "+task@mine=rte": "no option 'mine'; a task is added with +task@suite.tasks.NAME=FILE",
-    "+task@suite.tasks.x=rtee": (
-        "no task 'rtee'; choices: ax, cola, generated_acceptability, generated_answer_entailment, "
-        "generated_entailment, generated_paraphrase, generated_question_paraphrase, generated_sentiment, "
-        "generated_similarity, generated_small_entailment, mnli, mnli_mm, mrpc, qnli, qqp, rte, sst2, stsb, wnli; "
-        "did you mean 'rte'?"
-    ),
+    "+task@suite.tasks.x=rtee": f"no task 'rtee'; choices: {files('task')}; did you mean 'rte'?",
     "task=rte": "no task is set that could be replaced; add one with +task@suite.tasks.NAME=FILE",
     "suite.include=sentiment": "suite.include=sentiment: must be a list; put it into brackets, as in [sentiment]",
     "suite.include=[sentimet]": (
@@ -109,22 +108,22 @@ WORDS = {
     "optimization.single.batch_siz=3": (
         "no option 'optimization.single.batch_siz'; did you mean 'optimization.single.batch_size'?"
     ),
-    "sampler=foo": "no sampler 'foo'; choices: proportional, reference_code, replication, size_proportional, uniform",
-    "distillation=none": "no distillation 'none'; choices: annealed, gold_only, half, teacher_only",
+    "sampler=foo": f"no sampler 'foo'; choices: {files('sampler')}",
+    "distillation=none": f"no distillation 'none'; choices: {files('distillation')}",
     "teachers=[a]": ("teachers=[a]: must be a mapping of names to values (name: value), got a list"),
     "distillation.teacher_margin=7": (
         "distillation.teacher_margin is 7.0, but scores lie between -1 and 1; give the least distance from the "
         "commonest answer's score, or null for none"
     ),
-    "trainer=tpu": "no trainer 'tpu'; choices: auto, cpu, gpu; did you mean 'gpu'?",
+    "trainer=tpu": f"no trainer 'tpu'; choices: {files('trainer')}; did you mean 'gpu'?",
     "trainer.max_steps=1e3": "trainer.max_steps must be a whole number, got 1000.0",
     "run.checkpoint_minutes=nan": "run.checkpoint_minutes must be above 0, got nan",
-    "logger=tensorboard": "no logger 'tensorboard'; choices: csv, none, wandb",
+    "logger=tensorboard": f"no logger 'tensorboard'; choices: {files('logger')}",
     "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
     "paths.store=null": "paths.store=null: must have a value, got null; leave it out for its default",
-    "scale=tiny": "no scale 'tiny'; choices: base, demo, paper, small",
+    "scale=tiny": f"no scale 'tiny'; choices: {files('scale')}",
     "fidelity=null": "fidelity=null: fidelity takes the name of a file, as --help lists them; give fidelity=NAME",
-    "+debug=foo": "no debug 'foo'; choices: short",
+    "+debug=foo": f"no debug 'foo'; choices: {files('debug')}",
     "+foo=bar": "no option 'foo'",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "seed=${seed}": "seed: Recursive interpolation detected",
