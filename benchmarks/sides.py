@@ -26,6 +26,7 @@ from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.data.sampling import Sampler, Stream
 from bam_lightning.models import hardware, kernels
 from bam_lightning.models.encoder import CALL_TOKENS
+from bam_lightning.models.heads import Head
 from bam_lightning.models.kernels import bert_layers, dropout
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.datamodule import ExamplesDataModule
@@ -96,7 +97,7 @@ def train(
     if compiled:
         encoder.compile_layers()
     heads = {
-        name: instantiate(name, {"width": encoder.width, **vars(work.config.suite.tasks[name].head)})
+        name: instantiate(name, {"width": encoder.width, **work.config.suite.tasks[name].head.arguments()}, Head)
         for name in work.examples
     }
     rows = work.stream.rows

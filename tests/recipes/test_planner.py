@@ -364,8 +364,10 @@ def test_table_5_has_its_task_sets(name, tasks):
 def test_experiments_compose_with_the_reference_code():
     from bam_lightning.config.compose import conf_dir
 
-    for path in sorted((conf_dir() / "experiment").glob("*.yaml"))[::3]:  # that all compose is test_yaml's
-        for run in planned(f"+experiment={path.stem}", "fidelity=reference_code"):
+    names = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+    names = [name for name in names if name not in ("demo_kinds", "mt_dnn")]  # of another suite, another sampler
+    for name in names[::3]:  # that all compose is test_yaml's
+        for run in planned(f"+experiment={name}", "fidelity=reference_code"):
             assert not run.spec["optimization"]["bias_correction"]
             assert run.spec.get("sampler", {"_target_": "ReplicationSampler"})["_target_"].endswith(
                 "ReplicationSampler"
