@@ -60,6 +60,14 @@ def read(topic, table: pd.DataFrame | str, name: str = "llm.parquet", alone: boo
     return read_column("topic", *topic, source, alone)
 
 
+def test_classes_names_the_classes_of_columns_in_their_order_unless_the_columns_name_them(topic):
+    other = frame().rename(columns={"p_neg": "p_bad", "p_mid": "p_fair", "p_pos": "p_good"})
+    order = ["neg", "mid", "pos"]
+    for table, classes in ((other, order), (other[["p_good", "p_bad", "p_fair", "text"]], ["pos", "neg", "mid"])):
+        assert read(topic, table, classes=classes).values == pytest.approx(expected(topic[1], frame()), abs=1e-6)
+    assert read(topic, frame(), classes=order[::-1]).values == pytest.approx(expected(topic[1], frame()), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["llm.parquet", "llm.csv", "llm.jsonl"])
 def test_rows_in_any_order_are_matched_by_their_texts(topic, name):
     column = read(topic, frame(), name)
@@ -196,6 +204,9 @@ MALFORMED = {
         frame().assign(text=frame().text.sample(frac=1, random_state=2).to_numpy()), {}, "no better than 10, that of",
     ),
     "unknown class": (frame().rename(columns={"p_mid": "p_none"}), {}, "'none' is no class of the task; its classes"),
+    "classes for two columns": (
+        frame().rename(columns={"p_mid": "p_none"}), {"classes": ["neg", "pos"]}, "2 classes for 3 columns, p_neg",
+    ),
     "a class too few": (frame().drop(columns="p_mid"), {}, "no numbers for class 'mid', only for neg, pos"),
     "not a number": (without(frame().astype(object), p_mid="high"), {"name": "a.csv"}, "holds 'high', not a number"),
     "nan": (without(frame().astype(object), p_mid="nan"), {"name": "a.csv"}, r"row \d+: probabilities .* not all fin"),

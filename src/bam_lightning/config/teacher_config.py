@@ -43,7 +43,7 @@ class TeacherSource:
         top_logprobs: Column of the log-probabilities of the likeliest classes, as language models return them: a
             mapping of token to log-probability, or a list of objects with ``token`` and ``logprob``. What is left of
             the probability is spread over the other classes.
-        classes: The classes of the numbers in a list, in their order.
+        classes: The classes of the numbers in a list, or of several columns whose names are no classes, in their order.
         temperature: Above 0; logits are divided by it, probabilities are raised to its inverse.
         missing: ``error``, or ``gold``: rows without a prediction learn from gold labels alone.
         duplicates: ``error``, or ``mean``: rows of equal texts with different predictions are averaged.

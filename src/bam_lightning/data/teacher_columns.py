@@ -216,7 +216,7 @@ class _Reader:
         if "" not in columns:
             if form in ("values", "labels", "top_logprobs"):
                 raise DataError(f"{self.where}: {form} are read from one column; name it without *")
-            order = self._order(list(columns))
+            order = self._order(self._words(columns))
             parts = [self._floats(table.column(column), column) for column in columns.values()]
             values = np.stack([part for part, _ in parts], axis=1)[:, order]
             given = np.stack([known for _, known in parts], axis=1)
@@ -229,6 +229,18 @@ class _Reader:
         if form == "labels":
             return self._hard(table.column(columns[""]).to_pylist())
         return self._cells(form, columns[""], table.column(columns[""]))
+
+    def _words(self, columns: dict[str, str]) -> list[str]:
+        """Return the classes of several columns: what stands for ``*``, or ``classes`` where that is no class."""
+        words, given = list(columns), list(self.source.classes)
+        if not given or all(find_class(self.task, word) is not None for word in words):
+            return words
+        if len(given) != len(words):
+            raise DataError(
+                f"{self.where}: classes names {len(given)} classes for {len(words)} columns, "
+                f"{', '.join(columns.values())}; name one for each, in this order"
+            )
+        return given
 
     def _order(self, names: Sequence[str]) -> list[int]:
         """Return for each class of the task the position of its name among ``names``."""
@@ -250,7 +262,7 @@ class _Reader:
         if number is None:
             raise DataError(
                 f"{self.where}: {word!r} is no class of the task; its classes are {', '.join(self.classes)}; "
-                "rename it, or name other columns"
+                "rename it, name other columns, or give the classes of the columns, in their order, with classes="
             )
         return number
 
