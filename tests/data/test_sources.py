@@ -16,8 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.hub import encoder_fingerprint
+from bam_lightning.data.examples import load_examples
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.sources import local_path
 from bam_lightning.data.task import task_from_config
@@ -238,6 +239,23 @@ def test_missing_split_lists_the_files_there(folder, files, there):
         f"task 'rte': no split 'train' in {folder} (looked for .csv, .tsv, .json, .jsonl, .parquet); "
         f"files there: {there}; name one with suite.tasks.rte.train_split=, .dev_split= or .test_split="
     )
+
+
+def test_split_by_a_column_cuts_dev_from_a_single_file(tmp_path):
+    path = tmp_path / "reviews.csv"
+    path.write_text("text,label,who\n" + "".join(f"text {n},{'ab'[n % 2]},{n // 4}\n" for n in range(240)))
+    config = TaskConfig(
+        path=str(path),
+        text=["text"],
+        head=HeadConfig("bam_lightning.ClassificationHead", ["a", "b"]),
+        test_split=None,
+        split={"group": "who"},
+    )
+    examples = load_examples("mine", task_from_config("mine", config, DataConfig()))
+    assert (len(examples.train.keys), len(examples.dev.keys)) == (188, 52)
+    config.split = {}
+    with pytest.raises(DataError, match=r"if reviews\.csv is all there is, set suite.tasks.mine.dev_split=null"):
+        load_examples("mine", task_from_config("mine", config, DataConfig()))
 
 
 def test_damaged_parquet_is_named(folder):

@@ -335,7 +335,9 @@ def find_split(name: str, task: Task, folder: Path, split: str, subset: str | No
     Raises:
         DataPathError: If there is none, or a shard is missing.
     """
+    alone = ""
     if folder.is_file():
+        alone = f"; if {folder.name} is all there is, set {task.option('dev_split')}=null" if task.config_key else ""
         folder = folder.parent
     found = _find_split(folder, split, subset)
     if found:
@@ -346,7 +348,7 @@ def find_split(name: str, task: Task, folder: Path, split: str, subset: str | No
         raise DataPathError(f"task {name!r}: no folder {folder}{check}")
     raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(f'.{kind}' for kind in FORMATS)}); "
-        f"files there: {', '.join(_names_of_files(folder)) or 'none'}; name one with {_split_option(task)}"
+        f"files there: {', '.join(_names_of_files(folder)) or 'none'}; name one with {_split_option(task)}{alone}"
     )
 
 

@@ -464,7 +464,9 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
     if task.path == "generated":
         source = DemoSource(task.subset or "", task.train_rows, task.dev_rows, data.seed, f"suite.tasks.{name}")
     elif folder is not None:
-        alone = folder.is_file() and task.dev_split is None and task.train_split is not None  # the file is all there is
+        alone = (  # the file is all there is
+            folder.is_file() and (task.dev_split is None or bool(task.split)) and task.train_split is not None
+        )
         files = {str(task.train_split): folder} if alone else folder
         source = FileSource(files, True, task.subset, task.delimiter, task.quoting)
     else:
