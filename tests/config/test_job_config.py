@@ -102,10 +102,8 @@ BAD = [
     ),
     (
         "encoder.path=x",
-        "encoder 'demo' needs either path=HUB_ID_OR_DIR or model_config, got path=x and model_config={'model_type': "
-        "'bert', 'hidden_size': 96, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 192, "
-        "'max_position_embeddings': 64, 'initializer_range': 0.05, 'hidden_dropout_prob': 0.0, "
-        "'attention_probs_dropout_prob': 0.0}",
+        "encoder 'demo' has a model_config of its own, so encoder.path=x does not fit; choose one that is read from a "
+        "path, as in encoder=minilm encoder.path=x",
     ),
     (
         "encoder.pretraining.text=[a.txt]",

@@ -370,6 +370,11 @@ class EncoderConfig:
         if self._target_ and not self.path:
             raise ConfigError(f"encoder._target_={self._target_} needs encoder.path, which brings its tokenizer")
         if bool(self.path) == bool(self.model_config) and not self._target_:
+            if self.path:
+                raise ConfigError(
+                    f"encoder {self.name!r} has a model_config of its own, so {key}.path={self.path} does not fit; "
+                    f"choose one that is read from a path, as in {key}=minilm {key}.path={self.path}"
+                )
             raise ConfigError(
                 f"encoder {self.name!r} needs either path=HUB_ID_OR_DIR or model_config, "
                 f"got path={self.path} and model_config={self.model_config or None}"
