@@ -48,12 +48,13 @@ def test_a_recall_threshold_is_the_highest_that_reaches_the_share(seed, share):
     rng = np.random.default_rng(seed)
     confidence = rng.integers(1, 20, 30) / 20
     confidence[rng.random(30) < 0.2] = -1  # another label is predicted
-    reached = [t for t in np.unique(confidence[confidence >= 0]) if (confidence >= t).mean() >= share]
-    found = recall_threshold(confidence, share)
+    right = rng.random(30) < 0.5
+    reached = [t for t in np.unique(confidence[confidence >= 0]) if (confidence[right] >= t).mean() >= share]
+    found = recall_threshold(confidence, right, share)
     if not reached:
         assert found is None
         return
-    assert (confidence >= found).tolist() == (confidence >= max(reached)).tolist()
+    assert (confidence >= found).tolist() == (confidence >= max(reached)).tolist()  # of all rows, also of other labels
 
 
 def test_the_bars_of_a_reliability_diagram_sum_to_the_calibration_error():

@@ -40,8 +40,9 @@ def sharp(trained, tmp_path_factory):
     return folder
 
 
-def resign(folder):
+def resign(folder, **head):
     manifest = json.loads((folder / "run.json").read_text())
+    manifest["spec"]["tasks"]["sst2"]["head"] |= head
     manifest["files"]["model.safetensors"] = file_hash(folder / "model.safetensors")
     (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
 
@@ -164,6 +165,13 @@ def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(mod
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["answered"]["rows"] == (labels != ABSTAIN).sum()
     assert report["answered"]["metrics"]["accuracy"]["value"] >= 0.9
+
+
+def test_weights_of_classes_and_smoothing_are_no_part_of_a_calibration(model, gold):
+    plain = bam.load(model, device="cpu")
+    resign(model, class_weights=[1.0, 9.0], label_smoothing=0.3)
+    trained_so = bam.load(model, device="cpu")
+    assert trained_so.calibrate(ROWS, gold, "sst2") == plain.calibrate(ROWS, gold, "sst2")
 
 
 @pytest.mark.parametrize("asked", ["recall", "agreement"])

@@ -246,6 +246,8 @@ def test_pretraining_comes_first_and_everything_starts_from_it():
     assert {run.init_from for run in runs[1:]} == {runs[0].id}
     again = plan_runs(config, replace(facts, text_fingerprint="u"))
     assert not {run.id for run in again} & {run.id for run in runs}
+    for word in ("run.kernels=false", "+trainer.accumulate_grad_batches=2"):  # they change what is pretrained as well
+        assert plan_runs(compose([word]), facts)[0].id != runs[0].id
 
 
 def test_the_last_stage_predicts_test_splits_and_diagnostics_when_asked():

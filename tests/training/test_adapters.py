@@ -105,8 +105,11 @@ def test_only_adapters_pooler_and_heads_are_trained_and_saved(data, tmp_path, ti
     expected = dev_logits(module, data, trainer)
     np.testing.assert_allclose(loaded.logits(dev_texts(data), ["mood"])["mood"], expected, atol=1e-6)
 
+    labels = data.rows["mood"].dev.labels.tolist()
+    fitted = loaded.calibrate(dev_texts(data), labels, "mood")
     assert loaded.export(tmp_path / "whole") < 1e-5
     whole = bam.load(tmp_path / "whole", device="cpu")
+    assert whole.calibration == {"mood": fitted}
     assert not whole.encoder.adapters
     assert "adapters" not in whole.info.manifest
     np.testing.assert_allclose(whole.logits(dev_texts(data), ["mood"])["mood"], expected, atol=1e-5)

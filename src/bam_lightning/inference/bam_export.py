@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from bam_lightning.data.items import ITEM_KINDS
+from bam_lightning.inference.calibration import write_calibration
 from bam_lightning.inference.export_check import (
     float32_copy,
     max_logit_difference,
@@ -17,7 +18,7 @@ from bam_lightning.inference.export_check import (
 from bam_lightning.inference.predictor import Predictor, load
 from bam_lightning.models.saving import ENCODER, WEIGHTS, files_below, save_state
 from bam_lightning.store.atomic_io import write_text
-from bam_lightning.store.run_dir import DIGEST, MANIFEST, file_hash, manifest_digest
+from bam_lightning.store.run_dir import CALIBRATION, DIGEST, MANIFEST, file_hash, manifest_digest
 
 
 def write_merged(model: Predictor, folder: Path) -> None:
@@ -37,6 +38,8 @@ def write_merged(model: Predictor, folder: Path) -> None:
     if DIGEST in manifest:
         manifest[DIGEST] = manifest_digest(manifest)
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+    if model.calibration:  # it is bound to the weights
+        write_text(folder / CALIBRATION, write_calibration(manifest["files"][WEIGHTS], model.calibration))
 
 
 def export_bam(model: Predictor, output: Path) -> float:

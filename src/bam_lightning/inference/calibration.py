@@ -173,7 +173,7 @@ def _thresholds(
         if target.precision is not None:
             thresholds[name] = precision_threshold(confidence[given], right[given], target.precision)
         elif target.recall is not None:
-            found = recall_threshold(np.where(given, confidence, -1.0)[right], target.recall)
+            found = recall_threshold(np.where(given, confidence, -1.0), right, target.recall)
             thresholds[name] = 0.0 if found is None else found  # not reached: give the label wherever it is predicted
     if target.agreement is not None:
         confidence = probabilities[np.arange(len(gold)), values.astype(int)]

@@ -189,7 +189,8 @@ class Predictor:
         return self.calibration[task]
 
     def losses(self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Return the loss ``[N]`` of each row's logits ``[N, K]`` against its encoded label."""
+        """Return the loss ``[N]`` of each row's logits ``[N, K]`` against its encoded label, neither weighted by class
+        nor smoothed."""
         head = self.head(task)
         outputs, labels = torch.from_numpy(logits).float().to(self.device), torch.from_numpy(gold).to(self.device)
         with torch.inference_mode():
@@ -491,6 +492,8 @@ def _build_head(info: ModelInfo, name: str, width: int, weights: Mapping[str, Te
             f"if you trust this code, allow it with --head {target} (in Python: heads=[{target!r}])"
         )
     built_in = target in HEADS
+    if built_in:  # they are of training: a calibration fits probabilities to labels as they are
+        settings = {key: value for key, value in settings.items() if key not in ("class_weights", "label_smoothing")}
     with torch.device("meta" if built_in else "cpu"):  # sizes in a damaged manifest must not fill the memory
         head: Head = instantiate(f"{MANIFEST}: head of {name!r}", {"width": width, **settings}, Head)
     try:

@@ -54,24 +54,26 @@ def precision_threshold(confidence: Values, correct: Values, precision: float) -
     return _below(sorted_confidence, int(reached[-1])) if len(reached) else None
 
 
-def recall_threshold(confidence: Values, recall: float) -> float | None:
-    """Return the highest threshold that at least the share ``recall`` of the rows passes.
+def recall_threshold(confidence: Values, right: Values, recall: float) -> float | None:
+    """Return the highest threshold that at least the share ``recall`` of a label's rows passes.
 
     Args:
-        confidence: ``[N]`` of the rows that have the label: its probability where it is predicted, else -1.
+        confidence: ``[N]`` probability of the label where it is predicted, else -1.
+        right: ``[N]`` whether a row has the label.
         recall: The asked share.
 
     Returns:
-        The threshold, or None if fewer rows are predicted at all.
+        The threshold, or None if fewer of them are predicted at all.
 
-    >>> recall_threshold(np.array([0.9, 0.8, 0.6, -1.0]), 0.5)
-    0.7
+    >>> recall_threshold(np.array([0.9, 0.7, 0.6, -1.0]), np.array([1, 0, 1, 0]), 0.5)
+    0.8
     """
     ordered = np.sort(confidence.astype(float))[::-1]
-    needed = math.ceil(recall * len(ordered) - 1e-9)
-    if not len(ordered) or ordered[needed - 1] < 0:
+    of_label = np.sort(confidence[right == 1].astype(float))[::-1]
+    needed = math.ceil(recall * len(of_label) - 1e-9)
+    if not len(of_label) or of_label[needed - 1] < 0:
         return None
-    return _below(ordered, needed - 1)
+    return _below(ordered, int(np.flatnonzero(ordered == of_label[needed - 1])[-1]))
 
 
 def _below(ordered: NDArray[np.float64], last: int) -> float:

@@ -35,6 +35,7 @@ from bam_lightning.store.run_spec import (
     pooling_of,
     run_spec,
     to_json,
+    training_flags,
 )
 from bam_lightning.training.schedules import Schedule
 
@@ -226,7 +227,10 @@ def _pretraining(name: str, config: Config, facts: DataSummary) -> Run:
         "precision": facts.precision or config.trainer.precision,
         "pooling": pooling_of(config, facts),
         "steps": steps,
+        **{key: flags for key, flags in training_flags(config).items() if key != "sources"},
     }
+    if not config.run.kernels:
+        spec["kernels"] = False
     return Run(name, StageKind.pretrain, (), settings.seed, steps, hyper, spec=to_json(spec))
 
 
