@@ -28,11 +28,11 @@ def test_the_real_job_for_a_few_steps(tmp_path):
             "distillation.teacher_margin=null",  # nobody learns in three steps
             "logger=none",
             "trainer.log_every_n_steps=1",
-            "data.max_length=48",
-            "suite.tasks.stsb.train_rows=100",
-            "suite.tasks.rte.train_rows=100",
-            "suite.tasks.rte.dev_rows=60",
-            "suite.tasks.stsb.dev_rows=60",
+            "data.max_length=32",
+            "suite.tasks.stsb.train_rows=32",
+            "suite.tasks.rte.train_rows=32",
+            "suite.tasks.rte.dev_rows=16",
+            "suite.tasks.stsb.dev_rows=16",
             "run.validations=0",
         ]
     )
