@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,22 @@ from safetensors.torch import load_file, save_file
 
 import bam_lightning as bam
 from bam_lightning import cli
+from bam_lightning.config.compose import compose
+from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.data import row_cache
 from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
+from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.onnx_export import _Graph
 from bam_lightning.inference.serving.batcher import predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
+from bam_lightning.recipes.evaluation import job_file_of
+from bam_lightning.recipes.grow import GrowOptions, grown_config
+from bam_lightning.recipes.job_file import read_job
+from bam_lightning.recipes.relate import _effect
+from bam_lightning.store import job_records
+from bam_lightning.store.ragged import Ragged
 from bam_lightning.store.run_dir import file_hash, manifest_digest
+from bam_lightning.store.run_store import Store
 
 WORDS = "the cat a dog who eats in man woman good bad where is it was".split()
 ROWS = [" ".join(np.random.default_rng(seed).choice(WORDS, 6)) for seed in range(80)]
@@ -271,3 +283,52 @@ def test_predict_writes_embeddings(model, tmp_path):
     vectors = np.array(table.column("embedding").to_pylist()[:-1], dtype=np.float32)
     np.testing.assert_allclose(vectors, bam.load(model, device="cpu").embed(ROWS), atol=1e-6)
     assert table.column("prediction_error").to_pylist()[-1] == "sentence is empty"
+
+
+def test_embeddings_are_of_the_texts_that_a_template_makes(model, tmp_path):
+    manifest = json.loads((model / "run.json").read_text())
+    manifest["reads"]["sst2"]["text"] = ["it was {sentence}"]
+    (model / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
+    (tmp_path / "in.csv").write_text("\n".join(["sentence", *ROWS[:3]]))
+    words = ["--task", "sst2", "--input", "in.csv", "--output", "out.parquet", "--embeddings"]
+    assert bam_command("predict", "--run", model, *words) == 0
+    found = np.array(parquet.read_table("out.parquet").column("embedding").to_pylist(), dtype=np.float32)
+    expected = bam.load(model, device="cpu").embed([f"it was {row}" for row in ROWS[:3]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_folder_that_a_later_job_wrote_to_is_not_the_job_of_an_earlier_run(trained, tmp_path):
+    store = Store(shutil.copytree(trained.store, tmp_path / "store"))
+    info = read_model_info(find_model(trained.id, str(store.root)))
+    assert job_file_of(info).name == "job.yaml"
+    (record,) = job_records.read_records(store)
+    later = replace(record, recipe="other", stages={"student": ["0" * 12]})
+    job_records.save_record(store, later, job_records.FINISHED)
+    with pytest.raises(ConfigError, match="is not known here"):
+        job_file_of(info)
+
+
+def test_a_student_with_its_own_length_grows_with_it(trained, monkeypatch, tmp_path):
+    info = read_model_info(find_model(trained.id, str(trained.store)))
+    job = read_job(job_file_of(info))
+    job.recipe.stages["student"].max_length = 16
+    monkeypatch.setattr("bam_lightning.recipes.grow.read_job", lambda path: job)
+    (tmp_path / "mood.yaml").write_text(
+        "defaults: [schema, /head: classification, _self_]\npath: x\ntext: [t]\nhead: {label_names: [a, b]}\n"
+    )
+    config = grown_config(info, GrowOptions(run=trained.id, task="mood.yaml", store=str(trained.store)))
+    assert config.data.max_length == 16
+
+
+def test_effects_on_tags_are_differences_of_their_scores(tmp_path):
+    words = ["+experiment=demo_kinds", "suite.include=[tagging]", f"paths.cache={tmp_path}/cache"]
+    rows = [f"suite.tasks.tagging.{part}_rows=24" for part in ("train", "dev")]
+    config = compose([*words, *rows, f"paths.store={tmp_path}/store"])
+    dev = row_cache.load("tagging", config.suite.tasks["tagging"], config.data, tmp_path / "cache").dev
+    store, outputs = Store(tmp_path / "store"), len(config.suite.tasks["tagging"].head.label_names)
+    wrong = np.random.default_rng(0).normal(size=(len(dev.labels.values), outputs))
+    right = np.eye(outputs)[dev.labels.values]
+    for run, logits in {"0" * 12: wrong, "1" * 12: right}.items():
+        store.write_predictions(run, "tagging", "dev", dev.keys, Ragged.from_counts(logits, dev.labels.counts))
+    effect = _effect(config, "other", "tagging", "0" * 12, "1" * 12)
+    assert 0 < effect.low <= effect.difference <= 100

@@ -44,7 +44,8 @@ def make_card(info: ModelInfo) -> str:
         return existing.read_text(encoding="utf-8")
     job, manifests = _provenance(info)
     first = next(iter(info.tasks.values()))
-    row = '"..."' if len(first.columns) == 1 else '("...", "...")'
+    texts = ", ".join(['"..."'] * len(first.columns))
+    row = texts if len(first.columns) == 1 else f"({texts})"
     sections = [
         HEADER + f"# {info.manifest['stage']} model of {len(info.tasks)} tasks",
         f"One text encoder with {len(info.tasks)} heads, trained by bam_lightning (after BAM!, Clark et al. 2019).",
@@ -103,7 +104,10 @@ def _calibration_lines(info: ModelInfo) -> list[str]:
         if task.before and task.after:
             errors = [scores["expected_calibration_error"] for scores in (task.before, task.after)]
             line += "; expected calibration error {:.3f} before, {:.3f} after".format(*errors)
-        shown = ", ".join(f"{markdown(label)} {task.threshold(label):.3f}" for label in task.thresholds)
+        shown = ", ".join(
+            f"{markdown(label)} {'never' if least is None else f'{least:.3f}'}"
+            for label, least in task.thresholds.items()
+        )
         lines.append(line + (f"; thresholds for {task.target}: {shown}" if shown else ""))
     return lines
 

@@ -227,7 +227,7 @@ def score_records(
                 texts.append(row)
                 positions.append(position)
         if embeddings:
-            for position, vector in zip(positions, model.embed(texts), strict=True):
+            for position, vector in zip(positions, model.embed([info.render(row) for row in texts]), strict=True):
                 rows[position][EMBEDDING] = vector.tolist()
             continue
         logits = model.row_logits(texts, tasks)

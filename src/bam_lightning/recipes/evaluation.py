@@ -105,7 +105,8 @@ def job_file_of(info: ModelInfo) -> Path:
     folder = info.run.path
     if folder.parent.name == "runs":
         store = Store(folder.parents[1], create=False)
-        for record in reversed(read_records(store)):
+        last = {record.output: record for record in read_records(store)}  # a later job may have written there
+        for record in reversed(list(last.values())):
             path = Path(record.output) / JOB
             if info.id in record.runs and path.is_file():
                 return path

@@ -11,7 +11,7 @@ from pathlib import Path
 from bam_lightning.config.compose import compose
 from bam_lightning.config.data_config import TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError, DataPathError
-from bam_lightning.config.job_config import Config, Hyperparameters, RecipeConfig, StageConfig, StageKind
+from bam_lightning.config.job_config import Config, Hyperparameters, RecipeConfig, StageConfig, StageKind, for_stage
 from bam_lightning.config.names import check_name
 from bam_lightning.config.validation import check_choice, check_range
 from bam_lightning.data import row_cache
@@ -64,6 +64,7 @@ def grown_config(info: ModelInfo, options: GrowOptions, words: Sequence[str] = (
     name = Path(options.task).stem
     check_name("task", name)
     config = read_job(job_file_of(info))
+    config = for_stage(config, str(info.manifest["stage"]))  # the student's own encoder and length
     for word in words:
         if not word.startswith(WORDS):
             raise ConfigError(

@@ -17,6 +17,7 @@ from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Config
 from bam_lightning.data import row_cache
+from bam_lightning.data.outcomes import compare
 from bam_lightning.metrics.report import paired_bootstrap
 from bam_lightning.metrics.scores import scores
 from bam_lightning.recipes.predictions import decode_logits
@@ -88,18 +89,21 @@ def _train(subset: Sequence[str], words: Sequence[str], options: RelateOptions) 
 def _effect(config: Config, helper: str, task: str, without: str, with_it: str) -> Effect:
     settings, store = config.suite.tasks[task], Store(config.paths.store)
     rows = row_cache.load(task, settings, config.data, Path(config.paths.cache)).dev
-    before, after = (
-        decode_logits(task, load_logits(store, run, task, DEV, rows.keys, rows.texts), config)
-        for run in (without, with_it)
-    )
-    every = partial(scores, metric=settings.metric.value, classes=len(settings.head.label_names) or None)
+    metric, names = settings.metric.value, settings.head.label_names
+
+    def compared(run: str) -> tuple[Any, Any]:
+        logits = load_logits(store, run, task, DEV, rows.keys, rows.texts)
+        return compare(metric, decode_logits(task, logits, config), rows, names)
+
+    (before, gold), (after, _) = compared(without), compared(with_it)
+    every = partial(scores, metric=metric, classes=len(names) or None)
 
     def score(predictions: Any, gold: Any) -> float:
-        return 100 * every(predictions, gold)[settings.metric.value]
+        return 100 * every(predictions, gold)[metric]
 
-    draws = paired_bootstrap(score, before, after, rows.labels)
+    draws = paired_bootstrap(score, before, after, gold)
     low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
-    return Effect(helper, task, score(after, rows.labels) - score(before, rows.labels), low, high)
+    return Effect(helper, task, score(after, gold) - score(before, gold), low, high)
 
 
 def _write(tasks: Sequence[str], effects: Sequence[Effect], options: RelateOptions) -> None:
