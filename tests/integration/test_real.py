@@ -25,6 +25,7 @@ def test_the_real_job_for_a_few_steps(tmp_path):
             f"encoder.path={ENCODER}",
             "suite.include=[rte,stsb]",
             "trainer.max_steps=3",
+            "optimization.batch_size=8",
             "distillation.teacher_margin=null",  # nobody learns in three steps
             "logger=none",
             "trainer.log_every_n_steps=1",
