@@ -276,7 +276,8 @@ def _check_same_labels(old: TaskInfo, new: TaskInfo) -> None:
         raise ConfigError(
             f"task {new.name!r} has other labels or another metric in the two models: "
             f"{', '.join(old.label_names) or old.label_range} ({old.metric}); "
-            f"{', '.join(new.label_names) or new.label_range} ({new.metric})"
+            f"{', '.join(new.label_names) or new.label_range} ({new.metric}); "
+            "train both with the same labels in the same order, or name other tasks with --task"
         )
 
 
