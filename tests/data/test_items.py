@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.collate import Examples, collate, empty_batch
+from bam_lightning.data.examples import load_examples
 from bam_lightning.data.items import tokenize_rows
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.task import Layout, Task
@@ -80,6 +81,14 @@ def test_every_word_of_a_long_context_is_read_where_it_has_most_context(tokenize
         if row == 0:
             inner = [place[i] - np.cumsum([0, *lengths])[window[i]] for i in np.flatnonzero(np.diff(window))]
             assert min(lengths[0] - 1 - at for at in inner) > 1  # not read at a window's very end
+            starts, room = np.cumsum([0, *lengths]), 2 + len(questions[0].split())  # [CLS], the question and [SEP]
+            at = place - starts[window]
+            least = np.minimum(at - room, lengths[window] - 2 - at)  # words beside it in its window
+            offset = np.arange(len(ids)) - (at - room)  # of each window's first word in the context
+            for other in range(len(lengths)):
+                there = np.arange(len(ids)) - offset[window == other][0] + room
+                inside = (there >= room) & (there < lengths[other] - 1)
+                assert (np.minimum(there - room, lengths[other] - 2 - there)[inside] <= least[inside]).all()
 
 
 def test_choices_become_pairs_and_empty_ones_none(tokenizer):
@@ -89,6 +98,17 @@ def test_choices_become_pairs_and_empty_ones_none(tokenizer):
     seconds = ["who runs", "who sleeps", "who is it", "what eats", "what not"]
     assert found.ids.tolist() == tokenize((firsts, seconds), tokenizer, 32).ids.tolist()
     assert (found.rows.tolist(), found.words) == ([0, 3, 5], None)
+
+
+def test_an_empty_choice_stands_behind_the_others():
+    row = {"q": "who", "a": "cat", "b": "dog", "c": "man", "label": "1"}
+    for wrong in ({"a": ""}, {"b": "", "c": ""}):
+        rows = [{**row, "label": "0"}, {**row, **wrong}, {**row, "label": "2"}]
+        task = Task.from_list(
+            {"train": rows, "dev": rows[:1]}, text="q", choices=["a", "b", "c"], allow_empty_text=True
+        )
+        with pytest.raises(DataError, match=r"row 1: choices .*; give at least 2, and empty ones last"):
+            load_examples("t", task)
 
 
 def test_a_batch_points_at_each_words_token_and_each_choices_text(tokenizer):

@@ -59,6 +59,15 @@ def test_a_column_per_class_is_a_distribution():
     assert load(label="gold_*").fingerprint == examples.fingerprint != load(label="gold_*", labels="ba").fingerprint
 
 
+@pytest.mark.parametrize("options", [{"annotators": ["anna", "ben"]}, {"label": "gold_*"}])
+def test_a_test_split_has_the_labels_that_it_can_be_scored_on(options):
+    rows = [{name: value for name, value in row.items() if name != "label"} for row in ROWS]
+    found = load({"train": rows, "dev": rows[:9], "test": rows[:6]}, **options)
+    assert found.test.labels.tolist() == found.dev.labels[:6].tolist()
+    bare = [{"text": row["text"]} for row in rows[:6]]
+    assert load({"train": rows, "dev": rows[:9], "test": bare}, **options).test.labels.tolist() == [-1] * 6
+
+
 @pytest.mark.parametrize("options", [{"annotators": ["anna", "ben", "carla"]}, {"label": "gold_*"}, {}])
 def test_the_loss_is_that_of_the_distribution_and_of_the_weights(options, still_bert, tmp_path):
     task = bam.Task.from_list(

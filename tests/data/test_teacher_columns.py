@@ -237,6 +237,16 @@ def test_a_column_that_does_not_agree_teaches_if_asked_for(topic):
     assert read(topic, frame(shift=1), check_agreement=False).covered is None
 
 
+def test_logits_of_a_linear_output_are_compared_with_gold_as_they_are():
+    rows = [{"text": text, "label": n * n / 29} for n, text in enumerate(TEXTS)]
+    splits = {"train": rows, "dev": rows[:3]}
+    topic = rows_of(Task.from_list(splits, text="text", range=(0, 29), head={"sigmoid": False}))
+    table = pd.DataFrame({"text": TEXTS, "logits": [n * n / 841 for n in range(30)]})
+    assert read(topic, table).covered is None
+    with pytest.raises(DataError, match="mean squared error"):
+        read(topic, table.assign(logits=table["logits"].to_numpy()[::-1]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -124,3 +124,32 @@ def test_teachers_are_planned_for_their_gold_rows_and_students_for_all():
     assert (teacher.steps, student.steps) == (30, 300)  # 3 epochs of 320 and 3,200 rows, batch 32
     with pytest.raises(ConfigError, match="no training row of 'rte' has a gold label"):
         plan_runs(config, replace(facts, labelled={"rte": 0}))
+
+
+def test_classes_are_balanced_by_the_rows_that_have_gold(tmp_path):
+    labels = ["a", "a", "b", "b", *[None] * 6]
+    task = bam.Task.from_list(
+        {"train": rows(labels), "dev": rows(["a", "b"])},
+        text="text",
+        allow_missing_labels=True,
+        head={"class_weights": "balanced"},
+        **CLASSES,
+    )
+    data = bam.MultiTaskDataModule({"t": task}, "unused", cache_dir=tmp_path)
+    assert data.head_configs()["t"]["class_weights"] == [1.0, 1.0]
+
+
+def test_the_latest_rows_need_a_label_to_become_dev_rows():
+    given = [{**row, "t": n} for n, row in enumerate(rows(["a", "b"] * 15 + [None] * 30))]
+    task = bam.Task.from_list(given, text="text", allow_missing_labels=True, split={"time": "t"}, **CLASSES)
+    with pytest.raises(DataError, match="none of the 20 latest rows by column 't' has a label"):
+        load_examples("t", task)
+
+
+def test_a_choice_that_its_row_does_not_have_is_refused_where_other_labels_are_missing():
+    given = [{"q": "why", "o": ["x", "y", "z"], "label": None}, {"q": "who", "o": ["x", "y"], "label": "2"}]
+    task = bam.Task.from_list(
+        {"train": given, "dev": given}, text="q", choices="o", labels=["0", "1", "2"], allow_missing_labels=True
+    )
+    with pytest.raises(DataError, match="row 1: label '2' names a choice that is empty"):
+        load_examples("t", task)

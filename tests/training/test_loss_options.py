@@ -80,6 +80,16 @@ def test_temperature_acts_on_sigmoids_and_words_too():
     torch.testing.assert_close(found, torch.stack([each[:3].mean(), each[3:].mean()]))
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_words_with_gold_or_a_teacher_alone_count_alike_at_any_temperature(lam):
+    gold, taught = torch.arange(8) % 3 == 0, torch.arange(8) % 2 == 0
+    labels = torch.where(gold, LABELS, -1)
+    options = {"has_gold": gold, "has_teacher": taught, "offsets": torch.tensor([0, 3, 8]), "cut": torch.zeros(8) > 0}
+    words = part(labels, teacher=TEACHER, **options)._replace(row_ids=torch.arange(2))
+    at_one, near = (example_losses(TaggingHead(4, NAMES), LOGITS, words, lam, t) for t in (1.0, 1 + 1e-5))
+    torch.testing.assert_close(near, at_one, atol=1e-3, rtol=0)
+
+
 def test_probabilities_have_no_temperature_of_their_own():
     target = torch.full((8, 3), 1 / 3)
     with pytest.raises(TrainingError, match="needs a teacher's logits"):

@@ -9,6 +9,7 @@ import torch
 from tiny_tasks import QUIET
 
 import bam_lightning as bam
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.collate import collate
 from bam_lightning.data.examples import load_examples
 from conftest import sentences
@@ -122,3 +123,60 @@ def test_equal_texts_of_two_tasks_are_encoded_once_if_asked_for(still_bert, tmp_
         sizes.append((len(one.lengths), len(two.lengths)))
     assert all(merged <= plain for plain, merged in sizes)
     assert sum(merged for _, merged in sizes) < sum(plain for plain, _ in sizes)
+
+
+def columns(count: int = 20, first: int = 0) -> list[dict]:
+    return [
+        {"a": TEXTS[first + n], "b": TEXTS[first + n + 1], "x": "pq"[n % 2], "y": "rs"[n % 2] if n % 3 else None}
+        for n in range(count)
+    ]
+
+
+def module_of(tasks: dict, still_bert, tmp_path) -> bam.MultiTaskDataModule:
+    return bam.MultiTaskDataModule(tasks, still_bert, batch_size=8, max_length=32, seed=0, cache_dir=tmp_path)
+
+
+def test_both_orders_of_a_shared_pair_are_drawn_each_with_its_own_text(still_bert, tmp_path):
+    splits = {"train": columns(), "dev": columns(4, 40)}
+    found = bam.Task.from_list(splits, text=["a", "b"], labels={"x": "x", "y": "y"}, symmetric=True)
+    data = module_of(found, still_bert, tmp_path)
+    (shared,) = data.shared_rows().values()
+    assert len(shared) == len(data.rows["x"].train.keys) == 40
+    for one, two in zip(shared.rows["x"], shared.rows["y"], strict=True):
+        assert two < 0 or data.rows["x"].train.texts[0][one] == data.rows["y"].train.texts[0][two]
+    assert sum(shared.rows["y"] >= 0) == len(data.rows["y"].train.keys)
+
+
+def test_rows_of_an_unlabelled_split_are_shared_once_they_are_taught(still_bert, tmp_path):
+    splits = {"train": columns(), "dev": columns(4, 40), "more": columns(7, 50)}
+    options = {"text": "a", "labels": {"x": "x", "y": "y"}, "split": {"unlabelled": "more"}}
+    data = module_of(bam.Task.from_list(splits, **options), still_bert, tmp_path)
+    assert [len(part) for part in data.shared_rows().values()] == [20]
+    data.teach("x", np.zeros((27, 2), dtype=np.float32))
+    assert [len(part) for part in data.shared_rows().values()] == [27]
+
+
+def test_rows_of_two_sources_are_not_shared_though_their_labels_have_the_same_names(still_bert, tmp_path):
+    one, two = (
+        bam.Task.from_list({"train": columns(20, n), "dev": columns(4, 60)}, text="a", labels={"x": "x", "y": "y"})
+        for n in (0, 30)
+    )
+    data = module_of(
+        {f"{n}{k}": v for n, part in (("m", one), ("n", two)) for k, v in part.items()}, still_bert, tmp_path
+    )
+    assert {name: len(part) for name, part in data.shared_rows().items()} == {"mx+my": 20, "nx+ny": 20}
+
+
+def test_groups_are_set_aside_alike_whichever_label_a_row_has():
+    rows = [{**row, "g": str(n // 2)} for n, row in enumerate(columns(80))]
+    found = bam.Task.from_list(rows, text="a", labels={"x": "x", "y": "y"}, split={"group": "g"})
+    loaded = {name: load_examples(name, task) for name, task in found.items()}
+    assert not set(loaded["x"].dev.texts[0]) & set(loaded["y"].train.texts[0])
+    assert not set(loaded["y"].dev.texts[0]) & set(loaded["x"].train.texts[0])
+
+
+def test_a_label_that_no_dev_row_has_is_refused():
+    splits = {"train": columns(), "dev": [{"a": "z", "x": "p", "y": None}]}
+    found = bam.Task.from_list(splits, text="a", labels={"x": "x", "y": "y"})
+    with pytest.raises(DataError, match="task 'y': no dev row has a label"):
+        load_examples("y", found["y"])

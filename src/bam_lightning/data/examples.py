@@ -172,7 +172,13 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     if task.row_group and not task.allow_missing_labels:
         train = train.labelled()
     if splits["unlabelled"] is not None:
-        train = _add_unlabelled(train, load_unlabelled(name, task, splits["unlabelled"]))
+        more = load_unlabelled(name, task, splits["unlabelled"])
+        if task.row_group:
+            more = more._replace(ids=[f"unlabelled {row}" for row in range(len(more.keys))])
+        train = _add_unlabelled(train, more)
+    for split, part in (("training", train), ("dev", dev)):
+        if not len(part.keys):
+            raise DataError(f"task {name!r}: no {split} row has a label; choose another with {task.option('label')}")
     if train.has_gold is not None:
         notes.append(
             f"task {name!r}: {int((~train.has_gold).sum()):,} of {len(train.keys):,} training rows have no gold label; "
@@ -210,6 +216,11 @@ def _cut(
         return *cut_dev(where, name, train, task, seed, units), f"whole groups of column {group!r}, by data seed {seed}"
     if time:
         late = latest_rows(where, time, table.column(time).to_pylist(), _dev_rows(len(train.keys)))
+        if train.has_gold is not None and not train.has_gold[late].any():
+            raise DataError(
+                f"{where}: none of the {int(late.sum()):,} latest rows by column {time!r} has a label, so none can be "
+                f"a dev row; give a dev split, or name the rows without labels as {task.option('split')}.unlabelled"
+            )
         dev = sort_by_key(train.take(np.flatnonzero(late)).labelled())[1]
         return train.take(np.flatnonzero(~late)), dev, f"the latest by column {time!r}"
     return *cut_dev(where, name, train, task, seed), f"chosen by content and data seed {seed}"
@@ -254,7 +265,7 @@ def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     labels = rows.labels
     if isinstance(labels, Ragged):
         labels = np.array([str(row_label(labels, row)) for row in range(len(labels))])
-    labels = labels.reshape(len(labels), -1)
+    labels = labels[:, None] if labels.ndim == 1 else labels
     last = () if rows.ids is None or isinstance(rows.ids, LateTexts) else (np.asarray(rows.ids),)
     gold: list[Any] = [column for column in (rows.has_gold, rows.weight) if column is not None]
     gold += [] if rows.gold is None else list(rows.gold.T)
@@ -278,7 +289,8 @@ def cut_dev(
     """
     groups: dict[bytes, list[int]] = {}
     names = rows.keys if units is None else units
-    gold = np.ones(len(rows.keys), dtype=bool) if rows.has_gold is None else rows.has_gold
+    whole = rows.has_gold is None or bool(task.row_group)  # tasks that share rows set the same ones aside
+    gold = np.ones(len(rows.keys), dtype=bool) if whole else np.asarray(rows.has_gold)
     for row in np.flatnonzero(gold).tolist():
         groups.setdefault(names[row], []).append(row)
     if len(groups) < 4:
@@ -356,6 +368,12 @@ def load_unlabelled(
                     f"{where}: id {following} follows {one} in row {row + 1}, so the rows are not in their official "
                     "order, which a submission needs; sort the file by its ids"
                 )
+    if (
+        labels_if_there
+        and task.soft
+        and set(expand_columns(task.label_columns, table.column_names)) & {*table.column_names}
+    ):
+        table = add_label_column(where, task, table)
     if labels_if_there and has_labels(task, table):
         return _make_split(where, name, task, table, check_range=not task.range_inferred)
     texts = text_columns(where, task, table)
@@ -374,10 +392,12 @@ def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range:
     return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), layout=task.layout)
 
 
-def _check_choices(where: str, task: Task, texts: tuple[list[str], ...], labels: NDArray[np.int64]) -> None:
+def _check_choices(
+    where: str, task: Task, texts: tuple[list[str], ...], labels: NDArray[np.int64], has_gold: Any = None
+) -> None:
     """Raise ``DataError`` for a label that names a choice that its row does not have."""
     for row, label in enumerate(labels.tolist()):
-        if not texts[len(task.text) + label][row]:
+        if (has_gold is None or has_gold[row]) and not texts[len(task.text) + label][row]:
             raise DataError(f"{where}, row {row}: label {(task.labels or ())[label]!r} names a choice that is empty")
 
 
@@ -410,6 +430,8 @@ def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range:
         labels = read_labels(where, name, task, table.set_column(place, field, [filled]), check_range)
     elif task.regression:
         labels = np.full(len(values), task.range[0] if task.range else 0.0, dtype=np.float32)
+    if task.kind == "choice":
+        _check_choices(where, task, texts, labels, has_gold)
     return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), has_gold, layout=task.layout)
 
 
@@ -525,7 +547,12 @@ def text_columns(where: str, task: Task, table: pa.Table) -> tuple[list[str], ..
     texts = [columns[field] if field in plain else _filled(where, task, field, columns) for field in task.text]
     if len(task.choices) == 1:
         return (*texts, *_choices_of_lists(where, task, table.column(task.choices[0])))
-    return (*texts, *(_texts(where, task, column, table.column(column)) for column in task.choices))
+    choices = [_texts(where, task, column, table.column(column)) for column in task.choices]
+    for row, given in enumerate(zip(*choices, strict=True)):
+        count = sum(map(bool, given))
+        if count < 2 or not all(given[:count]):
+            raise DataError(f"{where}, row {row}: choices {list(given)}; give at least 2, and empty ones last")
+    return (*texts, *choices)
 
 
 def _choices_of_lists(where: str, task: Task, column: pa.ChunkedArray) -> list[list[str]]:

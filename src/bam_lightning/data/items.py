@@ -227,7 +227,9 @@ def _windows(columns: list[list[str]], tokenizer: Any, max_length: int) -> Encod
             types.append(window.type_ids)
             own = np.flatnonzero(np.array([text == 1 for text in window.sequence_ids]))
             first = _first_tokens(spans_of_words, np.array(window.offsets).reshape(-1, 2)[own], own)
-            room = np.where(first < 0, -1, np.minimum(first - own.min(initial=0), own.max(initial=0) - first))
+            room = np.where(
+                first < 0, -1, np.minimum(first - own.min(initial=len(window.ids)), own.max(initial=0) - first)
+            )
             better = room > best
             best, token = np.where(better, room, best), np.where(better, first + passed, token)
             passed += len(window.ids)

@@ -573,7 +573,9 @@ def check_agreement(where: str, task: Task, rows: TaskSplit, column: Column) -> 
         assert task.range is not None
         low, high = task.range
         if column.form == "logits":
-            values = low + (high - low) / (1 + np.exp(-values))
+            head = task.head_config
+            linear = isinstance(head, Mapping) and not head.get("sigmoid", True)
+            values = low + (high - low) * (values if linear else 1 / (1 + np.exp(-values)))
         error, base = float(np.square(values[:, 0] - labels).mean()), float(np.var(labels))
         found, least, bad = f"mean squared error is {error:.4g}", f"{base:.4g}, that of the mean", error >= base > 0
     else:

@@ -313,7 +313,7 @@ def _heads(
     for task in tasks:
         settings = config.suite.tasks[task].head.arguments()
         if rows is not None:
-            settings = balanced_head(settings, rows[task].train.labels)
+            settings = balanced_head(settings, rows[task].train.labelled().labels)
         heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings}, Head)
         if task in kept:
             heads[task].load_state_dict(kept[task])

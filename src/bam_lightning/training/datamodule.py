@@ -251,7 +251,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         self._rows: dict[str, TaskExamples] = {}
         self._teachers: dict[str, Teacher] = {}
         self._shared: tuple[dict[str, Examples], dict[str, SharedRows]] | None = None
-        self._train_ids: dict[str, Sequence[str] | None] = {}
+        self._train_splits: dict[str, TaskSplit] = {}
         self._tokenizer: Any = None
         self._split_cache: dict[str, dict[str, Examples]] = {}
 
@@ -289,7 +289,7 @@ class MultiTaskDataModule(ExamplesDataModule):
     def head_configs(self) -> dict[str, Any]:
         """Return task -> its head as a ``_target_`` form, or a function of the encoder's width."""
         return {
-            name: balanced_head(examples.task.head_config, examples.train.labels)
+            name: balanced_head(examples.task.head_config, examples.train.labelled().labels)
             for name, examples in self.rows.items()
         }
 
@@ -297,7 +297,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         """Describe a model of these tasks in plain types: tasks, heads, encoder configuration, tokenizer files."""
         tasks = {}
         for name, examples in self.rows.items():
-            task, config = examples.task, balanced_head(examples.task.head_config, examples.train.labels)
+            task, config = examples.task, balanced_head(examples.task.head_config, examples.train.labelled().labels)
             tasks[name] = {
                 "head": None if callable(config) else to_plain(config),
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],
@@ -330,7 +330,7 @@ class MultiTaskDataModule(ExamplesDataModule):
                 if name not in self._teachers:
                     split = split.labelled()
                 if part == "train":
-                    self._train_ids[name] = split.ids
+                    self._train_splits[name] = split
                 if not len(split.keys):
                     raise DataError(
                         f"task {name!r}: no training row has a gold label, and there is no teacher; give one with "
@@ -361,21 +361,23 @@ class MultiTaskDataModule(ExamplesDataModule):
         examples = self._examples("train")
         if self._shared is not None and self._shared[0] is examples:
             return self._shared[1]
-        groups: dict[str, list[str]] = {}
+        groups: dict[tuple[str, int], list[str]] = {}  # two sources may have labels of the same names
         for name in examples:
-            if group := self.rows[name].task.row_group:
-                groups.setdefault(group, []).append(name)
-        shared = {group: self._share(names) for group, names in groups.items() if len(names) > 1}
+            if (task := self.rows[name].task).row_group:
+                groups.setdefault((task.row_group, id(task.source)), []).append(name)
+        shared = {"+".join(names): self._share(names) for names in groups.values() if len(names) > 1}
         self._shared = (examples, shared)
         return shared
 
     def _share(self, names: Sequence[str]) -> SharedRows:
-        numbers = {name: {row: place for place, row in enumerate(self._train_ids[name] or ())} for name in names}
-        texts: dict[str, bytes] = {}
+        numbers: dict[str, dict[tuple[str, str], int]] = {}
+        texts: dict[tuple[str, str], bytes] = {}
         for name in names:
-            split = self.rows[name].train
-            texts |= dict(zip(split.ids or (), row_keys("", (), (), split.texts), strict=True))
-        order = sorted({row for known in numbers.values() for row in known}, key=lambda row: (texts[row], row))
+            split = self._train_splits[name]
+            rows = list(zip(split.ids or (), split.texts[0], strict=True))  # a pair and its other order have one id
+            numbers[name] = {row: place for place, row in enumerate(rows)}
+            texts |= dict(zip(rows, row_keys("", (), (), split.texts), strict=True))
+        order = sorted(texts, key=lambda row: (texts[row], row))
         return SharedRows({name: np.array([known.get(row, -1) for row in order]) for name, known in numbers.items()})
 
     def dev_examples(self) -> dict[str, Examples]:

@@ -131,8 +131,10 @@ def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float, temp
         soft = head.loss(logits / temperature, teacher.to(logits.dtype))
         loss = share * head.loss(logits, gold.to(logits.dtype)) + (1 - share) * temperature**2 * soft
     else:  # cross-entropy is linear in its target, so each word has its own share
-        soft = head.loss(soften(logits, temperature), ((1 - shares) * teacher).to(logits.dtype), *part.words)
-        loss = head.loss(logits, (shares * gold).to(logits.dtype), *part.words) + temperature**2 * soft
+        gold, teacher = shares * gold, (1 - shares) * teacher
+        trace = 1e-20  # of the other target: a mean over words then counts the same words in both parts
+        soft = head.loss(soften(logits, temperature), (teacher + trace * gold).to(logits.dtype), *part.words)
+        loss = head.loss(logits, (gold + trace * teacher).to(logits.dtype), *part.words) + temperature**2 * soft
     return loss if part.weight is None else loss * part.weight
 
 
@@ -141,7 +143,7 @@ def balanced_head(config: Any, labels: Any) -> Any:
 
     Args:
         config: of the head.
-        labels: class ids ``[N]`` of the training rows, or ``Ragged`` tags.
+        labels: class ids ``[N]`` of the training rows that have gold, or ``Ragged`` tags.
     """
     if callable(config) or config.get("class_weights") != "balanced":
         return config
