@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,3 +122,18 @@ def test_the_commands_at_the_end_of_training_run(trained, tmp_path, capsys, monk
         words = shlex.split(line.replace("FILE", "rows.jsonl").partition("    ")[0])
         assert cli.run([*words[1:], "--device", "cpu"]) == 0, capsys.readouterr().err
     assert serve.split()[:4] == ["bam", "serve", "--run", trained.id]
+
+
+def test_a_task_without_gold_that_a_file_teaches_is_measured(words, tmp_path):
+    root, data = tmp_path / "data" / "sst2", Path(compose(words).data.root) / "sst2"
+    root.mkdir(parents=True)
+    (root / "validation.jsonl").write_text((data / "validation.jsonl").read_text())
+    texts = list(dict.fromkeys(sentences(80, seed=5)))[:60]
+    lines = [json.dumps({"sentence": text, "label": None, "idx": number}) for number, text in enumerate(texts)]
+    (root / "train.jsonl").write_text("\n".join(lines))
+    lines = ["sentence,p_negative,p_positive", *(f"{text},0.3,0.7" for text in texts)]
+    (tmp_path / "teacher.csv").write_text("\n".join(lines))
+    more = ["suite.tasks.sst2.allow_missing_labels=true", f"teachers.sst2={tmp_path}/teacher.csv"]
+    places = [f"data.root={root.parent}", f"paths.store={tmp_path}/store", f"paths.cache={tmp_path}/cache"]
+    report = check_recipe(compose([*words, "recipe=multi", "suite.include=[sst2]", *more, *places]), tmp_path / "out")
+    assert [stage["runs"] for stage in report["stages"]] == [1]

@@ -227,7 +227,11 @@ class _Stopwatch(pl.Callback):
 def _measure(run: Run, context: Context) -> _Measured:
     """Take a few optimizer steps of a Run, without teachers and from the encoder that every Run starts from."""
     alone = replace(run, teachers={}, init_from=None)
-    prepared: Prepared = prepare_run(alone, context)
+    rows = {  # a taught Run trains on rows without gold as well
+        task: examples._replace(train=examples.train._replace(has_gold=None)) if task in run.teachers else examples
+        for task, examples in context.rows.items()
+    }
+    prepared: Prepared = prepare_run(alone, replace(context, rows=rows))
     settings = context.config.trainer
     if hardware.precision(settings) == "64-true":
         prepared.module.double()
