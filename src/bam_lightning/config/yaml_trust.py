@@ -50,7 +50,7 @@ def install(own: Path) -> None:
         return tree
 
     load_configuration.checked = True  # type: ignore[attr-defined]
-    ConfigLoaderImpl._load_configuration_impl = load_configuration
+    ConfigLoaderImpl._load_configuration_impl = load_configuration  # type: ignore[method-assign]
 
 
 def check_file(folder: Path, name: str, content: Any, own: Path) -> None:
