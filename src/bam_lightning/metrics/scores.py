@@ -193,6 +193,15 @@ def scores(predictions: Values, gold: Values, metric: str, classes: int | None =
     return {name: METRICS[name](predictions, gold) for name in dict.fromkeys(names)}
 
 
+def points(predictions: Values, gold: Values, metric: str) -> float:
+    """Return one metric x 100, without the secondary ones: what is called for each draw of a bootstrap.
+
+    >>> points(np.array([0, 1, 1]), np.array([0, 1, 0]), "matthews")
+    50.0
+    """
+    return 100 * METRICS[metric](predictions, gold)
+
+
 def majority(gold: Values, metric: str) -> float:
     """Return the score of predicting the most frequent class for every row; 0 for correlations and kappa.
 

@@ -36,7 +36,7 @@ from bam_lightning.inference.evaluate import (
 )
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 from bam_lightning.metrics.report import paired_bootstrap
-from bam_lightning.metrics.scores import WORD_METRICS, scores
+from bam_lightning.metrics.scores import WORD_METRICS, points
 from bam_lightning.metrics.significance import mcnemar
 from bam_lightning.recipes.job_file import JOB, read_job
 from bam_lightning.store.atomic_io import write_text
@@ -315,11 +315,7 @@ def _answer(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, _An
 
 def _compare(labelled: LabelledRows, old: _Answers, new: _Answers, changes: Sequence[str], margin: float) -> Comparison:
     task = labelled.task
-    every = partial(scores, metric=task.metric, classes=len(task.label_names) or None)
-
-    def score(predictions: NDArray[Any], gold: NDArray[Any]) -> float:
-        return 100 * every(predictions, gold)[task.metric]
-
+    score = partial(points, metric=task.metric)
     draws = paired_bootstrap(score, old.values, new.values, new.gold)
     low, high = (float(bound) for bound in np.quantile(draws, [0.05, 0.95]))
     verdict = "not worse" if low >= -margin else "worse" if high < -margin else "undetermined"

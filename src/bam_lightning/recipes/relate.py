@@ -19,7 +19,7 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.data import row_cache
 from bam_lightning.data.outcomes import compare
 from bam_lightning.metrics.report import paired_bootstrap
-from bam_lightning.metrics.scores import scores
+from bam_lightning.metrics.scores import points
 from bam_lightning.recipes.predictions import decode_logits
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.atomic_io import write_text
@@ -96,11 +96,7 @@ def _effect(config: Config, helper: str, task: str, without: str, with_it: str) 
         return compare(metric, decode_logits(task, logits, config), rows, names)
 
     (before, gold), (after, _) = compared(without), compared(with_it)
-    every = partial(scores, metric=metric, classes=len(names) or None)
-
-    def score(predictions: Any, gold: Any) -> float:
-        return 100 * every(predictions, gold)[metric]
-
+    score = partial(points, metric=metric)
     draws = paired_bootstrap(score, before, after, gold)
     low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
     return Effect(helper, task, score(after, gold) - score(before, gold), low, high)
