@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,6 +182,18 @@ def trained(tiny_bert, tmp_path_factory) -> Trained:
     config = compose(["+experiment=single_multi", *words, *places])
     results = run_recipe(config, folder / "out")
     return Trained(results["runs"][-1]["id"], folder / "store", words, config, results)
+
+
+@contextmanager
+def little_memory(megabytes: int) -> Iterator[None]:
+    """Let the process take no more than so much memory beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (megabytes << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class Served(NamedTuple):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,18 +13,7 @@ from pyarrow import parquet
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.data import readers
 from bam_lightning.data.readers import TableFile, read_columns
-
-
-@contextmanager
-def little_memory(megabytes=400):
-    """Let the process take no more than so much memory beyond what it has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (megabytes << 20), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+from conftest import little_memory
 
 
 def write_parquet(path: Path, column) -> Path:
@@ -54,14 +41,14 @@ def test_a_parquet_file_of_one_long_text_in_many_rows_is_refused(dictionary_bomb
     monkeypatch.setattr(readers, "FREELY", 1 << 20)
     size = dictionary_bomb.stat().st_size
     assert size < 1 << 20
-    with little_memory(), pytest.raises(DataError) as caught:
+    with little_memory(400), pytest.raises(DataError) as caught:
         read_columns(dictionary_bomb, ["text", "label"])
     assert f"{dictionary_bomb} has {size:,} bytes but stands for " in str(caught.value)
 
 
 def test_a_part_of_a_parquet_file_that_would_fill_the_memory_is_refused_in_a_stream(dictionary_bomb, monkeypatch):
     monkeypatch.setattr(readers, "LARGEST_BATCH", 100 << 20)
-    with little_memory(), pytest.raises(DataError, match=r"rows 0 to [\d,]+ hold \d+ MiB of text, more than 100"):
+    with little_memory(400), pytest.raises(DataError, match=r"rows 0 to [\d,]+ hold \d+ MiB of text, more than 100"):
         list(TableFile(str(dictionary_bomb), "parquet"))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from bam_lightning.config.hydra_errors import is_user_error
 from bam_lightning.models import safe_loading
 from bam_lightning.models.encoder import from_path, load_tokenizer
 from bam_lightning.store.run_dir import file_hash, manifest_digest
+from conftest import little_memory
 
 ANEW = "download or copy the model again"
 
@@ -48,20 +47,8 @@ def sign(folder, name):
     (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
 
 
-@contextmanager
-def little_memory(megabytes=600):
-    """Let the process take no more than so much memory beyond what it has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (megabytes << 20), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def refusal(folder) -> str:
-    with little_memory(), pytest.raises((ValueError, OSError)) as caught:
+    with little_memory(600), pytest.raises((ValueError, OSError)) as caught:
         bam.load(folder)
     assert is_user_error(caught.value)
     return str(caught.value)
@@ -257,7 +244,7 @@ def test_a_tokenizer_that_takes_too_much_is_refused_within_limits(tiny_bert, tmp
     if said is None:
         assert load_tokenizer(folder)
         return
-    with little_memory(), pytest.raises(ConfigError) as caught:
+    with little_memory(600), pytest.raises(ConfigError) as caught:
         load_tokenizer(folder)
     assert f"{folder}/tokenizer.json cannot be used: " in str(caught.value)
     assert said in str(caught.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.analysis.html_report import COLOURS, document, figure_of, html_table, svg
-from bam_lightning.config.escaping import markdown, plot_label
+from bam_lightning.config.escaping import markdown, markdown_rows, plot_label
 from bam_lightning.store.atomic_io import write_text
 
 Report = Mapping[str, Any]
@@ -123,9 +123,7 @@ def _worst(report: Report) -> list[list[str]]:
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of plain texts as Markdown."""
-    lines = [[markdown(cell) for cell in line] for line in [heading, *rows]]
-    lines.insert(1, ["---"] * len(heading))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_rows([heading, ["---"] * len(heading), *rows]))
 
 
 def reliability_plot(report: Report) -> str:

@@ -169,17 +169,13 @@ def claims(table: Table, short: bool = False) -> list[list[str]]:
 def markdown(table: Table, paper: bool = False) -> str:
     """Return the table in Markdown."""
     head = heading(table)
-    rows = _markdown_table([head, ["---", *["--:"] * (len(head) - 1)], *body(table, paper=paper)])
+    rows = escaping.markdown_rows([head, ["---", *["--:"] * (len(head) - 1)], *body(table, paper=paper)])
     notes = [f"- {escaping.markdown(line)}" for line in legend(table)]
     parts = [f"## {escaping.markdown(table.config.title)}", "", *rows, "", *notes, ""]
     if table.claims:
         head, *lines = claims(table)
-        parts += ["### Claims", "", *_markdown_table([head, ["---"] * len(head), *lines]), ""]
+        parts += ["### Claims", "", *escaping.markdown_rows([head, ["---"] * len(head), *lines]), ""]
     return "\n".join(parts)
-
-
-def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(map(escaping.markdown, line)) + " |" for line in lines]
 
 
 def latex(table: Table, paper: bool = False) -> str:

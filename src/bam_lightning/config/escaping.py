@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
@@ -26,6 +27,11 @@ def markdown(text: str) -> str:
     """
     text = printable(" ".join(text.split("\n"))).replace("&", "&amp;").replace("<", "&lt;")
     return _MARKDOWN.sub(r"\\\g<0>", text).replace("|", "&#124;")
+
+
+def markdown_rows(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of plain texts as Markdown."""
+    return [f"| {' | '.join(map(markdown, line))} |" for line in lines]
 
 
 def csv_cell(text: str) -> str:

@@ -284,10 +284,8 @@ class _Reader:
         """Read one column of numbers, of lists or of mappings, which may be JSON text."""
         cells = [_parsed(cell) for cell in column.to_pylist()]
         plain = self.task.regression or form == "values"
-        width = 1 if plain else len(self.classes)
-        if form == "logits" and self.task.kind == "ordinal":
-            width -= 1  # an output for each threshold between classes
-        thresholds = form == "logits" and self.task.kind == "ordinal"
+        thresholds = form == "logits" and self.task.kind == "ordinal"  # an output for each, between two classes
+        width = 1 if plain else len(self.classes) - thresholds
         order = self._order(self.source.classes) if self.source.classes and not (plain or thresholds) else None
         values, present = np.zeros((len(cells), width)), np.ones(len(cells), dtype=bool)
         for row, cell in enumerate(cells):
@@ -351,11 +349,11 @@ class _Reader:
 
     def _hard(self, cells: list[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         values, present = np.zeros((len(cells), len(self.classes))), np.ones(len(cells), dtype=bool)
+        several = self.task.multi_label
         for row, cell in enumerate(cells):
-            if cell is None or (cell == "" and not self.task.multi_label):
+            if cell is None or (cell == "" and not several):
                 present[row] = False
                 continue
-            several = self.task.multi_label
             if several and isinstance(cell, str):
                 cell = [part.strip() for part in cell.split(self.task.label_separator) if part.strip()]
             for word in cell if several else [cell]:

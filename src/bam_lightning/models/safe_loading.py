@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ CPU_SECONDS, WALL_SECONDS, MEMORY = 10, 120, 1 << 30  # of trying a tokenizer, b
 IDS_PER_BYTE, MORE_IDS = 4, 64  # most token ids of a text; byte-level tokenizers have at most one per byte
 
 Shapes = Mapping[str, tuple[int, ...]]
+T = TypeVar("T")
 
 PROBE = """
 import sys
@@ -107,7 +108,7 @@ def check_config(folder: Path, bytes_of_weights: int, required: bool = True) -> 
             if "/" in str(content.get(key)):
                 raise StoreError(f"{path} has {key} {content[key]!r}, code from elsewhere, which is not run")
         if name == CONFIG:
-            for key, value in _numbers(content):
+            for key, value in _leaves(content, int):
                 if abs(value) > max(bytes_of_weights, 1 << 20):
                     raise StoreError(
                         f"{path} has {key} {value:,}, but the weights have only {bytes_of_weights:,} bytes"
@@ -125,7 +126,7 @@ def check_tokenizer(files: Iterable[Path]) -> None:
     """
     for path in files:
         if path.name == TOKENIZER_CONFIG and path.is_file():
-            for key, value in _texts(json.loads(path.read_text(encoding="utf-8"))):
+            for key, value in _leaves(json.loads(path.read_text(encoding="utf-8")), str):
                 name = key.rpartition(".")[2]
                 outside = PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts or "\\" in value
                 if name.endswith(("_file", "_files")) and name not in UNREAD and outside:
@@ -157,16 +158,16 @@ def _try_tokenizer(path: Path, content: str) -> str:
     return _tried[content]
 
 
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts of nested JSON with their keys; items of a list have the list's."""
-    if isinstance(value, str):
+def _leaves(value: Any, kind: type[T], key: str = "") -> Iterator[tuple[str, T]]:
+    """Yield the values of a type in nested JSON with their keys; items of a list have the list's."""
+    if isinstance(value, kind):
         yield key, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _texts(item, f"{key}.{name}" if key else name)
+            yield from _leaves(item, kind, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, key)
+            yield from _leaves(item, kind, key)
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -175,18 +176,6 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
             raise StoreError(f"{count:,} of the {tensor.numel():,} weights {name!r} are NaN or infinite")
-
-
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the integers of nested JSON with their keys."""
-    if isinstance(value, int):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _numbers(item, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _numbers(item, key)
 
 
 def body_shapes(config: Any, most: int, part: Callable[[Any], Any]) -> Shapes:

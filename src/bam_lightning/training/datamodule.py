@@ -295,9 +295,9 @@ class MultiTaskDataModule(ExamplesDataModule):
 
     def spec(self, model: MultiTaskModel) -> dict[str, Any]:
         """Describe a model of these tasks in plain types: tasks, heads, encoder configuration, tokenizer files."""
-        tasks = {}
+        tasks, heads = {}, self.head_configs()
         for name, examples in self.rows.items():
-            task, config = examples.task, balanced_head(examples.task.head_config, examples.train.labelled().labels)
+            task, config = examples.task, heads[name]
             tasks[name] = {
                 "head": None if callable(config) else to_plain(config),
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],
