@@ -102,23 +102,23 @@ BENCHES = {
     ),
     "recipe": Bench(
         {"recipe": ["recipe"]},
-        [Claim("embedded default: what is not training, over training", "recipe", "", 0.13, 0.15, True, "overhead")],
-        data="the embedded default",
+        [Claim("demo scale: what is not training, over training", "recipe", "", 0.13, 0.15, True, "overhead")],
+        data="the demo scale",
     ),
     "sweep": Bench(
         {"sweep": ["sweep", "20"], "pipelines": ["pipelines", "20"]},
         [Claim("20 seeds in one sweep: time over 20 pipelines'", "sweep", "pipelines", 0.35, 0.4, True, "seconds")],
         rounds=1,
-        data="the embedded default",
+        data="the demo scale",
     ),
     "start": Bench(
         {"first_step": ["first_step"], "full_glue": ["full_glue"]},
         [
-            Claim("cached embedded default: seconds to the first step", "first_step", "", 6, 8, True, "seconds"),
+            Claim("cached demo scale: seconds to the first step", "first_step", "", 6, 8, True, "seconds"),
             Claim("1,077,000 rows: seconds to the first step", "full_glue", "", 10, 10, True, "seconds"),
             Claim("the same: peak memory, MiB", "full_glue", "", 1700, 2048, True, "peak_mib"),
         ],
-        data="the embedded default; 1,077,000 generated rows",
+        data="the demo scale; 1,077,000 generated rows",
     ),
     "gpu": Bench(
         {side: ["gpu", side] for side in ("packed", "compiled", "padded")},

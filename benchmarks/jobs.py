@@ -16,7 +16,7 @@ EXPERIMENT = "+experiment=single_multi"
 
 
 def recipe(cache: Path) -> dict[str, float]:
-    """Run the embedded default from nothing; ``overhead``: what is not spent in training steps, over what is."""
+    """Run the demo scale from nothing; ``overhead``: what is not spent in training steps, over what is."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = _job(folder, EXPERIMENT)
         manifests = [json.loads(path.read_text()) for path in Path(folder).glob("store/runs/*/run.json")]
@@ -25,7 +25,7 @@ def recipe(cache: Path) -> dict[str, float]:
 
 
 def sweep(cache: Path, seeds: str) -> dict[str, float]:
-    """Run the embedded default with so many seeds as one sweep in one store."""
+    """Run the demo scale with so many seeds as one sweep in one store."""
     with tempfile.TemporaryDirectory() as folder:
         return _found(_job(folder, "-m", EXPERIMENT, f"seed=range({seeds})"))
 
