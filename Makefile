@@ -12,8 +12,8 @@ install: $(STAMP)  ## make .venv and install the tested versions of requirements
 
 $(STAMP): setup.cfg pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock torch uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock torch uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint requirements.lock --editable '.[dev]'
 	touch $(STAMP)
 
 demo: install  ## the main job, Single->Multi, on the demo scale: no GPU, no account, no download
