@@ -4,6 +4,7 @@ Where neither torchrun nor srun started the job, torchrun's agent starts ``bam_l
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -100,6 +101,15 @@ def _join() -> None:
         world_size=distributed.world_size(),
         timeout=COLLECTIVE,
     )
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End the group before the interpreter does: threads of gloo that outlive it abort the process."""
+    from torch import distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _follow(config: Config, output: Path) -> dict[str, Any]:
