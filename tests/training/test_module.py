@@ -301,6 +301,17 @@ def test_in_bfloat16_heads_have_gradients_of_float32(tiny_bert):
     assert not any(torch.equal(one, one.bfloat16().float()) for one in seen[1] if one.any())
 
 
+def test_no_gradient_is_kept_beside_the_next_forward_pass(tiny_bert):
+    module, before, within = build(tiny_bert), [], []
+    watch = pl.callbacks.LambdaCallback(
+        on_train_batch_start=lambda *_: before.append([one.grad for one in module.parameters()]),
+        on_before_optimizer_step=lambda *_: within.append(module.head("rte").linear.weight.grad is not None),
+    )
+    fit(module, pool(0), [watch], max_steps=3)
+    assert within == [True] * 3
+    assert not any(grad is not None for grads in before for grad in grads)
+
+
 def test_dropout_is_a_function_of_the_seed(tiny_bert):
     first, second, other = modules = [build(tiny_bert, seed=seed) for seed in (1, 1, 2)]
     for module in modules:

@@ -204,6 +204,11 @@ class BamModule(pl.LightningModule):
         if self._log_due():
             self._log_training()
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, then free the gradients: Lightning would keep them beside the activations of the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     def _log_due(self) -> bool:
         loop = self._lightning.fit_loop.epoch_loop
         every = (loop._batches_that_stepped + 1) % self._lightning.log_every_n_steps == 0
