@@ -85,6 +85,7 @@ def serve(address: str) -> None:
 
     for name in PRELOADED:
         importlib.import_module(name)
+    _generate_demo()
     gc.freeze()  # else garbage collection in a child copies every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
     with socket.socket(socket.AF_UNIX) as listener:
@@ -97,6 +98,19 @@ def serve(address: str) -> None:
                 listener.close()
                 _child(line)
             line.close()
+
+
+def _generate_demo() -> None:
+    """Generate the demo scale's rows and texts once, which takes a job a second or two; children inherit them."""
+    import yaml
+
+    from bam_lightning.config.compose import conf_dir
+    from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_sentences, generate_splits
+
+    generate_sentences(yaml.safe_load((conf_dir() / "encoder" / "demo.yaml").read_text())["pretraining"]["sentences"], 0)
+    for kind in DEMO_TASKS:
+        task = yaml.safe_load((conf_dir() / "task" / f"generated_{kind}.yaml").read_text())
+        generate_splits(kind, task["train_rows"], task["dev_rows"], 0)
 
 
 def _child(line: socket.socket) -> None:

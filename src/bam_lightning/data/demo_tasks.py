@@ -155,7 +155,7 @@ _MAKERS: dict[str, Callable[[random.Random], Row]] = {
 }
 
 
-@lru_cache(maxsize=1)  # the splits of a task are read one after the other
+@lru_cache(maxsize=16)  # read split by split, and again by the next job of a sweep
 def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str, dict[str, list]]:
     """Generate a task: split -> column -> values. No text, or pair of texts, occurs twice."""
     rng = random.Random(f"{kind} {seed}")  # a string seed does not depend on hash randomization
@@ -180,6 +180,7 @@ def generate_splits(kind: str, train: int, dev: int, seed: int = 0) -> dict[str,
     return data
 
 
+@lru_cache(maxsize=2)
 def generate_sentences(sentences: int, seed: int = 0) -> list[str]:
     """Generate unlabelled documents of two related clauses: one helps to predict a masked word of the other."""
     rng, documents = random.Random(f"corpus {seed}"), []
