@@ -14,7 +14,7 @@ from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.models.saving import load_encoder
 from bam_lightning.recipes.evaluation import job_file_of
-from bam_lightning.recipes.grow import GrowOptions, grow, grown_config
+from bam_lightning.recipes.grow import GrowOptions, grow, grown_config, read_task
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.run_store import Store
 
@@ -23,6 +23,12 @@ path: data/sst2
 text: [sentence]
 head: {label_names: [negative, positive]}
 """
+
+
+def test_a_task_with_the_name_of_one_of_the_librarys_is_the_users():
+    Path("mnli.yaml").write_text(f"{TASK}train_rows: 7\n")
+    added = read_task("mnli.yaml", "mnli")
+    assert (added.path, added.train_rows, added.text) == ("data/sst2", 7, ["sentence"])
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from bam_lightning.recipes.job_file import read_job
 from bam_lightning.recipes.runner import run_recipe
 
 TEACHER, STUDENT = "single", "student"
+ADDED = "added_by_bam_grow"  # name of the new task's file where it is composed: the library's own files come first
 WORDS = ("seed=", "teacher_seed=", "trainer.", "run.", "logger.", "optimization.", "distillation.")
 
 
@@ -77,7 +78,7 @@ def grown_config(info: ModelInfo, options: GrowOptions, words: Sequence[str] = (
     if name in old:
         raise ConfigError(f"Run {info.id} has a task {name!r} already; rename the file of the new one")
     config = _with_words(config, words)
-    config.suite.tasks[name] = _read_task(options.task, name)
+    config.suite.tasks[name] = read_task(options.task, name)
     config.suite.include = [*old, name]
     epochs = config.optimization.epochs or config.optimization.multi.epochs
     assert epochs is not None
@@ -107,15 +108,15 @@ def _with_words(config: Config, words: Sequence[str]) -> Config:
     return to_config(tree)
 
 
-def _read_task(path: str, name: str) -> TaskConfig:
+def read_task(path: str, name: str) -> TaskConfig:
     """Return the task that a file of the group ``task`` describes."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataPathError(f"task: no file {file}; give a task's YAML file, as in --task my_conf/task/churn.yaml")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "task").mkdir()
-        shutil.copyfile(file, Path(folder) / "task" / f"{name}.yaml")
-        found = compose([f"hydra.searchpath=[file://{folder}]", f"+task@suite.tasks.{name}={name}"])
+        shutil.copyfile(file, Path(folder) / "task" / f"{ADDED}.yaml")
+        found = compose([f"hydra.searchpath=[file://{folder}]", f"+task@suite.tasks.{name}={ADDED}"])
     return found.suite.tasks[name]
 
 
