@@ -10,9 +10,9 @@ import pytest
 
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
-from bam_lightning.data.examples import load_examples
+from bam_lightning.data.examples import TaskExamples, load_examples
 from bam_lightning.data.task import Task
-from bam_lightning.data.teacher_columns import read_column
+from bam_lightning.training.distillation import read_teacher
 
 TEXTS = [f"text number {number}" for number in range(30)]
 LABELS = ["neg", "pos", "mid"]
@@ -57,7 +57,8 @@ def read(topic, table: pd.DataFrame | str, name: str = "llm.parquet", alone: boo
     else:
         table.to_parquet(name)
     (source,) = teacher_sources("teachers.topic", name, **options)
-    return read_column("topic", *topic, source, alone)
+    task, train = topic
+    return read_teacher("topic", TaskExamples(train, train, None, task, []), source, alone)
 
 
 def test_classes_names_the_classes_of_columns_in_their_order_unless_the_columns_name_them(topic):

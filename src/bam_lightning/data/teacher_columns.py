@@ -1,6 +1,7 @@
 """Predictions from outside as a teacher's column: a file is read, checked, and matched to training rows by content.
 
-N training rows, F rows of a file, C classes, K outputs of a head."""
+N training rows, F rows of a file, C classes, K outputs of a head. Rows of words or of choices have several items: M in
+all rows of the file. Other rows are one item."""
 
 from __future__ import annotations
 
@@ -22,15 +23,23 @@ from bam_lightning.data.examples import TaskSplit, text_columns
 from bam_lightning.data.labels import find_class
 from bam_lightning.data.readers import Columns, TableFile, read_columns, read_error, split_ending
 from bam_lightning.data.task import Task
+from bam_lightning.data.word_labels import words_of
+from bam_lightning.store.ragged import Ragged, concatenate
 
 SAME = 1e-4  # largest difference of predictions that count as equal
 SUM_SLACK = 0.02  # probabilities are renormalized if their sum is at most this far from 1
 ROUNDING = 1e-6  # of a sum; smaller differences are left as they are
+ABSENT = -1e4  # logit of a word or choice that is not predicted, as in models.batch, which needs torch
+NEVER = -1e3  # logit of a word's probability of 0
+WORDS = ("tagging", "span")
 FORMS_OF = {
     "classification": ("logits", "probabilities", "labels", "votes", "top_logprobs"),
     "ordinal": ("logits", "probabilities", "labels", "votes", "top_logprobs"),
     "multi_label": ("logits", "probabilities", "labels"),
     "regression": ("logits", "values"),
+    "choice": ("logits", "probabilities", "labels"),
+    "tagging": ("logits", "probabilities", "labels"),
+    "span": ("logits", "probabilities"),
 }
 Floats = NDArray[np.float64]
 Key = tuple[str, ...]
@@ -42,20 +51,22 @@ class Column(NamedTuple):
     Attributes:
         form: ``logits``, ``probabilities`` (of classes, or of each label) or ``values`` (in label units).
         values: float32 ``[N, K]`` logits, ``[N, C]`` probabilities or ``[N, 1]`` values; zeros where not covered.
+            ``Ragged`` logits of the words of N rows, ``ABSENT`` for a word that is not predicted.
         covered: ``[N]`` whether the teacher predicted the row; ``None`` if it predicted all.
         notes: What was done, one sentence each.
     """
 
     form: str
-    values: NDArray[np.float32]
+    values: Any
     covered: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """Hash of form, values and coverage in row order, 16 hexadecimal digits: what a student can learn from."""
-        digest = hashlib.sha256(f"{self.form} {self.values.shape} ".encode())
-        digest.update(np.ascontiguousarray(self.values).tobytes())
+        shape = (self.values.values if isinstance(self.values, Ragged) else self.values).shape
+        digest = hashlib.sha256(f"{self.form} {shape} ".encode())
+        digest.update(self.values.tobytes())
         if self.covered is not None:
             digest.update(self.covered.tobytes())
         return digest.hexdigest()[:16]
@@ -79,18 +90,17 @@ def read_column(name: str, task: Task, rows: TaskSplit, source: TeacherSource, a
             names file, row and column.
     """
     where = f"teacher of {name!r}, {source.path}"
-    if task.kind not in FORMS_OF:
-        raise DataError(f"{where}: a file can teach tasks of kind {', '.join(FORMS_OF)}; this one is {task.kind!r}")
     names = _column_names(where, source)
     form, columns = _find_form(where, name, task, source, names)
-    by_text = all(column in names for column in task.text_columns)
+    texts = [*task.text_columns, *task.choices]
+    by_text = all(column in names for column in texts)
     by_id = task.id_column in names and rows.ids is not None
     if not (by_text or by_id):
-        wanted = ", ".join(task.text_columns) + (f", or {task.id_column}" if rows.ids is not None else "")
+        wanted = ", ".join(texts) + (f", or {task.id_column}" if rows.ids is not None else "")
         raise DataError(
             f"{where}: no columns {wanted}, by which rows are matched; columns there: {', '.join(names)}; rename them"
         )
-    key_columns = [*(task.text_columns if by_text else ()), *([str(task.id_column)] if by_id else ())]
+    key_columns = [*(texts if by_text else ()), *([str(task.id_column)] if by_id else ())]
     table = _read(where, source, [*columns.values(), *key_columns])
     notes: list[str] = []
     values, present = _Reader(where, task, source, notes).read(form, columns, table)
@@ -100,21 +110,57 @@ def read_column(name: str, task: Task, rows: TaskSplit, source: TeacherSource, a
     )
     keys = _keys(rows.ids if by_id else None, rows.texts if by_text else ())
     groups = _groups(file_keys, present, swap=task.symmetric and by_text)
-    matched, covered = _match(where, source, keys, values, groups, texts_at=int(by_id), notes=notes)
+    found, values = _match(where, source, keys, values, groups, texts_at=int(by_id), notes=notes)
+    covered = found >= 0
     _check_coverage(where, source, keys, covered, alone)
     count = f"{int(covered.sum()):,} of {len(covered):,} training rows"
     notes.insert(0, count + ("; the others learn from gold alone" if alone and not covered.all() else ""))
     if not present.all():
         notes.append(f"{int((~present).sum()):,} rows of the file have no prediction")
-    column = Column(
-        form if form in ("logits", "values") else "probabilities",
-        matched.astype(np.float32),
+    form = form if form in ("logits", "values") else "probabilities"
+    return Column(
+        "logits" if task.kind in WORDS else form,
+        _in_row_order(where, task, rows, form, values, found),
         None if covered.all() else covered,
         tuple(f"{where}: {note}" for note in notes),
     )
-    if source.check_agreement and task.in_average:
-        check_agreement(where, task, rows, column)
-    return column
+
+
+def _in_row_order(
+    where: str, task: Task, rows: TaskSplit, form: str, values: Ragged, found: NDArray[np.int64]
+) -> NDArray[np.float32] | Ragged:
+    """Return the values of N training rows, given ``[N]`` the row of the file of each, or -1.
+
+    Raises:
+        DataError: If a row has another number of words or choices than the file has predictions.
+    """
+    covered, counts = found >= 0, np.ones(len(found), dtype=np.int64)
+    several = values.values.shape[1] == 1 and task.kind == "choice"  # else one row of C numbers, of hard labels
+    if task.kind in WORDS:
+        counts = np.array([len(words_of(text, str(task.kind))) for text in rows.texts[-1]], dtype=np.int64)
+    elif several:
+        counts = np.sum([list(map(bool, choice)) for choice in rows.texts[len(task.text) :]], axis=0)
+    for row in np.flatnonzero(covered & (values.counts[found] != counts))[:1]:
+        raise DataError(
+            f"{where}, row {int(found[row])}: {int(values.counts[found[row]])} predictions, but the training row with "
+            f"its text has {int(counts[row])} {'choices' if several else 'words'}; give one for each"
+        )
+    fill = ABSENT if form == "logits" and (several or task.kind in WORDS) else 0.0
+    items = np.full((int(counts.sum()), values.values.shape[1]), fill, dtype=np.float32)
+    items[np.repeat(covered, counts)] = values[found[covered]].values
+    if task.kind in WORDS:
+        if form != "logits":
+            known = np.repeat(covered, counts)
+            if task.kind == "tagging":
+                known &= items.any(axis=1)
+            with np.errstate(divide="ignore"):
+                items = np.where(known[:, None], np.log(items).clip(NEVER), ABSENT)
+        return Ragged.from_counts(items.astype(np.float32), counts)
+    if not several:
+        return items
+    table = np.full((len(counts), len(task.labels or ())), fill, dtype=np.float32)
+    table[np.arange(table.shape[1]) < counts[:, None]] = items[:, 0]
+    return table
 
 
 def _column_names(where: str, source: TeacherSource) -> list[str]:
@@ -170,7 +216,7 @@ def _find_form(
         if (
             form in possible
             and columns
-            and not set(columns.values()) & {*task.text_columns, task.label, task.id_column}
+            and not set(columns.values()) & {*task.text_columns, *task.choices, task.label, task.id_column}
         ):
             found.setdefault(form, columns)
     if len(found) != 1:
@@ -192,48 +238,90 @@ def _expand(pattern: str, names: Sequence[str]) -> dict[str, str]:
 
 
 class _Reader:
-    """Reads the numbers ``[F, C]`` of a file; what is done to them is added to ``notes``."""
+    """Reads the numbers ``[M, K]`` of a file; what is done to them is added to ``notes``."""
 
     def __init__(self, where: str, task: Task, source: TeacherSource, notes: list[str]) -> None:
         self.where, self.task, self.source, self.notes = where, task, source, notes
-        self.classes = list(task.labels or ())
+        self.classes = ["start", "end"] if task.kind == "span" else list(task.labels or ())
+        self.row_of = np.empty(0, dtype=np.int64)  # [M] row of each item
+        self.several = False  # whether rows have several items
 
-    def read(self, form: str, columns: dict[str, str], table: pa.Table) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return numbers ``[F, C]``, zero where there are none, and ``[F]`` whether a row has some."""
-        values, present = self._numbers(form, columns, table)
+    def read(self, form: str, columns: dict[str, str], table: pa.Table) -> tuple[Ragged, NDArray[np.bool_]]:
+        """Return numbers of F rows, and ``[F]`` whether a row has some; items without a number have 0 or ``ABSENT``."""
+        cells = {word: [_parsed(cell) for cell in table.column(name).to_pylist()] for word, name in columns.items()}
+        counts = np.ones(table.num_rows, dtype=np.int64)
+        self.several = self.task.kind in WORDS or (self.task.kind == "choice" and form != "labels")
+        if self.several:
+            cells, counts = self._items(columns, cells)
+        self.row_of = np.repeat(np.arange(len(counts)), counts)
+        values, present = self._numbers(form, columns, cells)
+        whole = np.bincount(self.row_of[~present], minlength=len(counts)) == 0
+        if self.several and self.task.kind != "tagging" and not whole.all():
+            raise self._fault(int(np.flatnonzero(~present)[0]), "a number is missing; give each one, or an empty row")
         wrong = ~np.isfinite(values).all(axis=1) & present
         if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise self._fault(row, f"{form} {values[row].tolist()} are not all finite numbers; mend or empty them")
+            item = int(np.flatnonzero(wrong)[0])
+            raise self._fault(item, f"{form} {values[item].tolist()} are not all finite numbers; mend or empty them")
         checked = getattr(self, f"_{form}")(values, present)
-        checked[~present] = 0
-        return checked, present
+        checked[~present] = ABSENT if self.several and form == "logits" else 0
+        return Ragged.from_counts(checked, counts), np.bincount(self.row_of[present], minlength=len(counts)) > 0
 
-    def _fault(self, row: int, reason: str) -> DataError:
-        return DataError(f"{self.where}, row {row}: {reason}")
+    def _items(
+        self, columns: dict[str, str], cells: dict[str, list[Any]]
+    ) -> tuple[dict[str, list[Any]], NDArray[np.int64]]:
+        """Return the items of all rows one after the other, and the number of items of each row ``[F]``."""
+        if self.task.kind == "choice" and "" not in columns:  # a column for each choice, empty behind a row's last
+            ordered = [list(cells.values())[place] for place in self._order(self._words(columns))]
+            rows = zip(*ordered, strict=True)
+            cells = {"": [[cell for cell in row if cell is not None and cell != ""] for row in rows]}
+        counts = []
+        for row, parts in enumerate(zip(*cells.values(), strict=True)):
+            lists = [[] if part is None else part.split() if isinstance(part, str) else part for part in parts]
+            for name, part in zip(columns.values(), lists, strict=False):
+                if not isinstance(part, list) or len(part) != len(lists[0]):
+                    raise DataError(
+                        f"{self.where}, row {row}: column {name!r} holds {part!r}; give a list with an entry for each "
+                        f"{self._item}"
+                    )
+            counts.append(len(lists[0]))
+            for cell, part in zip(cells.values(), lists, strict=True):
+                cell[row] = part
+        flat = {word: [_parsed(item) for part in parts for item in part] for word, parts in cells.items()}
+        return flat, np.array(counts, dtype=np.int64)
 
-    def _numbers(self, form: str, columns: dict[str, str], table: pa.Table) -> tuple[Floats, NDArray[np.bool_]]:
-        if "" not in columns:
+    def _fault(self, item: int, reason: str) -> DataError:
+        row = int(self.row_of[item])
+        place = f", {self._item} {item - int(np.searchsorted(self.row_of, row))}" if self.several else ""
+        return DataError(f"{self.where}, row {row}{place}: {reason}")
+
+    @property
+    def _item(self) -> str:
+        return "choice" if self.task.kind == "choice" else "word"
+
+    def _numbers(
+        self, form: str, columns: dict[str, str], cells: dict[str, list[Any]]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        if "" not in cells:
             if form in ("values", "labels", "top_logprobs"):
                 raise DataError(f"{self.where}: {form} are read from one column; name it without *")
             order = self._order(self._words(columns))
-            parts = [self._floats(table.column(column), column) for column in columns.values()]
+            parts = [self._floats(cells[word], column) for word, column in columns.items()]
             values = np.stack([part for part, _ in parts], axis=1)[:, order]
             given = np.stack([known for _, known in parts], axis=1)
             half = given.any(axis=1) & ~given.all(axis=1)
             if half.any():
-                row = int(np.flatnonzero(half)[0])
-                empty = next(column for column, known in zip(columns.values(), given[row], strict=True) if not known)
-                raise self._fault(row, f"column {empty!r} is empty, others are not; fill it, or empty all of the row")
+                item = int(np.flatnonzero(half)[0])
+                empty = next(column for column, known in zip(columns.values(), given[item], strict=True) if not known)
+                raise self._fault(item, f"column {empty!r} is empty, others are not; fill it, or empty all of the row")
             return values, np.asarray(given.any(axis=1), dtype=bool)
         if form == "labels":
-            return self._hard(table.column(columns[""]).to_pylist())
-        return self._cells(form, columns[""], table.column(columns[""]))
+            return self._hard(cells[""])
+        return self._cells(form, columns.get("", ", ".join(columns.values())), cells[""])
 
     def _words(self, columns: dict[str, str]) -> list[str]:
         """Return the classes of several columns: what stands for ``*``, or ``classes`` where that is no class."""
         words, given = list(columns), list(self.source.classes)
-        if not given or all(find_class(self.task, word) is not None for word in words):
+        if not given or all(self._find(word) is not None for word in words):
             return words
         if len(given) != len(words):
             raise DataError(
@@ -257,8 +345,13 @@ class _Reader:
                 raise DataError(f"{self.where}: no numbers for class {label!r}, only for {', '.join(names)}")
         return [found[number] for number in range(len(self.classes))]
 
+    def _find(self, word: str) -> int | None:
+        if self.task.kind == "span":
+            return self.classes.index(word) if word in self.classes else None
+        return find_class(self.task, word)
+
     def _class(self, word: str) -> int:
-        number = find_class(self.task, word)
+        number = self._find(word)
         if number is None:
             raise DataError(
                 f"{self.where}: {word!r} is no class of the task; its classes are {', '.join(self.classes)}; "
@@ -266,8 +359,7 @@ class _Reader:
             )
         return number
 
-    def _floats(self, column: pa.ChunkedArray, title: str) -> tuple[Floats, NDArray[np.bool_]]:
-        cells = column.to_pylist()
+    def _floats(self, cells: list[Any], title: str) -> tuple[Floats, NDArray[np.bool_]]:
         values = np.zeros(len(cells))
         known = np.ones(len(cells), dtype=bool)
         for row, cell in enumerate(cells):
@@ -280,10 +372,9 @@ class _Reader:
                 raise self._fault(row, f"column {title!r} holds {cell!r}, not a number") from None
         return values, known
 
-    def _cells(self, form: str, title: str, column: pa.ChunkedArray) -> tuple[Floats, NDArray[np.bool_]]:
-        """Read one column of numbers, of lists or of mappings, which may be JSON text."""
-        cells = [_parsed(cell) for cell in column.to_pylist()]
-        plain = self.task.regression or form == "values"
+    def _cells(self, form: str, title: str, cells: list[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Read one column of numbers, of lists or of mappings."""
+        plain = self.task.regression or form == "values" or self.task.kind == "choice"
         thresholds = form == "logits" and self.task.kind == "ordinal"  # an output for each, between two classes
         width = 1 if plain else len(self.classes) - thresholds
         order = self._order(self.source.classes) if self.source.classes and not (plain or thresholds) else None
@@ -385,16 +476,29 @@ class _Reader:
         values = values.clip(0, None)
         if self.task.multi_label:
             return self._tempered_labels(values.clip(0, 1))
-        sums = values.sum(axis=1)
-        wrong = present & (np.abs(sums - 1) > SUM_SLACK)
+        sums = self._sums(values)
+        distance = np.abs(sums - 1).max(axis=1, initial=0.0)
+        wrong = present & (distance > SUM_SLACK)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise self._fault(row, f"the probabilities {values[row].tolist()} sum to {sums[row]:.4f}, not to 1")
-        off = present & (np.abs(sums - 1) > ROUNDING)
+            shown, total = values[row].tolist(), sums[row, np.abs(sums[row] - 1).argmax()]
+            if self.several and self.task.kind != "tagging":
+                shown = values[self.row_of == self.row_of[row]].T.tolist()
+            raise self._fault(row, f"the probabilities {shown} sum to {total:.4f}, not to 1")
+        off = present & (distance > ROUNDING)
         if off.any():
-            values[off] /= sums[off, None]
-            self.notes.append(f"the probabilities of {int(off.sum()):,} rows did not sum to 1 and were renormalized")
+            values = np.where(off[:, None], values / np.where(sums > 0, sums, 1), values)
+            count = len(np.unique(self.row_of[off]))
+            self.notes.append(f"the probabilities of {count:,} rows did not sum to 1 and were renormalized")
         return self._tempered(values)
+
+    def _sums(self, values: Floats) -> Floats:
+        """Return the sums that are 1 where the values are probabilities: over classes, or over a row's items."""
+        if not self.several or self.task.kind == "tagging":
+            return np.asarray(values.sum(axis=1, keepdims=True))
+        sums = np.zeros((int(self.row_of.max(initial=-1)) + 1, values.shape[1]))
+        np.add.at(sums, self.row_of, values)
+        return np.asarray(sums[self.row_of])
 
     def _labels(self, values: Floats, present: NDArray[np.bool_]) -> Floats:
         return values
@@ -416,7 +520,7 @@ class _Reader:
         if self.source.temperature == 1:
             return values
         powers = values ** (1 / self.source.temperature)
-        sums = powers.sum(axis=1, keepdims=True)
+        sums = self._sums(powers)
         return powers / np.where(sums > 0, sums, 1)
 
     def _tempered_labels(self, values: Floats) -> Floats:
@@ -469,26 +573,27 @@ def _match(
     where: str,
     source: TeacherSource,
     keys: Sequence[Key],
-    values: Floats,
+    values: Ragged,
     groups: Mapping[Key, list[int]],
     texts_at: int,
     notes: list[str],
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the values ``[N, C]`` of the rows with the given keys, or zeros, and ``[N]`` whether there are some."""
-    matched, covered = np.zeros((len(keys), values.shape[1])), np.zeros(len(keys), dtype=bool)
-    known: dict[Key, Floats] = {}
+) -> tuple[NDArray[np.int64], Ragged]:
+    """Return the row ``[N]`` of values for each of the given keys, -1 where there is none; and values with means."""
+    found = np.full(len(keys), -1, dtype=np.int64)
+    known: dict[Key, int] = {}
+    means: list[NDArray[Any]] = []
     used: set[int] = set()
 
     def take(row: int, key: Key, members: list[int]) -> None:
         if key not in known:
-            known[key] = _merge(where, source, key, values, members)
+            known[key] = _merge(where, source, key, values, members, means)
             used.update(members)
-        matched[row], covered[row] = known[key], True
+        found[row] = known[key]
 
     for row, key in enumerate(keys):
         if key in groups:
             take(row, key, groups[key])
-    rest = np.flatnonzero(~covered).tolist()
+    rest = np.flatnonzero(found < 0).tolist()
     if rest and len(keys[0]) > texts_at:
         plain: dict[Key, list[int]] = {}
         for key, members in groups.items():
@@ -497,27 +602,31 @@ def _match(
             key = _plain(keys[row], texts_at)
             if key in plain:
                 take(row, ("normalized", *key), sorted(set(plain[key])))
-        if similar := int(covered[rest].sum()):
+        if similar := int((found[rest] >= 0).sum()):
             notes.append(f"{similar:,} of them by text in Unicode NFC, each run of white space made one space")
     if extra := len({row for members in groups.values() for row in members} - used):
         notes.append(f"{extra:,} other rows of the file are not used")
-    return matched, covered
+    return found, concatenate([values, Ragged.from_rows(means, np.float64, values.values.shape[1:])])
 
 
-def _merge(where: str, source: TeacherSource, key: Key, values: Floats, members: list[int]) -> Floats:
-    """Return the prediction of rows with one key, whatever their order in the file."""
-    rows = values[members]
-    rows = rows[np.lexsort(rows.T[::-1])]
-    if (np.ptp(rows, axis=0) <= SAME).all():
-        first: Floats = rows[0]
-        return first
-    if source.duplicates == "error":
+def _merge(
+    where: str, source: TeacherSource, key: Key, values: Ragged, members: list[int], means: list[NDArray[Any]]
+) -> int:
+    """Return the row that stands for rows with one key, whatever their order in the file; a mean is one behind them."""
+    parts = [values.row(member).ravel() for member in members]
+    same = len({len(part) for part in parts}) == 1
+    if same:
+        rows = np.stack(parts)
+        order = np.lexsort(rows.T[::-1])
+        if (np.ptp(rows, axis=0) <= SAME).all():
+            return members[order[0]]
+    if source.duplicates == "error" or not same:
         raise DataError(
             f"{where}: rows {', '.join(map(str, members[:5]))} are of one text ({_shown(key)}) but have different "
             "predictions; keep one of them, or average them with duplicates=mean"
         )
-    mean: Floats = rows.mean(axis=0)
-    return mean
+    means.append(rows[order].mean(axis=0))
+    return len(values) + len(means) - 1
 
 
 def _shown(key: Key) -> str:
@@ -552,44 +661,4 @@ def check_covered(task: str, covered: NDArray[np.bool_] | None, missing: Sequenc
         raise DataError(
             f"teachers of {task!r}: {int((~covered).sum()):,} of {len(covered):,} training rows have no prediction of "
             "any member; predict them too, or let them learn from gold alone with missing=gold"
-        )
-
-
-def check_agreement(where: str, task: Task, rows: TaskSplit, column: Column) -> None:
-    """Refuse predictions that are no nearer to gold than the commonest label is, or the mean of a regression task.
-
-    Raises:
-        DataError: With both counts.
-    """
-    known = np.ones(len(rows.keys), dtype=bool) if column.covered is None else column.covered
-    if rows.has_gold is not None:
-        known = known & rows.has_gold
-    labels, values = rows.labels[known].astype(np.float64), column.values[known]
-    if not len(labels):
-        return
-    if task.regression:
-        assert task.range is not None
-        low, high = task.range
-        if column.form == "logits":
-            head = task.head_config
-            linear = isinstance(head, Mapping) and not head.get("sigmoid", True)
-            values = low + (high - low) * (values if linear else 1 / (1 + np.exp(-values)))
-        error, base = float(np.square(values[:, 0] - labels).mean()), float(np.var(labels))
-        found, least, bad = f"mean squared error is {error:.4g}", f"{base:.4g}, that of the mean", error >= base > 0
-    else:
-        above = 0.0 if column.form == "logits" else 0.5
-        if task.multi_label:
-            right, total = int(((values > above) == labels).sum()), labels.size
-            common = int(np.maximum(labels.sum(axis=0), len(labels) - labels.sum(axis=0)).sum())
-        else:
-            ordinal = task.kind == "ordinal" and column.form == "logits"
-            predicted = (values > 0).sum(axis=1) if ordinal else values.argmax(axis=1)
-            right, total = int((predicted == labels).sum()), len(labels)
-            common = int(np.bincount(labels.astype(np.int64)).max())
-        found, least = f"agreement is {right:,} of {total:,} labels", f"{common:,}, that of the commonest label"
-        bad = right <= common < total
-    if bad:
-        raise DataError(
-            f"{where}: its {found}, no better than {least}; are classes or rows mixed up? If it is to teach all the "
-            "same, give check_agreement=false"
         )

@@ -335,7 +335,8 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
         head = instantiate(
             f"suite.tasks.{task}.head", {"width": 1, **context.config.suite.tasks[task].head.arguments()}, Head
         )
-    return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head)
+    temperature = context.config.suite.tasks[task].temperature
+    return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head, temperature)
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.data.examples import TaskExamples
-from bam_lightning.data.teacher_columns import Column, check_covered, read_column
+from bam_lightning.data.teacher_columns import WORDS, Column, check_covered
 from bam_lightning.store.run_spec import COLUMN, Run
 from bam_lightning.store.run_store import Store
 
@@ -24,12 +25,16 @@ def load_columns(task: str, config: Config, examples: TaskExamples) -> tuple[Col
         DataError: If a file does not fit the rows, or no member of an ensemble covers a row.
     """
     sources = teacher_sources(f"teachers.{task}", config.teachers[task])
+    if examples.task.kind in WORDS and len({source.weight for source in sources}) > 1:
+        raise DataError(f"teachers of the words of {task!r} count equally; leave out their weights")
     columns: list[Column | None] = []
     for source in sources:
         if source.is_run:
             columns.append(None)
         elif source.is_file:
-            columns.append(read_column(task, examples.task, examples.train, source, alone=len(sources) == 1))
+            from bam_lightning.training.distillation import read_teacher
+
+            columns.append(read_teacher(task, examples, source, alone=len(sources) == 1))
         else:
             from bam_lightning.training.datamodule import teacher_logits
 

@@ -28,7 +28,7 @@ from bam_lightning.data.items import encode_rows, in_row_order, make_examples, t
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.task import Task
-from bam_lightning.data.teacher_columns import Column, check_covered, read_column
+from bam_lightning.data.teacher_columns import Column, check_covered
 from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens
 from bam_lightning.models.adapters import adapt, to_plain_peft
 from bam_lightning.models.encoder import (
@@ -44,7 +44,7 @@ from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.provenance import versions
 from bam_lightning.store.ragged import Ragged
-from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns
+from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns, read_teacher
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
@@ -459,7 +459,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         weights = weights or [member.weight if isinstance(member, TeacherSource) else 1.0 for member in members]
         with torch.random.fork_rng(devices=[]):
             head = build_head(task, rows.task.head_config, width=1)
-        taught = combine_columns(task, str(rows.task.kind), columns, weights, head)
+        taught = combine_columns(task, str(rows.task.kind), columns, weights, head, rows.task.temperature)
         check_covered(task, taught.has_teacher, [file.missing for file in files])
         self._teachers[task] = taught
         if rows.train.has_gold is not None:  # rows without gold are trained on from now on
@@ -469,7 +469,7 @@ class MultiTaskDataModule(ExamplesDataModule):
         split = self.rows[task].train
         if isinstance(source, TeacherSource):
             if source.is_file:
-                return read_column(task, self.rows[task].task, split, source, alone)
+                return read_teacher(task, self.rows[task], source, alone)
             source = source.path
         if isinstance(source, str) or hasattr(source, "predict_step") or hasattr(source, "logits"):
             logits = teacher_logits(task, source, split, self.cache_dir, trainer, self._tokens_of)

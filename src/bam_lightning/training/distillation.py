@@ -12,11 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bam_lightning.config.exceptions import DataError, TrainingError
-from bam_lightning.data.teacher_columns import Column
+from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.config.teacher_config import TeacherSource
+from bam_lightning.data.examples import TaskExamples
+from bam_lightning.data.items import answer_spans
+from bam_lightning.data.teacher_columns import NEVER, Column, read_column
 from bam_lightning.models.batch import ABSENT, TaskBatch
-from bam_lightning.models.heads import ClassificationHead, Head
+from bam_lightning.models.heads import BinaryHeads, ClassificationHead, Head, RegressionHead, decode
 from bam_lightning.store.ragged import Ragged
+from bam_lightning.training.spec import build_head
 
 
 class Teacher(NamedTuple):
@@ -37,7 +41,90 @@ def class_target(head: Head, probabilities: Tensor) -> Tensor:
     return probabilities @ head.encode_labels(torch.arange(probabilities.shape[1], device=probabilities.device))
 
 
-def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Sequence[float], head: Head) -> Teacher:
+def target_logits(head: Head, target: Tensor) -> Tensor:
+    """Return logits ``[n, K]`` that the head brings to the given target, so that a temperature can divide them.
+
+    Raises:
+        ConfigError: For a head of one's own whose target space is none of those of this library.
+
+    >>> from bam_lightning.models.heads import ClassificationHead
+    >>> target_logits(ClassificationHead(4, ["no", "yes"]), torch.tensor([[0.0, 1.0]]))
+    tensor([[-1000.,     0.]])
+    """
+    if isinstance(head, RegressionHead) and not head.sigmoid:
+        return target
+    logits = target.logit() if isinstance(head, (BinaryHeads, RegressionHead)) else target.log()
+    logits = logits.clamp(NEVER, -NEVER)
+    if not torch.allclose(head.to_target_space(logits), target, atol=1e-4):
+        raise ConfigError(
+            f"a temperature other than 1 needs a teacher's logits, and those of probabilities are not known for "
+            f"{type(head).__name__}; give logits, or the file's own temperature"
+        )
+    return logits
+
+
+def read_teacher(name: str, examples: TaskExamples, source: TeacherSource, alone: bool = True) -> Column:
+    """Read a file of predictions, see ``read_column``, and check that a task can learn from them.
+
+    Args:
+        name: Name of the task.
+        examples: Its rows.
+        source: The file, and how to read it.
+        alone: Whether no other teacher covers the rows that this one leaves out.
+
+    Raises:
+        ConfigError: If the task's temperature cannot act on the predictions.
+        DataError: For a file that does not fit the rows, or whose predictions are no nearer to gold than the commonest
+            label is, or the mean of a regression task.
+    """
+    task = examples.task
+    column = read_column(name, task, examples.train, source, alone)
+    with torch.random.fork_rng(devices=[]):
+        head = build_head(name, task.head_config, width=1)
+    if source.check_agreement and task.in_average:
+        _check_agreement(f"teacher of {name!r}, {source.path}", examples, column, head)
+    if task.temperature != 1:  # it acts on these predictions, or the head cannot have it
+        combine_columns(name, str(task.kind), [column], [1.0], head, task.temperature)
+    return column
+
+
+def _check_agreement(where: str, examples: TaskExamples, column: Column, head: Head) -> None:
+    task, rows = examples.task, examples.train
+    labels: Any = answer_spans(rows) if task.kind == "span" else rows.labels
+    known = np.ones(len(rows.keys), dtype=bool) if column.covered is None else column.covered
+    if rows.has_gold is not None:
+        known = known & rows.has_gold
+    if column.form == "logits":
+        found = decode(head, column.values)
+    elif column.form == "values":
+        found = column.values[:, 0]
+    else:
+        found = column.values > 0.5 if task.multi_label else column.values.argmax(axis=1)
+    if isinstance(labels, Ragged):
+        known = np.repeat(known, labels.counts) & (labels.values >= 0) & (found >= 0)
+        labels = labels.values
+    labels, found = labels[known], found[known]
+    if not len(labels):
+        return
+    if task.regression:
+        error, base = float(np.square(found - labels, dtype=np.float64).mean()), float(np.var(labels, dtype=np.float64))
+        said, least, bad = f"mean squared error is {error:.4g}", f"{base:.4g}, that of the mean", error >= base > 0
+    else:
+        right = (found == labels).all(axis=1) if task.kind == "span" else found == labels
+        parts = labels.T if task.multi_label else [labels]  # each label is decided by itself
+        common = sum(int(np.unique(part, axis=0, return_counts=True)[1].max()) for part in parts)
+        said = f"agreement is {int(right.sum()):,} of {right.size:,} labels"
+        least, bad = f"{common:,}, that of the commonest label", right.sum() <= common < right.size
+    if bad:
+        raise DataError(
+            f"{where}: its {said}, no better than {least}; are classes or rows mixed up? If it is to teach all the "
+            "same, give check_agreement=false"
+        )
+
+
+def combine_columns(
+    task: str, kind: str, columns: Sequence[Column], weights: Sequence[float], head: Head, temperature: float = 1.0
+) -> Teacher:
     """Return the teacher of a task: one column, or an ensemble averaged over the members that cover a row.
 
     Logits stay logits where all members are of equal weight and cover all rows; otherwise predictions are brought into
@@ -49,8 +136,10 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
         columns: Predictions of each member.
         weights: Of the members.
         head: The task's head, whatever its width.
+        temperature: Of distillation. One other than 1 acts on logits: those of predictions are their logarithms.
 
     Raises:
+        ConfigError: If a temperature cannot act on the predictions.
         DataError: If the members' predictions have different shapes.
     """
     if isinstance(head, ClassificationHead):
@@ -62,7 +151,9 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
         if len({(part.values.shape, part.offsets.tobytes()) for part in words}) > 1:
             raise DataError(f"teachers of {task!r} must have logits of one shape on the same words")
         values = words[0].values if len(words) == 1 else np.stack([part.values for part in words], axis=1)
-        return Teacher(Ragged(values, words[0].offsets))
+        masks = [column.covered for column in columns if column.covered is not None]
+        known = np.any(masks, axis=0) if len(masks) == len(columns) else None
+        return Teacher(Ragged(values, words[0].offsets), None, None if known is None or known.all() else known)
     covered = [column.covered for column in columns]
     if all(column.form == "logits" for column in columns):
         shapes = sorted({column.values.shape for column in columns})
@@ -80,7 +171,12 @@ def combine_columns(task: str, kind: str, columns: Sequence[Column], weights: Se
         mass = mass + share
     target = (total / np.where(mass > 0, mass, 1)).astype(np.float32)
     has_teacher = (mass > 0)[:, 0]
-    return Teacher(None, np.ascontiguousarray(target), None if has_teacher.all() else has_teacher)
+    known = None if has_teacher.all() else has_teacher
+    if temperature == 1:
+        return Teacher(None, np.ascontiguousarray(target), known)
+    logits = np.zeros_like(target)
+    logits[has_teacher] = target_logits(head, torch.from_numpy(target[has_teacher])).numpy()
+    return Teacher(logits, None, known)
 
 
 def _target(kind: str, column: Column, head: Head) -> NDArray[np.float32]:
@@ -113,11 +209,8 @@ def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float, temp
     if part.teacher is not None:
         softened = part.teacher if temperature == 1 else soften(part.teacher, temperature)
         teacher = ensemble_mean(head.to_target_space(softened, *part.words))
-    elif teacher is not None and temperature != 1:
-        raise TrainingError(
-            "a temperature other than 1 needs a teacher's logits, but these are probabilities; give the file's "
-            "temperature instead"
-        )
+    else:
+        assert teacher is None or temperature == 1  # see combine_columns
     if part.cut is not None:  # a word that has neither gold nor a teacher has no target at all
         assert part.has_gold is not None
         gold = gold * part.has_gold.unsqueeze(-1)
