@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config import yaml_trust
-from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.data_config import HEADS, HEADS_OF_KINDS, KINDS, OWN_OPTIONS, TaskConfig
 from bam_lightning.config.exceptions import BamError, ConfigError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
+from bam_lightning.config.names import check_name
 from bam_lightning.config.renamed import renamed
 from bam_lightning.config.signals import Stopped
-from bam_lightning.config.validation import suggest
+from bam_lightning.config.validation import check_choice, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 COMPOSING = threading.Lock()  # Hydra's store of schemas and its version base belong to the process, not to a thread
@@ -67,11 +68,58 @@ def to_config(tree: Any) -> Config:
         missing = sorted(OmegaConf.missing_keys(tree))
         if missing:
             raise ConfigError(f"no value for {', '.join(missing)}; give each one, as in {missing[0]}=VALUE")
+        _expand_labels(tree)
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise ConfigError(format_error(error)) from error
     assert isinstance(config, Config)
     return config
+
+
+def _expand_labels(tree: Any) -> None:
+    """Put a task for each label in the place of a task of several labels; see ``TaskConfig.labels``.
+
+    Raises:
+        ConfigError: naming the option, for a label that cannot be a task.
+    """
+    from omegaconf import OmegaConf
+
+    found, names = {}, {}
+    for source, node in tree.suite.tasks.items():
+        if not node.labels:
+            found[source] = node
+            continue
+        key, labels = f"suite.tasks.{source}.labels", dict(node.labels)
+        shared = OmegaConf.merge(node, {"row_group": source})
+        shared.labels = {}
+        for name, options in labels.items():
+            check_name(key, name)
+            if name in found or name in tree.suite.tasks:
+                raise ConfigError(f"{key} names {name!r}, which another entry of suite.tasks names too; rename one")
+            found[name] = _label_task(f"{key}.{name}", name, shared, options, tree.suite.sigmoid)
+        names[source] = list(labels)
+    if names:
+        include = [task for name in tree.suite.include for task in names.get(name, [name])]
+        tree.suite.tasks, tree.suite.include = found, include
+
+
+def _label_task(key: str, name: str, shared: Any, options: Any, sigmoid: bool) -> Any:
+    """Return the task of one of several labels, whose options are a label column or a mapping."""
+    from omegaconf import DictConfig, OmegaConf
+
+    own = options if isinstance(options, DictConfig) else {"label": options}
+    for option in own:
+        check_choice(key, str(option), OWN_OPTIONS)
+    regression = bool(own.get("head", {}).get("label_range"))
+    task = OmegaConf.merge(shared, {"label": name, "head": {"sigmoid": sigmoid or not regression}}, own)
+    if task.kind is not None:
+        check_choice(f"{key}.kind", task.kind, KINDS)
+        task.head._target_ = HEADS_OF_KINDS[task.kind]
+    elif not task.head._target_:
+        task.head._target_ = HEADS_OF_KINDS["regression" if task.head.label_range else "classification"]
+    if "metric" not in own and task.head._target_ in HEADS:
+        task.metric = HEADS[task.head._target_][0]
+    return task
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -66,6 +66,7 @@ KINDS_OF_HEADS = {
     "bam_lightning.TaggingHead": "tagging",
     "bam_lightning.SpanHead": "span",
 }
+HEADS_OF_KINDS = {kind: head for head, kind in KINDS_OF_HEADS.items()}
 KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
 
 
@@ -112,10 +113,12 @@ class TaskConfig:
     ``text`` names columns of texts, or templates such as ``"{subject}: {body}"``; ``choices`` the columns of the
     choices of a multiple-choice task, or one column of lists of them; ``label`` the column of labels.
     ``label_separator`` separates the labels of a multi-label row where the column holds text and not lists.
-    ``unlabelled_split`` names more training rows, whose labels are not looked at; ``allow_missing_labels`` accepts
-    training rows without a label; a teacher alone teaches both. ``kind`` says what the labels are where head and metric
-    leave it open. ``head_of`` names the task whose head scores this one; such a task is not trained.
-    ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null finds out.
+    ``labels`` makes a task for each label of the same rows, with the options of ``OWN_OPTIONS``; the other options hold
+    for all of them. ``unlabelled_split`` names more training rows, whose labels are not looked at;
+    ``allow_missing_labels`` accepts training rows without a label; a teacher alone teaches both. ``kind`` says what the
+    labels are where head and metric leave it open. ``head_of`` names the task whose head scores this one; such a task
+    is not trained. ``delimiter`` is that of CSV and TSV files, ``quoting`` whether ``"`` quotes fields of TSV; null
+    finds out.
     """
 
     path: str = MISSING  # hub id, folder or file; generated: the demo suite
@@ -123,6 +126,7 @@ class TaskConfig:
     text: Any = field(default_factory=list)  # columns of texts, or templates such as "{subject}: {body}"
     choices: list[str] = field(default_factory=list)  # columns of the choices, or one column of lists of them
     label: str = "label"  # column of labels; p_*: a column of probabilities or counts for each class
+    labels: dict[str, Any] = field(default_factory=dict)  # several tasks: name -> label column, or options
     label_separator: str = "|"  # between the labels of a multi-label row, where the column is text
     id_column: str | None = None  # column of unique ids; null: none
     delimiter: str | None = None  # of CSV and TSV files; null: found out
@@ -148,6 +152,7 @@ class TaskConfig:
     weight: float = 1.0  # factor on the losses of the task's examples
     temperature: float = 1.0  # of the teacher's and the student's logits in distillation
     layerwise_decay: float | None = None  # of a Run of this task alone; null: the profile decides
+    row_group: str = ""  # name of the file whose rows it labels with other tasks; set by labels
 
     def __post_init__(self) -> None:
         """Make a list of a single text."""
@@ -171,6 +176,8 @@ class TaskConfig:
 
     def check(self, key: str) -> None:
         """Raise ``ConfigError`` unless the task is complete and its parts fit together."""
+        if self.labels:
+            raise ConfigError(f"{key}.labels are read from a YAML file or the command line; here give a task for each")
         if self.kind is not None:
             check_choice(f"{key}.kind", self.kind, KINDS)
         if bool(self.choices) != (self.kind_of_labels == "choice"):
@@ -241,6 +248,23 @@ class TaskConfig:
             raise ConfigError(
                 f"{key}.class_weights must be balanced or {len(names)} numbers, one for each label name; got {weights}"
             )
+
+
+# What each of several tasks on the same rows may set for itself.
+OWN_OPTIONS = (
+    "label",
+    "label_separator",
+    "annotators",
+    "kind",
+    "head",
+    "metric",
+    "in_average",
+    "teacher",
+    "allow_missing_labels",
+    "weight",
+    "temperature",
+    "layerwise_decay",
+)
 
 
 @dataclass

@@ -138,6 +138,15 @@ def stream_units(tasks: Mapping[str, Examples], shared: Mapping[str, SharedRows]
     return units
 
 
+def unit_lengths(tasks: Mapping[str, Examples], shared: Mapping[str, SharedRows]) -> NDArray[np.int64]:
+    """Return the tokens of each row that a stream draws from, in the order of ``stream_units``."""
+    parts = [
+        shared[name].lengths(tasks) if name in shared else tasks[name].tokens.lengths
+        for name in stream_units(tasks, shared)
+    ]
+    return np.concatenate(parts)
+
+
 def split_across_ranks(lengths: NDArray[np.integer], rank: int, world_size: int) -> NDArray[np.int64]:
     """Return the positions of one rank's rows: as many rows as any other's, and as many tokens but for a row's.
 

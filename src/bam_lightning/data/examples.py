@@ -259,6 +259,22 @@ def row_label(labels: Any, row: int) -> Any:
     return labels.row(row).tolist() if isinstance(labels, Ragged) else labels[row]
 
 
+def share_rows(splits: Mapping[str, TaskSplit]) -> dict[str, NDArray[np.int64]]:
+    """Return task -> ``[N]`` number among its rows of each row of a source, -1 where the task does not have it.
+
+    Args:
+        splits: Task -> its rows, whose ids are those of the source's rows; the N rows are in an order of their content.
+    """
+    numbers: dict[str, dict[tuple[str, str], int]] = {}
+    texts: dict[tuple[str, str], bytes] = {}
+    for name, split in splits.items():
+        rows = list(zip(split.ids or (), split.texts[0], strict=True))  # a pair and its other order have one id
+        numbers[name] = {row: place for place, row in enumerate(rows)}
+        texts |= dict(zip(rows, row_keys("", (), (), split.texts), strict=True))
+    order = sorted(texts, key=lambda row: (texts[row], row))
+    return {name: np.array([known.get(row, -1) for row in order]) for name, known in numbers.items()}
+
+
 def sort_by_key(rows: TaskSplit) -> tuple[NDArray[np.int64], TaskSplit]:
     """Return the order of the rows by key, then by label, and the rows in that order."""
     halves = np.frombuffer(b"".join(rows.keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)

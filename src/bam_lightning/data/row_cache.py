@@ -72,6 +72,7 @@ def _splits(name: str, task: Task) -> tuple[Split, Split] | None:
     names = task.split["train"], task.split["dev"]
     if (
         task.kind in ITEM_KINDS
+        or task.row_group
         or task.soft
         or task.weight_column
         or task.symmetric

@@ -503,4 +503,5 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         train_rows=task.train_rows,
         dev_rows=task.dev_rows,
         config_key=f"suite.tasks.{name}",
+        row_group=task.row_group,
     )

@@ -19,8 +19,8 @@ from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
-from bam_lightning.data.collate import Examples
-from bam_lightning.data.examples import TaskExamples, TaskSplit, hash_texts
+from bam_lightning.data.collate import Examples, SharedRows, stream_units, unit_lengths
+from bam_lightning.data.examples import TaskExamples, TaskSplit, hash_texts, share_rows
 from bam_lightning.data.items import encode_rows, make_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
@@ -211,11 +211,12 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     if config.run.compile:
         encoder.compile_layers()
     tokenized = tokens_of(context, tokenizer)
-    train = {}
+    train, splits = {}, {}
     for task in run.tasks:
         split = context.rows[task].train
         if task not in run.teachers:
             split = split.labelled()
+        splits[task] = split
         examples = make_examples(split, tokenized(split))
         train[task] = examples._replace(**_teacher(run, context, task, split)._asdict())
         train[task].check_targets(task)
@@ -224,8 +225,12 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     )
     dev = {}
     if config.run.validations:
-        splits = {task: context.rows[task].dev for task in run.tasks}
-        dev = {task: make_examples(split, tokenized(split), scored=True) for task, split in splits.items()}
+        dev = {
+            task: make_examples(split, tokenized(split), scored=True)
+            for task, split in ((task, context.rows[task].dev) for task in run.tasks)
+        }
+    groups = run.spec.get("shared_rows", ())
+    shared = {"+".join(tasks): SharedRows(share_rows({task: splits[task] for task in tasks})) for tasks in groups}
     data = ExamplesDataModule(
         train,
         dev,
@@ -234,6 +239,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         seed=run.seed,
         num_workers=config.data.workers,
         task_weights={task: config.suite.tasks[task].weight for task in run.tasks},
+        shared=shared,
     )
     optimization = config.optimization
     assert run.hyper.learning_rate is not None
@@ -253,9 +259,8 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         average=[task for task in run.tasks if config.suite.tasks[task].in_average],
         seed=run.seed,
     )
-    sizes = {task: len(examples.labels) for task, examples in train.items()}
-    rows = sampler.stream(sizes, run.steps, run.batch_size, run.seed).rows
-    lengths = np.concatenate([examples.tokens.lengths for examples in train.values()])
+    rows = sampler.stream(stream_units(train, shared), run.steps, run.batch_size, run.seed).rows
+    lengths = unit_lengths(train, shared)
     return Prepared(module, data, tokenizer, int(lengths[rows[rows >= 0]].sum()))
 
 

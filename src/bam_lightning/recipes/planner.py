@@ -179,8 +179,8 @@ def _finetuning(
     if stage.teacher:
         asked = [task for task in tasks if config.suite.tasks[task].teacher and task not in teachers]
         teachers |= {task: _of_task(done[stage.teacher], task, name) for task in asked}
-    sizes = {t: facts.sizes[t] if t in teachers else facts.labelled.get(t, facts.sizes[t]) for t in tasks}
-    if bare := [task for task, size in sizes.items() if not size]:
+    sizes = facts.stream_sizes(tasks, teachers)
+    if bare := [task for task in tasks if task not in teachers and facts.labelled.get(task) == 0]:
         raise ConfigError(
             f"recipe.stages.{name}: no training row of {bare[0]!r} has a gold label, and this stage has no teacher of "
             f"it; give one with teachers.{bare[0]}=FILE, or leave the task out of the stage"

@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import Timeout
+from numpy.typing import NDArray
 
 from bam_lightning.analysis import job_report
 from bam_lightning.analysis.terminal import View, show
@@ -27,7 +29,7 @@ from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.config.wandb_server import online
 from bam_lightning.data import row_cache
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled, share_rows
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
@@ -313,11 +315,27 @@ def load_data(
         },
         stages={name: summarize(encoder) for name, encoder in stages.items()},
         precision=_precision(config),
+        shared=_shared_rows(rows),
         labelled={
             name: int(task.train.has_gold.sum()) for name, task in rows.items() if task.train.has_gold is not None
         },
     )
     return rows, texts, facts
+
+
+def _shared_rows(rows: Mapping[str, TaskExamples]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return source -> task -> ``[N, 2]`` which of its rows the task has, and which of these have gold."""
+    groups: dict[str, list[str]] = {}
+    for name, examples in rows.items():
+        if examples.task.row_group:
+            groups.setdefault(examples.task.row_group, []).append(name)
+    found: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for source, names in groups.items():
+        for name, numbers in share_rows({name: rows[name].train for name in names}).items():
+            gold = rows[name].train.has_gold
+            has_gold = np.ones(len(rows[name].train.keys), dtype=bool) if gold is None else gold
+            found.setdefault(source, {})[name] = np.stack([numbers >= 0, (numbers >= 0) & has_gold[numbers]], axis=1)
+    return found
 
 
 def _encoder_digest(encoder: EncoderConfig) -> str:

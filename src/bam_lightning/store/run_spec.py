@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import DataConfig, EncoderConfig, HeadConfig, TaskConfig
 from bam_lightning.config.instantiate import source_fingerprint, targets
@@ -30,6 +33,7 @@ PLACES = (
     "text",
     "choices",
     "label",
+    "labels",
     "label_separator",
     "id_column",
     "delimiter",
@@ -43,6 +47,7 @@ PLACES = (
     "allow_empty_text",
     "allow_missing_labels",
     "symmetric",
+    "row_group",
 )
 
 
@@ -77,7 +82,8 @@ class DataSummary:
     ``encoder.pooling=null`` does for this encoder. ``decays`` maps a task to the layer-wise decay that was chosen for
     it on its dev set, if any was; ``refused`` maps the id of a Run that is not fit to teach to the reason. ``columns``
     maps a task to the digests of its teachers from outside, in the order of ``teachers.TASK``; that of a Run is empty.
-    ``stages`` maps a stage with an encoder of its own to what it changes.
+    ``stages`` maps a stage with an encoder of its own to what it changes. ``shared`` maps the name of a source that
+    several tasks label to task -> ``[N, 2]``: which of its N rows the task has, and which of these have gold.
     """
 
     sizes: Mapping[str, int]
@@ -92,6 +98,24 @@ class DataSummary:
     labelled: Mapping[str, int] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stages: Mapping[str, EncoderSummary] = field(default_factory=dict)
+    shared: Mapping[str, Mapping[str, NDArray[np.bool_]]] = field(default_factory=dict)
+
+    def stream_sizes(self, tasks: Sequence[str], taught: Collection[str]) -> dict[str, int]:
+        """Return what a Run draws from, and its rows: tasks, and sources that several of its tasks label.
+
+        Args:
+            tasks: Of the Run.
+            taught: Those that have a teacher, and so learn from rows without gold.
+        """
+        sizes = {
+            task: self.sizes[task] if task in taught else self.labelled.get(task, self.sizes[task]) for task in tasks
+        }
+        for source, rows in self.shared.items():
+            if len(group := [task for task in tasks if task in rows]) > 1:
+                drawn = np.any([rows[task][:, int(task not in taught)] for task in group], axis=0)
+                sizes = {task: size for task, size in sizes.items() if task not in group}
+                sizes[f"{source} ({'+'.join(group)})"] = int(drawn.sum())
+        return sizes
 
     def of(self, stage: str) -> DataSummary:
         """Return the summary with what a stage's own encoder changes in it."""
@@ -193,6 +217,10 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "match_length_of"}
     if run.teachers:
         spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
+    groups = {task: config.suite.tasks[task].row_group for task in run.tasks}
+    together = {group: [task for task in run.tasks if groups[task] == group] for group in groups.values() if group}
+    if shared := sorted(tasks for tasks in together.values() if len(tasks) > 1):
+        spec["shared_rows"] = shared
     if run.teacher_weights:
         spec["teacher_weights"] = run.teacher_weights
     return dict(to_json(spec))

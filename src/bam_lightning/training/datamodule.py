@@ -23,7 +23,7 @@ from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, SharedRows, stream_units
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, row_keys
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, share_rows
 from bam_lightning.data.items import encode_rows, in_row_order, make_examples, tokenize_rows, word_counts
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
@@ -65,6 +65,7 @@ class ExamplesDataModule(pl.LightningDataModule):
         transform: see ``TrainLoader``.
         merge_equal_texts: encode texts of equal tokens once in a minibatch.
         task_weights: task -> factor on its example losses, beside what the sampler asks for.
+        shared: name -> training rows that several tasks share; ``batch_size`` counts them once.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class ExamplesDataModule(pl.LightningDataModule):
         transform: Transform | None = None,
         merge_equal_texts: bool = False,
         task_weights: Mapping[str, float] | None = None,
+        shared: Mapping[str, SharedRows] | None = None,
     ) -> None:
         super().__init__()
+        self._shared_rows = dict(shared or {})
         self.task_weights = dict(task_weights or {})
         self.merge_equal_texts = merge_equal_texts
         self.transform = transform
@@ -117,7 +120,7 @@ class ExamplesDataModule(pl.LightningDataModule):
 
     def shared_rows(self) -> Mapping[str, SharedRows]:
         """Return name -> training rows that several tasks share."""
-        return {}
+        return self._shared_rows
 
     def digests(self) -> dict[str, str | None]:
         """Return hashes of the stream (sizes, sampler, batch size, seed) and of the teacher columns."""
@@ -365,20 +368,13 @@ class MultiTaskDataModule(ExamplesDataModule):
         for name in examples:
             if (task := self.rows[name].task).row_group:
                 groups.setdefault((task.row_group, id(task.source)), []).append(name)
-        shared = {"+".join(names): self._share(names) for names in groups.values() if len(names) > 1}
+        shared = {
+            "+".join(names): SharedRows(share_rows({name: self._train_splits[name] for name in names}))
+            for names in groups.values()
+            if len(names) > 1
+        }
         self._shared = (examples, shared)
         return shared
-
-    def _share(self, names: Sequence[str]) -> SharedRows:
-        numbers: dict[str, dict[tuple[str, str], int]] = {}
-        texts: dict[tuple[str, str], bytes] = {}
-        for name in names:
-            split = self._train_splits[name]
-            rows = list(zip(split.ids or (), split.texts[0], strict=True))  # a pair and its other order have one id
-            numbers[name] = {row: place for place, row in enumerate(rows)}
-            texts |= dict(zip(rows, row_keys("", (), (), split.texts), strict=True))
-        order = sorted(texts, key=lambda row: (texts[row], row))
-        return SharedRows({name: np.array([known.get(row, -1) for row in order]) for name, known in numbers.items()})
 
     def dev_examples(self) -> dict[str, Examples]:
         """Return task -> dev examples."""

@@ -24,6 +24,7 @@ from bam_lightning.data.collate import (
     length_batches,
     split_across_ranks,
     stream_units,
+    unit_lengths,
 )
 from bam_lightning.data.sampling import PAD_INDEX, Sampler
 from bam_lightning.models.batch import Batch
@@ -193,12 +194,7 @@ class MinibatchMaker:
         units = stream_units(examples, self.shared)
         self.names = np.asarray(list(units), dtype=object)
         self.firsts = np.cumsum([0, *units.values()])
-        self.lengths = np.concatenate(
-            [
-                self.shared[name].lengths(examples) if name in self.shared else examples[name].tokens.lengths
-                for name in units
-            ]
-        )
+        self.lengths = unit_lengths(examples, self.shared)
 
     def __call__(self, number: int) -> Batch:
         rows = self.rows[number]
