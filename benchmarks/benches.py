@@ -91,6 +91,22 @@ BENCHES = {
         [Claim("RTE alone, 32 rows: against Trainer, group_by_length", "ours", "group_by_length", 1.9, 1.1)],
         rounds=3,
     ),
+    "labels": Bench(
+        mix("cola", 128, 24, "shared_labels labels_apart"),
+        [
+            Claim(
+                "three labels of the same 8,000 rows, 128 texts: labels per second, against tasks apart",
+                "shared_labels",
+                "labels_apart",
+                3,
+                2.5,
+                False,
+                "labels_per_second",
+            ),
+            Claim("the same: texts per second", "shared_labels", "labels_apart", 1, 0.9, False, "texts_per_second"),
+        ],
+        data="the first 8,000 rows of CoLA and MiniLM",
+    ),
     "distilled": Bench(
         mix(ALL, 128, 24, "distilled") | {"small": ["distilled", ALL, "32", "60"]},
         [

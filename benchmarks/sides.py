@@ -23,7 +23,8 @@ from workload import Work, build_encoder, with_teachers
 
 from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import TrainerConfig
-from bam_lightning.data.sampling import Sampler, Stream
+from bam_lightning.data.collate import SharedRows
+from bam_lightning.data.sampling import Sampler, SizeProportionalSampler, Stream
 from bam_lightning.models import hardware, kernels
 from bam_lightning.models.encoder import CALL_TOKENS
 from bam_lightning.models.heads import Head
@@ -89,6 +90,7 @@ def train(
     sizes: dict[str, Any] | None = None,
     compiled: bool = False,
     call_tokens: int = CALL_TOKENS,
+    shared: Mapping[str, SharedRows] | None = None,
 ) -> None:
     """Train with this library's loader, module and Lightning's Trainer, as a Run does."""
     hardware.prepare()
@@ -102,7 +104,10 @@ def train(
     }
     rows = work.stream.rows
     data = ExamplesDataModule(
-        with_teachers(work) if teachers else work.examples, sampler=FixedSampler(rows), batch_size=rows.shape[1]
+        with_teachers(work) if teachers else work.examples,
+        sampler=FixedSampler(rows),
+        batch_size=rows.shape[1],
+        shared=shared,
     )
     module = BamModule(model=MultiTaskModel(encoder, heads), learning_rate=5e-5, layerwise_decay=0.9)
     with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +122,38 @@ def ours(work: Work) -> dict[str, float]:
     train(work, clock, teachers=False)
     lengths = work.lengths[WARM:]
     return found(clock.ended[-1] - clock.ended[WARM - 1], len(lengths), int(lengths.sum()))
+
+
+def shared_labels(work: Work) -> dict[str, float]:
+    """Train on three labels of the same rows; a drawn row brings all of them."""
+    return _three_labels(work, together=True)
+
+
+def labels_apart(work: Work) -> dict[str, float]:
+    """Train on three labels of the same rows, each as a task with rows of its own."""
+    return _three_labels(work, together=False)
+
+
+def _three_labels(work: Work, together: bool) -> dict[str, float]:
+    ((name, one),) = work.examples.items()
+    count = min(len(one.labels), 8_000)
+    rows = one._replace(tokens=one.tokens._replace(offsets=one.tokens.offsets[: count + 1]), labels=one.labels[:count])
+    names = [f"{name}_{number}" for number in range(3)]
+    work.config.suite.tasks.update(dict.fromkeys(names, work.config.suite.tasks[name]))
+    steps, batch = work.stream.rows.shape
+    sizes = {"rows": count} if together else dict.fromkeys(names, count)
+    stream = SizeProportionalSampler(1.0).stream(sizes, steps, batch, seed=0)
+    shared = {"rows": SharedRows(dict.fromkeys(names, np.arange(count)))} if together else {}
+    clock = Clock()
+    train(
+        dataclasses.replace(work, examples=dict.fromkeys(names, rows), stream=stream), clock, teachers=False,
+        shared=shared,
+    )  # fmt: skip
+    seconds = clock.ended[-1] - clock.ended[WARM - 1]
+    texts = (steps - WARM) * batch / seconds
+    tokens = int(rows.tokens.lengths[stream.rows[WARM:] % count].sum())
+    more = {"texts_per_second": texts, "labels_per_second": texts * (3 if together else 1)}
+    return found(seconds, steps - WARM, tokens) | more
 
 
 def plain(work: Work) -> dict[str, float]:
