@@ -107,7 +107,8 @@ def _generate_demo() -> None:
     from bam_lightning.config.compose import conf_dir
     from bam_lightning.data.demo_tasks import DEMO_TASKS, generate_sentences, generate_splits
 
-    generate_sentences(yaml.safe_load((conf_dir() / "encoder" / "demo.yaml").read_text())["pretraining"]["sentences"], 0)
+    encoder = yaml.safe_load((conf_dir() / "encoder" / "demo.yaml").read_text())
+    generate_sentences(encoder["pretraining"]["sentences"], 0)
     for kind in DEMO_TASKS:
         task = yaml.safe_load((conf_dir() / "task" / f"generated_{kind}.yaml").read_text())
         generate_splits(kind, task["train_rows"], task["dev_rows"], 0)
