@@ -13,7 +13,7 @@ TASK = """# @package {package}
 defaults: [schema, /head: classification, {more}_self_]
 path: their/data
 text: [sentence]
-head: {{label_names: [no, yes]}}
+head: {{label_names: ['no', 'yes']}}
 metric: accuracy
 """
 EVIL = "{_target_: subprocess.Popen, args: [touch, pwned]}"
@@ -77,3 +77,21 @@ def test_a_file_of_ones_own_may_read_the_environment(theirs, monkeypatch):
     mine = theirs.parent / "mine" / "conf"
     write(mine, TASK.format(package="_group_", more="").replace("their/data", "${oc.env:DATA}")[19:])
     assert compose(words(mine)).suite.tasks["other"].path == "mine/data"
+
+
+@pytest.mark.parametrize(("names", "read"), [("[no, yes]", "[False, True]"), ("[off, other]", "[False, 'other']"),
+                                              ("[null, some]", "[None, 'some']")])  # fmt: skip
+def test_label_names_that_yaml_does_not_read_as_text_are_explained(tmp_path, names, read):
+    (tmp_path / "task").mkdir()
+    file = tmp_path / "task" / "mine.yaml"
+    text = "defaults: [schema, /head: classification, _self_]\npath: x\ntext: [text]\nhead: {label_names: NAMES}\n"
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "+task@suite.tasks.mine=mine"]
+    file.write_text(text.replace("NAMES", names))
+    with pytest.raises(ConfigError) as error:
+        compose(words)
+    assert str(error.value) == (
+        f"{file}: label_names is {read}: YAML reads no, off, yes, on, true, false and null as values, not as text; put "
+        "such names in quotes, as in label_names: ['no', 'yes']"
+    )
+    file.write_text(text.replace("NAMES", "['no', 'yes']"))
+    assert compose(words).suite.tasks["mine"].head.label_names == ["no", "yes"]

@@ -103,6 +103,24 @@ def _difference(student: float | None, teacher: float | None) -> str:
     return "" if student is None or teacher is None else f"{100 * (student - teacher):+.1f}"
 
 
+def no_better_than_majority(config: Config, summary: Mapping[str, Any], majority: Mapping[str, float]) -> list[str]:
+    """Return a line for each stage and task whose dev score does not exceed that of the most frequent class.
+
+    Tasks outside the average, such as WNLI, are left out, since no method learns them.
+    """
+    lines = []
+    for stage in summary["average"]:
+        for task, score in stage_scores(config, summary["runs"], stage).items():
+            settings = config.suite.tasks[task]
+            if settings.in_average and not score > majority[task] + 1e-9:
+                lines.append(
+                    f"{stage} has not learned {task!r}: its dev {settings.metric.value} is {score:.3f}, and giving "
+                    f"every row the commonest answer reaches {majority[task]:.3f}; try more epochs, another learning "
+                    "rate or encoder, and look at its rows with `bam check`"
+                )
+    return lines
+
+
 def next_commands(config: Config, run: Run) -> list[str]:
     """Return the commands that evaluate, try and serve a finished Run; none for a Run without tasks."""
     if not run.tasks:
@@ -158,7 +176,9 @@ def _plot_scores(axes: Any, config: Config, summary: Mapping[str, Any], stages: 
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     axes.set_xticks(range(len(tasks) + 1), [*tasks, "average"], rotation=35, ha="right")
     axes.set_ylabel("dev score x 100")
-    axes.legend(loc="lower right")
+    axes.axhline(0, color="k", linewidth=0.8)
+    axes.margins(y=0.08)  # room for the numbers on the bars
+    _legend_above(axes, len(stages))
 
 
 def _plot_dev_scores(axes: Any, last: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -> None:
@@ -169,19 +189,28 @@ def _plot_dev_scores(axes: Any, last: Mapping[str, Any], scores: Sequence[Mappin
         axes.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("val/"), **style)
     axes.set_xlabel(f"optimizer step ({last['stage']})")
     axes.set_ylabel("dev score x 100")
-    axes.legend(fontsize=7, loc="lower right")
+    _legend_above(axes, 4)
+
+
+def _legend_above(axes: Any, columns: int, lines: Sequence[Any] | None = None) -> None:
+    """Draw the legend above the axes, where it covers nothing."""
+    handles = {} if lines is None else {"handles": lines}
+    axes.legend(fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, **handles)
 
 
 def _plot_curves(axes: Any, last: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
     steps = [row["step"] for row in history]
+    lines = []
     for name in dict.fromkeys(name for row in history for name in row if name.startswith("loss/")):
         points = [(row["step"], row[name]) for row in history if name in row]
-        axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
+        lines += axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
     axes.set_xlabel(f"optimizer step ({last['stage']})")
     axes.set_ylabel("training loss per example")
     if history and "lam" in history[0]:
         other = axes.twinx()
-        other.plot(steps, [row["lam"] for row in history], "k--", linewidth=1, label="lam (weight of gold)")
+        lines += other.plot(
+            steps, [row["lam"] for row in history], "k--", linewidth=1, label="λ, weight of gold (right)"
+        )
         other.set_ylim(-0.02, 1.02)
-        other.set_ylabel("lam")
-    axes.legend(fontsize=7, loc="upper right")
+        other.set_ylabel("λ")
+    _legend_above(axes, 3, lines)

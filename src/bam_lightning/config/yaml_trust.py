@@ -35,7 +35,9 @@ def install(own: Path) -> None:
     class FileConfigSource(HydraSource):  # Hydra's registry takes a class of this name only
         def load_config(self, config_path: str) -> Any:
             found = super().load_config(config_path)
-            check_file(Path(self.path), f"{config_path.removesuffix('.yaml')}.yaml", found.config, own)
+            name = f"{config_path.removesuffix('.yaml')}.yaml"
+            check_file(Path(self.path), name, found.config, own)
+            check_label_names(Path(self.path) / name, found.config)
             return found
 
     Plugins.instance()  # registers Hydra's own class first
@@ -66,6 +68,27 @@ def check_file(folder: Path, name: str, content: Any, own: Path) -> None:
                 f"{path} has {text!r}; a file outside the working directory may be somebody else's and must not read "
                 "the environment or call another resolver; give the value on the command line, or copy the file here"
             )
+
+
+def check_label_names(path: Path, content: Any) -> None:
+    """Raise ``ConfigError`` for label names that YAML does not read as text: ``[no, yes]`` is ``[False, True]``."""
+    from omegaconf import OmegaConf
+
+    for names in _label_names(OmegaConf.to_container(content, resolve=False)):
+        if any(name is None or isinstance(name, bool) for name in names):
+            raise ConfigError(
+                f"{path}: label_names is {names}: YAML reads no, off, yes, on, true, false and null as values, not as "
+                "text; put such names in quotes, as in label_names: ['no', 'yes']"
+            )
+
+
+def _label_names(value: Any) -> Iterator[list[Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == "label_names" and isinstance(item, list):
+                yield item
+            else:
+                yield from _label_names(item)
 
 
 def _texts(value: Any) -> Iterator[str]:

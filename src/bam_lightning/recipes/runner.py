@@ -469,6 +469,8 @@ def _report(config: Config, runs: Sequence[Run], context: Context, output: Path)
         }
         head, lines = job_report.table(config, found, base)
         show(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines, sums=1)
+        for line in job_report.no_better_than_majority(config, found, base):
+            print(line)
     for line in job_report.next_commands(config, runs[-1]):
         print(line)
     print(output.resolve())
