@@ -6,7 +6,7 @@ FAST := config data metrics models store training
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-fast test-families test-slurm chaos walk bench lint types imports docs golden clean help
+.PHONY: install demo test test-fast test-families test-slurm chaos walk bench attack lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -40,6 +40,9 @@ test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debia
 
 bench: install  ## the benchmarks of benchmarks/, an hour, half of it the sweep; BENCH="NAME ..." for some
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+attack: demo  ## a server under five attacks, beside a client that has to be answered; four minutes
+	$(BIN)/python benchmarks/attack.py
 
 lint: install  ## style; known vulnerabilities of the locked packages, where their index answers
 	$(BIN)/ruff check .

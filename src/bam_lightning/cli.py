@@ -348,6 +348,9 @@ def calibrate(
     at_agreement: Annotated[
         float | None, typer.Option(metavar="A", help="One threshold: this share of the answered rows is right.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Use a temperature that makes the calibration error larger, too.")
+    ] = False,
     input: Labelled = None,
     store: Store = "store",
     split: Split = None,
@@ -363,7 +366,8 @@ def calibrate(
 
     Fits a temperature, so that a probability of 0.8 is right in 80 % of the rows, and with --at-... thresholds, below
     which the label is `abstain`. The result is kept beside the weights, and holds for predict, evaluate, export and
-    serve. The weights stay as they are.
+    serve. The weights stay as they are. A temperature that makes the calibration error of held-out rows larger is not
+    used.
     """
     from bam_lightning.inference.calibration import Target
     from bam_lightning.recipes.evaluation import CalibrateOptions, calibrate
@@ -372,7 +376,7 @@ def calibrate(
         CalibrateOptions(
             run=run, task=task, target=Target(at_precision, at_recall, at_agreement), input=input, store=store,
             split=split, subset=subset, label=label, separator=separator, columns=columns, device=device,
-            precision=precision, heads=heads,
+            precision=precision, heads=heads, force=force,
         )
     )  # fmt: skip
 
@@ -390,12 +394,13 @@ def export(
     task: Annotated[
         list[str], typer.Option(metavar="TASK", help="hf, onnx: export only this task; repeatable. Default: all tasks.")
     ] = [],  # noqa: B006
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: also write a graph with 8-bit weights.")] = False,
     heads: HeadClasses = [],  # noqa: B006
 ) -> None:
     """Export a model for other tools, and check that the export computes the same logits."""
     from bam_lightning.inference.export import ExportOptions, export
 
-    export(ExportOptions(run=run, output=output, store=store, format=format, task=task, heads=heads))
+    export(ExportOptions(run=run, output=output, store=store, format=format, task=task, int8=int8, heads=heads))
 
 
 @command(
@@ -428,6 +433,10 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="Maximum number of queued rows; further requests are answered with 503.")
     ] = 1024,
+    connections: Annotated[int, typer.Option(help="Maximum number of open connections.")] = 1024,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A request that is not answered by then gets a 503.")
+    ] = 30.0,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of the model; default: all cores but one, which serves HTTP.")
     ] = None,
@@ -446,7 +455,8 @@ def serve(
         ServeOptions(
             run=run, store=store, port=port, host=host, device=device, precision=precision, heads=heads,
             revision=revision, cors_origins=cors_origins, allowed_hosts=allowed_hosts, rows=rows,
-            characters=characters, bytes=bytes, batch=batch, queue=queue, threads=threads,
+            characters=characters, bytes=bytes, batch=batch, queue=queue,
+            connections=connections, deadline=deadline, threads=threads,
         )
     )  # fmt: skip
 

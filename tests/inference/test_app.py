@@ -1,5 +1,6 @@
 """The server over real sockets: numbers of ``Model.predict``, limits, malformed requests, its own schema."""
 
+import contextlib
 import http.client
 import json
 import logging
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlparse
 
@@ -110,6 +112,62 @@ def test_a_body_that_does_not_arrive_is_given_up(strict, monkeypatch):
     monkeypatch.setattr("bam_lightning.inference.serving.app.BODY_SECONDS", 0.2)
     sent = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
     assert said(raw(strict, sent)) == (408, {"error": "the body did not arrive within 0.2 seconds"})
+
+
+def left_open(served, sent, parts=0):
+    """Return all bytes that come back before the server closes; this side never closes, and may send spaces."""
+    address = urlparse(served.url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as line:
+        line.sendall(sent)
+        for _ in range(parts):
+            time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                line.sendall(b" ")
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /predict HTTP/1.1\r\nHost:"])
+def test_headers_that_do_not_arrive_are_given_up(strict, monkeypatch, sent):
+    monkeypatch.setattr("bam_lightning.inference.serving.app.HEADER_SECONDS", 0.2)
+    answer = left_open(strict, sent, parts=6 if sent else 0)
+    assert (
+        answer == b"" if not sent else said(answer) == (408, {"error": "the headers did not arrive within 0.2 seconds"})
+    )
+    after = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + sent  # the second request of a connection
+    answer = left_open(strict, after, parts=6 if sent else 0)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert (b"408 Request Timeout" in answer) == bool(sent)
+
+
+def test_large_headers_are_refused(strict):
+    answer = left_open(strict, b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40_000)
+    assert said(answer) == (431, {"error": "the headers may have 32768 bytes"})
+
+
+def test_a_body_that_nobody_reads_is_discarded_for_a_while_only(strict, monkeypatch):
+    monkeypatch.setattr("bam_lightning.inference.serving.app.BODY_SECONDS", 0.2)
+    sent = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n{"
+    assert said(left_open(strict, sent, parts=6)) == (413, {"error": "the body may have 2000 bytes, got 99999"})
+
+
+def test_more_connections_than_the_limit_are_refused(trained):
+    with serving(bam.load(trained.id, store=trained.store), connections=2) as found:
+        with httpx.Client() as client, httpx.Client() as other:
+            assert [one.get(f"{found.url}/health").status_code for one in (client, other)] == [200, 200]
+            answer = httpx.get(f"{found.url}/health")
+            assert (answer.status_code, answer.json()) == (503, {"error": "there are 2 connections; retry later"})
+            assert client.get(f"{found.url}/health").status_code == 200
+        time.sleep(0.1)  # until the two are closed
+        assert httpx.get(f"{found.url}/health").status_code == 200
+
+
+def test_a_request_without_an_answer_in_time_is_503(trained, monkeypatch):
+    gate = threading.Event()
+    with serving(bam.load(trained.id, store=trained.store), answers=lambda _: gate.wait(30)) as found:
+        monkeypatch.setattr(found.app, "deadline", 0.1)
+        answer = httpx.post(f"{found.url}/predict", json={"rows": PAIRS})
+        assert (answer.status_code, answer.json()) == (503, {"error": "no answer within 0.1 seconds; retry later"})
+        gate.set()
 
 
 def test_questions_of_many_clients_are_not_mixed_up(served):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bam_lightning as bam
+from bam_lightning.config.exceptions import ServingError
 from bam_lightning.inference.serving.batcher import Batcher, ClosedError, QueueFullError, predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
 from conftest import sentences
@@ -146,6 +147,27 @@ def test_a_panic_of_an_extension_fails_its_question_only():
             return await ask(batcher, "a")
 
     assert within(main())["t"] == ["a"]
+
+
+def test_what_a_process_that_ended_was_asked_is_asked_once_more_and_then_one_by_one():
+    asked = []
+
+    def ending(questions):
+        asked.append([row[0] for one in questions for row in one.rows])
+        if len(asked) == 1 or ["poison"] in [[row[0] for row in one.rows] for one in questions]:
+            raise ServingError("the model's process has ended")
+        return echo(questions)
+
+    async def main():
+        with Batcher(ending, batch=8, queue=8) as batcher:
+            first = await ask(batcher, "a")
+            rest = await asyncio.gather(ask(batcher, "b"), ask(batcher, "poison"), return_exceptions=True)
+            return first, *rest
+
+    a, b, poison = within(main())
+    assert (a["t"], b["t"]) == (["a"], ["b"])
+    assert isinstance(poison, ServingError)
+    assert asked == [["a"], ["a"], ["b", "poison"], ["b", "poison"], ["b"], ["poison"]]
 
 
 def test_a_model_that_does_not_end_does_not_hold_up_the_end():

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,27 +212,78 @@ def test_every_family_has_a_graph(model, tmp_path, family):
     assert export_onnx(with_encoder(model, family, **sizes), tmp_path / "out", ["rte", "stsb"]) <= 1e-4
 
 
-@pytest.mark.parametrize("kind", ["hf", "onnx"])
-def test_the_readme_of_an_export_runs_as_it_stands(model, graph, tmp_path, monkeypatch, kind):
-    if kind == "hf":
-        export_hf(model, tmp_path / "out", ["rte"])
-        readme = (tmp_path / "out" / "rte" / "README.md").read_text()
-        monkeypatch.chdir(tmp_path / "out")
-    else:
-        readme = (graph / "README.md").read_text()
-        monkeypatch.chdir(graph)
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def run_readme(folder, monkeypatch):
+    """Run the example of a folder's README there, and return the lines that it prints."""
+    monkeypatch.chdir(folder)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(code, {})
-    if kind == "hf":
-        (asked,) = eval(said.getvalue())
-        expected = model.predict([("A first text.", "A second text.")], task="rte")[0]
-        assert asked[0]["label"] == expected.label
-    else:
-        text = {line.split()[0]: eval(line.split("] ")[1]) for line in said.getvalue().splitlines()}
-        ours = model.logits([("A first text.",)], ["sst2"])["sst2"]
-        np.testing.assert_allclose(text["sst2"], ours, atol=1e-4)
+    return said.getvalue().splitlines()
+
+
+def test_the_readme_of_a_classifier_ends_in_probabilities(model, tmp_path, monkeypatch):
+    export_hf(model, tmp_path / "out", ["rte"])
+    shutil.copy(tmp_path / "out" / "rte" / "README.md", tmp_path / "out")
+    (line,) = run_readme(tmp_path / "out", monkeypatch)
+    ours = model.predict([("A first text.", "A second text.")], task="rte")[0].probabilities
+    assert {one["label"]: one["score"] for one in eval(line)[0]} == pytest.approx(ours, abs=1e-5)
+
+
+def test_the_readme_of_a_saved_model_ends_in_probabilities(model, tmp_path, monkeypatch):
+    (line,) = run_readme(model.save_pretrained(tmp_path / "saved"), monkeypatch)
+    task = next(iter(model.tasks.values()))
+    ours = model.predict([("...",) * len(task.columns)], task=task.name)[0]
+    assert line == f"{ours.label} {ours.probabilities}"
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_readme_of_a_graph_ends_in_probabilities(model, graph, tmp_path, monkeypatch, int8):
+    folder = graph
+    if int8:
+        assert export_onnx(model, tmp_path / "out", int8=True) <= 1e-4
+        folder = tmp_path / "out"
+    lines = run_readme(folder, monkeypatch)
+    found = {line.split()[0]: eval(re.search(r"\{.*\}", line)[0]) for line in lines}
+    ours = model.logits([("A first text.",)], list(model.tasks))  # the first task reads one text
+    tolerance = 0.05 if int8 else 1e-5
+    for name in ("sst2", "rte"):
+        expected = dict(zip(model.tasks[name].label_names, special.softmax(ours[name][0]), strict=True))
+        assert found[name] == pytest.approx(expected, abs=tolerance)
+    assert found["stsb"] == {"score": pytest.approx(special.expit(ours["stsb"][0, 0]), abs=tolerance)}
+
+
+def test_a_graph_with_8_bit_weights_is_smaller_and_says_how_far_its_answers_are(model, trained, tmp_path, capsys):
+    import onnxruntime
+
+    export(
+        ExportOptions(run=trained.id, store=str(trained.store), format="onnx", output=str(tmp_path / "out"), int8=True)
+    )
+    out = tmp_path / "out"
+    sizes = [(out / name).stat().st_size for name in ("model.int8.onnx", "model.onnx")]
+    assert sizes[0] < sizes[1]
+    found = json.loads((out / "export.json").read_text())["int8"]
+    rows = random_rows(model, 1) + random_rows(model, 2)
+    largest, equal = 0.0, []
+    session = onnxruntime.InferenceSession(out / "model.int8.onnx")
+    for part in (rows[:128], rows[128:]):
+        inputs = model.tokenizer(*map(list, zip(*part, strict=True)), padding=True, truncation=True,
+                                 max_length=model.info.max_length, return_tensors="np")  # fmt: skip
+        theirs = session.run(None, {one.name: inputs[one.name].astype(np.int64) for one in session.get_inputs()})
+        ours = model.logits(part, list(model.tasks))
+        for name, logits in zip(model.tasks, theirs, strict=True):
+            largest = max(largest, np.abs(logits - ours[name]).max())
+            if name != "stsb":
+                equal.append((logits.argmax(-1) == ours[name].argmax(-1)).mean())
+    assert 0 < largest == pytest.approx(found["difference"], rel=1e-4)
+    assert found["agreement"] == pytest.approx(np.mean(equal))
+    assert found["rows"] == 256
+    assert (
+        f"on 256 rows of random words its logits differ by up to {largest:.2g}, and {np.mean(equal):.1%} of the labels "
+        "are equal; evaluate it on your own rows"
+    ) in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"^int8 is for format onnx, got format hf$"):
+        model.export(tmp_path / "other", "hf", int8=True)
 
 
 def test_how_an_export_is_read_gives_the_heads_own_predictions():

@@ -2,8 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
-import time
+import threading
 
 import pytest
 
@@ -18,29 +19,41 @@ def loading(trained, **changes):
     return LoadOptions(**{**fields, **changes})
 
 
-def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_its_end_stops_the_server(trained):
+def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_that_ended_is_started_again(trained):
     rows = [("the cat sleeps", "a dog runs"), ("it", "was")]
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    try:
-        with Worker(loading(trained)) as worker:
-            (said,) = worker([PredictRequest(rows, ["rte"])])
-            with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
-                worker([PredictRequest(rows, ["nothing"])])
+    with Worker(loading(trained), stuck_seconds=5.0) as worker:
+        (said,) = worker([PredictRequest(rows, ["rte"])])
+        with pytest.raises(RuntimeError, match=r"^KeyError: 'nothing'$"):
+            worker([PredictRequest(rows, ["nothing"])])
+        assert worker([PredictRequest(rows, ["rte"])]) == [said]
+        assert (worker.device, worker.precision, worker.ready, worker.gone) == ("cpu", "32-true", True, False)
+        for number in (signal.SIGKILL, signal.SIGSTOP):  # ended; stuck
+            os.kill(worker._process.pid, number)
+            with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
+                worker([PredictRequest(rows, ["rte"])])
+            assert not worker.ready
             assert worker([PredictRequest(rows, ["rte"])]) == [said]
-            assert (worker.device, worker.precision, worker.gone) == ("cpu", "32-true", False)
-            os.kill(worker._process.pid, signal.SIGKILL)
-            for _ in range(2):
-                with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
-                    worker([PredictRequest([("a",)], ["sst2"])])
-            time.sleep(0.01)
-            assert worker.gone
-        assert asked == [True]
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            assert worker.ready
+        assert worker.restarts == 2
     ours = bam.load(trained.id, store=trained.store).predict(rows, task=["rte"])
     expected = [{name: value for name, value in one._asdict().items() if name != "details"} for one in ours["rte"]]
     assert json.loads(said) == {"predictions": {"rte": json.loads(json.dumps(expected))}}  # no details: none are there
+
+
+def test_a_model_that_cannot_be_loaded_again_stops_the_server(trained, tmp_path):
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    store = shutil.copytree(trained.store, tmp_path / "store")
+    try:
+        with Worker(loading(trained, store=str(store))) as worker:
+            shutil.rmtree(store)
+            os.kill(worker._process.pid, signal.SIGKILL)
+            assert asked.wait(60)
+            assert worker.gone
+            with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
+                worker([PredictRequest([("a",)], ["sst2"])])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_cannot_be_loaded_is_said_in_the_same_words(trained):

@@ -161,8 +161,10 @@ def split_across_ranks(lengths: NDArray[np.integer], rank: int, world_size: int)
     return mine
 
 
-def length_batches(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+def length_batches(lengths: NDArray[np.integer], max_tokens: int = PREDICT_TOKENS) -> list[NDArray[np.int64]]:
     """Sort rows of the given ``[N]`` lengths and cut them into batches to predict on; return their positions.
+
+    Each has ``max_tokens`` padded tokens or fewer, or one row.
 
     >>> [batch.tolist() for batch in length_batches(np.array([5000, 10, 4500]))]
     [[1], [2], [0]]
@@ -171,7 +173,7 @@ def length_batches(lengths: NDArray[np.integer]) -> list[NDArray[np.int64]]:
     batches = []
     start = 0
     for place, length in enumerate(lengths[order].tolist()):
-        if (place + 1 - start) * length > PREDICT_TOKENS and place > start:
+        if (place + 1 - start) * length > max_tokens and place > start:
             batches.append(order[start:place])
             start = place
     return [*batches, order[start:]] if len(order) else []

@@ -28,7 +28,9 @@ FIELDS = {
     "rows": int,
     "before": dict[str, float],
     "after": dict[str, float],
+    "note": str,
 }
+HELD_OUT_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class TaskCalibration:
         fitted_on: Where the labelled rows came from.
         rows: Their number.
         before: ``loss`` and ``expected_calibration_error`` of these rows at temperature 1.
-        after: The same at ``temperature``.
+        after: The same at ``temperature``; the error at the temperatures of folds that leave the row out.
+        note: Why the fitted temperature is not used; empty if it is.
     """
 
     temperature: float = 1.0
@@ -52,6 +55,7 @@ class TaskCalibration:
     rows: int = 0
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
     def threshold(self, label: str) -> float:
         """Return the lowest probability at which a label is given."""
@@ -120,19 +124,23 @@ def fit_calibration(
     names: Sequence[str],
     gold: NDArray[np.generic],
     decode: Callable[[TaskCalibration], Decoded],
-    loss: Callable[[float], float],
+    losses: Callable[[float], NDArray[np.float32]],
     target: Target,
     where: str,
+    force: bool = False,
 ) -> TaskCalibration:
     """Fit a task's temperature, and thresholds if ``target`` asks for them.
+
+    The temperature stays at 1 if a fitted one makes the expected calibration error of held-out rows larger.
 
     Args:
         names: C label names.
         gold: ``[N]`` class ids, or ``[N, C]`` indicators.
         decode: Function from a calibration to the predictions of the N rows.
-        loss: Mean loss of the rows at a temperature.
+        losses: Losses of the rows ``[N]`` at a temperature.
         target: What the thresholds are to reach.
         where: Where the rows came from.
+        force: Use the temperature even if it makes the calibration error of held-out rows larger.
 
     Raises:
         ConfigError: If the task cannot be calibrated like this.
@@ -147,14 +155,36 @@ def fit_calibration(
     if target.agreement is not None and gold.ndim == 2:
         raise ConfigError("agreement is for tasks with one label per row; ask for precision or recall")
 
-    def describe(temperature: float) -> dict[str, float]:
+    def confidences(temperature: float) -> tuple[NDArray[Any], NDArray[Any]]:
         values, probabilities, _ = decode(TaskCalibration(temperature))
-        error = expected_calibration_error(*confidence_and_correct(values, probabilities, gold))
-        return {"loss": loss(temperature), "expected_calibration_error": error}
+        return confidence_and_correct(values, probabilities, gold)
 
-    temperature = fit_temperature(loss)
+    def fitted(rows: NDArray[np.int64]) -> float:
+        return fit_temperature(lambda temperature: float(losses(temperature)[rows].mean()))
+
+    everything = np.arange(len(gold))
+    temperature, before = fitted(everything), expected_calibration_error(*confidences(1.0))
+    after = expected_calibration_error(*confidences(temperature))
+    if len(gold) >= HELD_OUT_FOLDS:
+        shares, right = (np.empty((len(gold), gold[0].size), dtype) for dtype in (np.float32, bool))
+        for fold in np.array_split(np.random.default_rng(0).permutation(everything), HELD_OUT_FOLDS):
+            confidence, correct = confidences(fitted(np.setdiff1d(everything, fold)))
+            shares[fold] = confidence.reshape(shares.shape)[fold]
+            right[fold] = correct.reshape(shares.shape)[fold]
+        after = expected_calibration_error(shares.ravel(), right.ravel())
+    note = ""
+    if after > before and not force:
+        note = (
+            f"temperature {temperature:.3f} is not used: on held-out rows the expected calibration error is "
+            f"{after:.4f} with it and {before:.4f} without"
+        )
+        temperature, after = 1.0, before
     thresholds = _thresholds(names, gold, decode(TaskCalibration(temperature)), target)
-    return TaskCalibration(temperature, thresholds, str(target), where, len(gold), describe(1.0), describe(temperature))
+    at_one, at_temperature = (
+        {"loss": float(losses(value).mean()), "expected_calibration_error": error}
+        for value, error in ((1.0, before), (temperature, after))
+    )
+    return TaskCalibration(temperature, thresholds, str(target), where, len(gold), at_one, at_temperature, note)
 
 
 def _thresholds(

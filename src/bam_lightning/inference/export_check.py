@@ -155,7 +155,9 @@ def list_files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[str], difference: float) -> None:
+def write_manifest(
+    folder: Path, model: Predictor, kind: str, names: Sequence[str], difference: float, **more: Any
+) -> None:
     """Write ``export.json``: the tasks, how to read their logits, and the source model. Write it last."""
     manifest = {
         "format": kind,
@@ -165,6 +167,7 @@ def write_manifest(folder: Path, model: Predictor, kind: str, names: Sequence[st
             name: describe_task(model.tasks[name], model.head(name), model.calibration.get(name)) for name in names
         },
         "largest_difference": difference,
+        **more,
         "versions": versions(),
         "files": sorted(list_files(folder)),
     }

@@ -26,8 +26,9 @@ USAGE = """## Usage
 ```python
 import bam_lightning as bam
 
-model = bam.load("FOLDER")  # this folder, or its hub id
-model.predict([{row}], task="{task}")
+model = bam.load(".")  # this folder, or its hub id
+for prediction in model.predict([{row}], task="{task}"):
+    print(prediction.label, prediction.probabilities)
 ```
 
 `task="all"` predicts every task that reads this number of texts, in one pass of the encoder. This folder holds no code.
@@ -104,6 +105,7 @@ def _calibration_lines(info: ModelInfo) -> list[str]:
         if task.before and task.after:
             errors = [scores["expected_calibration_error"] for scores in (task.before, task.after)]
             line += "; expected calibration error {:.3f} before, {:.3f} after".format(*errors)
+        line += f"; {task.note}" if task.note else ""
         shown = ", ".join(
             f"{markdown(label)} {'never' if least is None else f'{least:.3f}'}"
             for label, least in task.thresholds.items()

@@ -21,7 +21,7 @@ from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.text_fields import is_template
 from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
-from bam_lightning.data.collate import Examples, collate, length_batches
+from bam_lightning.data.collate import PREDICT_TOKENS, Examples, collate, length_batches
 from bam_lightning.data.items import ITEM_KINDS, in_row_order, tokenize_rows
 from bam_lightning.data.tokenization import join, tokenize
 from bam_lightning.data.word_labels import words_of
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bam_lightning.inference.evaluate import LabelledRows
 
 Row = str | Sequence[str]
+CPU_TOKENS = 2_048  # padded tokens of a batch for each thread
 EXPORT_FORMATS = ("bam", "hf", "onnx")
 
 
@@ -153,6 +154,7 @@ class Predictor:
         precision: float | None = None,
         recall: float | None = None,
         agreement: float | None = None,
+        force: bool = False,
     ) -> TaskCalibration:
         """Fit a task's temperature, and its thresholds at an asked precision, recall or agreement; return both.
 
@@ -165,16 +167,24 @@ class Predictor:
             precision: For each label, the share of right rows among those that are given it.
             recall: For each label, the share of its rows that are given it.
             agreement: The share of right rows among the answered ones, with one threshold for all labels.
+            force: Use the temperature even if it makes the calibration error of held-out rows larger. Else it stays 1
+                then, and the result's ``note`` says so.
 
         Raises:
             BamError: If a row cannot be scored, a label does not belong to the task, or the task is a regression.
         """
         target = Target(precision, recall, agreement)
         found = self._labelled(texts, labels, task)
-        return self.fit_calibration(task, self.logits(found.rows, [task])[task], found.gold, target, found.where)
+        return self.fit_calibration(task, self.logits(found.rows, [task])[task], found.gold, target, found.where, force)
 
     def fit_calibration(
-        self, task: str, logits: NDArray[np.float32], gold: NDArray[np.generic], target: Target, where: str
+        self,
+        task: str,
+        logits: NDArray[np.float32],
+        gold: NDArray[np.generic],
+        target: Target,
+        where: str,
+        force: bool = False,
     ) -> TaskCalibration:
         """Fit and set a task's calibration from logits ``[N, K]`` and encoded labels; see ``calibrate``."""
         self.decode(task, logits)  # refuses words
@@ -182,9 +192,10 @@ class Predictor:
             self.tasks[task].label_names,
             gold,
             lambda calibration: self._decode(task, logits, calibration),
-            lambda temperature: float(self.losses(task, logits / temperature, gold).mean()),
+            lambda temperature: self.losses(task, logits / temperature, gold),
             target,
             where,
+            force,
         )
         return self.calibration[task]
 
@@ -276,7 +287,7 @@ class Predictor:
         cut = (self.tokenizer, self.info.max_length, self.info.truncation)
         tokens = join([tokenize(columns, *cut) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
-        batches = length_batches(tokens.lengths)
+        batches = length_batches(tokens.lengths, self._batch_tokens())
         parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
         for positions in batches:
             batch = collate(examples, [""] * len(positions), positions)
@@ -286,6 +297,12 @@ class Predictor:
                     parts[name].append(module(pooled).float().cpu().numpy())  # [B, K]
         inverse = np.argsort(order[np.concatenate(batches)], kind="stable")
         return {name: np.concatenate(values)[inverse] for name, values in parts.items()}
+
+    def _batch_tokens(self) -> int:
+        """Return the padded tokens of a batch: on a CPU, larger ones take memory and no less time."""
+        return (
+            min(PREDICT_TOKENS, CPU_TOKENS * torch.get_num_threads()) if self.device.type == "cpu" else PREDICT_TOKENS
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
@@ -384,13 +401,14 @@ class Predictor:
         with tempfile.TemporaryDirectory() as folder:
             return str(api.upload_folder(repo_id=repo, folder_path=self.save_pretrained(folder)))
 
-    def export(self, output: str | Path, format: str = "bam", tasks: Sequence[str] = ()) -> float:
+    def export(self, output: str | Path, format: str = "bam", tasks: Sequence[str] = (), int8: bool = False) -> float:
         """Export the model and compare the export's logits with its own. Return the largest absolute difference.
 
         Args:
             output: The folder to write.
             format: ``bam`` (a folder for ``load``), ``hf`` (transformers classifiers) or ``onnx`` (one graph).
             tasks: Tasks to export with ``hf`` and ``onnx``; default: all.
+            int8: With ``onnx``, also write a graph with 8-bit weights; ``export.json`` says how far its logits are.
 
         Raises:
             ConfigError: If the format is unknown or cannot express the model, or ``output`` cannot be replaced.
@@ -402,6 +420,8 @@ class Predictor:
 
         check_choice("format", format, EXPORT_FORMATS)
         folder = Path(output).expanduser()
+        if int8 and format != "onnx":
+            raise ConfigError(f"int8 is for format onnx, got format {format}")
         if format == "bam":
             if tasks:
                 raise ConfigError("format bam exports the whole model; omit the tasks, or choose format hf or onnx")
@@ -413,7 +433,7 @@ class Predictor:
                     "texts or words before the encoder sees them, which this format does not do; use format bam, or "
                     "name other tasks"
                 )
-        return (export_hf if format == "hf" else export_onnx)(self, folder, tasks)
+        return export_hf(self, folder, tasks) if format == "hf" else export_onnx(self, folder, tasks, int8)
 
 
 def _as_rows(texts: Sequence[Row]) -> list[tuple[str, ...]]:

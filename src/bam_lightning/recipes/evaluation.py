@@ -147,6 +147,7 @@ class CalibrateOptions(JudgeOptions):
 
     run: str
     target: Target = field(default_factory=Target)
+    force: bool = False
 
 
 def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
@@ -161,15 +162,28 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
     for rows in labelled:
         name = rows.task.name
         logits = model.logits(rows.rows, [name])[name]
-        found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where)
+        found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where, options.force)
         lines += _calibration_rows(model, rows, logits)
     model.save_calibration(info.run.path)
     errors = "calibration error"
     show(
         f"Calibration of {info.id}" + (f", thresholds for {options.target}" if str(options.target) else ""),
-        ["task", "rows", "temperature", f"{errors} before", "after", "label", "threshold", "precision", "recall"],
+        [
+            "task",
+            "rows",
+            "temperature",
+            f"{errors} before",
+            "after (held-out rows)",
+            "label",
+            "threshold",
+            "precision",
+            "recall",
+        ],
         lines,
     )
+    for name, calibration in found.items():
+        if calibration.note:
+            print(f"{name}: {calibration.note}; --force uses it all the same")
     return found
 
 

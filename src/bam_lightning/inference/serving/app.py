@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -29,6 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bam_lightning.config.exceptions import ConfigError, ServingError
 from bam_lightning.config.validation import check_at_least, check_range
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 5.0  # within which a request body must arrive
+HEADER_SECONDS = 5.0  # within which the headers of a request must arrive
+HEADER_BYTES = 32 << 10  # of a request's first line and headers
+STUCK_DEADLINES = 10  # deadlines after which the model's process is killed
 RETRY_SECONDS = 1
 STOP_SECONDS = 6  # for requests in progress; the batcher and the worker then get one second each
 BACKLOG = 2048  # connections that the system queues until they are accepted
@@ -61,16 +67,18 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 class BatcherCollector(Collector):
-    """Prometheus metrics of a batcher, read when they are asked for."""
+    """Prometheus metrics of a batcher and its model, read when they are asked for."""
 
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: Batcher, model: Predictor | Worker) -> None:
+        self._batcher, self._model = batcher, model
 
     def collect(self) -> Iterator[Metric]:
         """Yield the number of computed rows and batches, and of waiting rows."""
         yield CounterMetricFamily("bam_rows", "Rows computed.", value=self._batcher.rows)
         yield CounterMetricFamily("bam_batches", "Batches computed.", value=self._batcher.batches)
         yield GaugeMetricFamily("bam_queue_rows", "Rows waiting in the queue.", value=self._batcher.waiting)
+        if isinstance(self._model, Worker):
+            yield CounterMetricFamily("bam_restarts", "Restarts of the model's process.", value=self._model.restarts)
 
 
 class App:
@@ -80,14 +88,15 @@ class App:
         model: The model; only its description, device and precision are read here.
         batcher: The running queue of requests to the model.
         limits: Limits of one request.
+        deadline: Seconds within which a request is answered, or given up.
     """
 
-    def __init__(self, model: Predictor | Worker, batcher: Batcher, limits: Limits) -> None:
-        self.model, self.batcher, self.limits = model, batcher, limits
+    def __init__(self, model: Predictor | Worker, batcher: Batcher, limits: Limits, deadline: float = 30.0) -> None:
+        self.model, self.batcher, self.limits, self.deadline = model, batcher, limits, deadline
         self.info: ModelInfo = model.info
         self.page = Page()
         self.registry = CollectorRegistry()
-        self.registry.register(BatcherCollector(batcher))
+        self.registry.register(BatcherCollector(batcher, model))
         self.requests = Counter(
             "bam_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
         )
@@ -148,10 +157,17 @@ class App:
 
     async def health(self) -> Response:
         """Report whether the model answers."""
-        if not self.batcher.alive:
+        if not self._answers():
             return _error(503, "the model does not answer", {"Retry-After": str(RETRY_SECONDS)})
         return _json({"status": "ok", "run": self.info.id, "device": str(self.model.device),
                       "precision": self.model.precision})  # fmt: skip
+
+    def _answers(self) -> bool:
+        if not isinstance(self.model, Worker):
+            return self.batcher.alive
+        busy_since = self.model.busy_since
+        stuck = busy_since is not None and time.monotonic() - busy_since > self.deadline
+        return self.batcher.alive and self.model.ready and not stuck
 
     async def metrics(self) -> Response:
         """Return counters and latencies in Prometheus's text format."""
@@ -177,9 +193,14 @@ class App:
         retry = {"Retry-After": str(RETRY_SECONDS)}
         try:
             parsed = parse_request(await _read_body(request, self.limits.bytes), self.info, self.limits)
-            return Response(await self.batcher.submit(parsed), media_type="application/json")
+            with anyio.fail_after(self.deadline):
+                return Response(await self.batcher.submit(parsed), media_type="application/json")
         except RequestError as error:
             return _error(error.status, str(error))
+        except TimeoutError:
+            return _error(503, f"no answer within {self.deadline:g} seconds; retry later", retry)
+        except ServingError as error:
+            return _error(503, f"{error}; retry later", retry)
         except ClientDisconnect:
             return _error(400, "the client disconnected before the end of its body")  # not read, but counted
         except QueueFullError:
@@ -220,6 +241,80 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return _json({"error": message}, status, headers)
 
 
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP with bounds that uvicorn does not have: on connections, on headers, and on bodies that nobody reads."""
+
+    max_connections = 1024
+    _header_bytes = 0  # received since the headers began
+    _in_headers, _in_body = True, False
+    _timer: asyncio.TimerHandle | None = None  # closes the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept a connection if there are not too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._refuse(503, f"there are {self.max_connections} connections; retry later")
+        else:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._cancel_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse a part of a request."""
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if not self._in_headers or self.transport.is_closing():
+            return
+        if self._header_bytes > HEADER_BYTES:
+            self._refuse(431, f"the headers may have {HEADER_BYTES} bytes")
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def on_message_begin(self) -> None:
+        """Note that headers begin."""
+        super().on_message_begin()
+        self._in_headers = True
+
+    def on_headers_complete(self) -> None:
+        """Note that the headers have arrived."""
+        self._in_headers, self._in_body, self._header_bytes = False, True, 0
+        self._cancel_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the body has arrived."""
+        self._in_body = False
+        self._cancel_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Discard what is left of a body for a while, since closing at once could lose the response."""
+        super().on_response_complete()
+        if self._in_body and not self.transport.is_closing():
+            self._timer = self.loop.call_later(BODY_SECONDS, self.transport.close)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        if self._header_bytes:
+            self._refuse(408, f"the headers did not arrive within {HEADER_SECONDS:g} seconds")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+
 async def _answer_unknown_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path, method = request.url.path[:200], request.method
@@ -248,12 +343,15 @@ class ServeOptions:
     bytes: int = Limits.bytes
     batch: int = 64
     queue: int = 1024
+    connections: int = 1024
+    deadline: float = 30.0
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "characters", "bytes", "batch", "queue"):
+        for name in ("rows", "characters", "bytes", "batch", "queue", "connections"):
             check_at_least(name, getattr(self, name), 1)
         check_range("port", self.port, 0, 65535)
+        check_range("deadline", self.deadline, 0.1, 86_400)
         if self.threads is not None:
             check_at_least("threads", self.threads, 1)
         for origin in self.cors_origins:
@@ -277,7 +375,8 @@ def serve(options: ServeOptions) -> None:
     load_options = LoadOptions(
         options.run, options.store, options.device, options.precision, tuple(options.heads), options.revision, threads
     )
-    with listen(options.host, options.port) as listener, Worker(load_options) as worker:
+    stuck_seconds = STUCK_DEADLINES * options.deadline
+    with listen(options.host, options.port) as listener, Worker(load_options, stuck_seconds) as worker:
         _serve_model(worker, listener, options)
         if worker.gone:
             raise ServingError("the model's process ended unexpectedly, perhaps out of memory; the server has stopped")
@@ -309,7 +408,8 @@ def _serve_model(worker: Worker, listener: socket.socket, options: ServeOptions)
     """Serve a model on a bound socket until SIGTERM or SIGINT; answer requests in progress, then return."""
     with Batcher(worker, options.batch, options.queue, CLOSE_SECONDS) as batcher:
         limits = Limits(options.bytes, options.rows, options.characters)
-        server = make_server(App(worker, batcher, limits), options.cors_origins, options.allowed_hosts)
+        app = App(worker, batcher, limits, options.deadline)
+        server = make_server(app, options.cors_origins, options.allowed_hosts, _raise_file_limit(options.connections))
 
         def stop(*_: Any) -> None:  # until uvicorn handles signals itself; afterwards it raises each once more
             server.should_exit = True
@@ -322,7 +422,20 @@ def _serve_model(worker: Worker, listener: socket.socket, options: ServeOptions)
     print("stopped", flush=True)
 
 
-def make_server(app: App, cors_origins: Sequence[str] = (), allowed_hosts: Sequence[str] = ()) -> uvicorn.Server:
+def _raise_file_limit(connections: int) -> int:
+    """Let this process open a file per connection; return the number of connections that the system allows."""
+    spare = 64  # files that are open anyway
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + spare
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(1, soft - spare))
+
+
+def make_server(
+    app: App, cors_origins: Sequence[str] = (), allowed_hosts: Sequence[str] = (), connections: int = 1024
+) -> uvicorn.Server:
     """Return a server that is not running yet."""
     application: Any = app
     if cors_origins:
@@ -333,7 +446,7 @@ def make_server(app: App, cors_origins: Sequence[str] = (), allowed_hosts: Seque
         application = TrustedHostMiddleware(application, allowed_hosts=allowed_hosts, www_redirect=False)
     config = uvicorn.Config(
         application,
-        http="httptools",
+        http=type("Protocol", (BoundedProtocol,), {"max_connections": connections}),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bam_lightning.config.exceptions import ServingError
 from bam_lightning.inference.serving.schemas import PredictRequest
 
 if TYPE_CHECKING:
@@ -150,13 +151,15 @@ class Batcher:
                         rows += len(pending.request.rows)
         return batch
 
-    def _run(self, batch: Sequence[_Pending]) -> list[str | Exception]:
+    def _run(self, batch: Sequence[_Pending], retried: bool = False) -> list[str | Exception]:
         try:
             return [*self._predict([pending.request for pending in batch])]
         except BaseException as error:  # a panic of a Rust extension is not an Exception, and must not end the thread
+            if isinstance(error, ServingError) and not retried:  # the process ended, perhaps not because of these
+                return self._run(batch, retried=True)
             if len(batch) == 1:
                 return [error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")]
-            return [outcome for pending in batch for outcome in self._run([pending])]  # find the failing request
+            return [self._run([pending], retried)[0] for pending in batch]  # find the failing request
 
 
 def _deliver(batch: Sequence[_Pending], outcomes: Sequence[str | Exception]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from bam_lightning.config.exceptions import ServingError
@@ -17,6 +20,7 @@ from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.serving.batcher import predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
 
+LOG = logging.getLogger(__name__)
 END_SECONDS = 1.0  # time for the process to end by itself
 
 
@@ -36,23 +40,55 @@ class LoadOptions:
 class Worker:
     """The model's process. A context manager, inside which the model is loaded and answers.
 
+    A process that ends is started again. If the model cannot be loaded again, ``gone`` is set and this process is sent
+    SIGTERM, which stops the server.
+
+    Args:
+        options: What to load.
+        stuck_seconds: A process that computes one batch for longer is killed.
+
     Attributes:
         info: The model's description.
         device: The device that the model computes on.
         precision: See ``Predictor``.
-        gone: Whether the process has ended unexpectedly. This process is then sent SIGTERM, which stops the server.
+        gone: Whether the process has ended and could not be started again.
+        restarts: How often it was started again.
+        busy_since: ``time.monotonic()`` when the current batch began; ``None`` if it is idle.
     """
 
-    def __init__(self, options: LoadOptions) -> None:
+    def __init__(self, options: LoadOptions, stuck_seconds: float | None = None) -> None:
         self.info = read_model_info(find_model(options.run, options.store, options.revision))
-        self.device, self.precision, self.gone = "", "", False
-        context = multiprocessing.get_context("spawn")
-        self._connection, self._child_connection = context.Pipe()
-        self._process = context.Process(target=_work, args=(self._child_connection, options), name="model", daemon=True)
+        self.device, self.precision, self.gone, self.restarts = "", "", False, 0
+        self.busy_since: float | None = None
+        self._options, self._stuck_seconds = options, stuck_seconds
+        self._loaded, self._closing = threading.Event(), False
 
     def __enter__(self) -> Worker:
+        self._start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closing = True
+        if self._loaded.is_set():
+            self._connection.close()
+            self._process.join(END_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and its process alive."""
+        return self._loaded.is_set() and not self.gone and self._process.is_alive()
+
+    def _start(self) -> None:
+        """Start the process and wait until the model is loaded."""
+        context = multiprocessing.get_context("spawn")
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=_work, args=(child_connection, self._options), name="model", daemon=True)
         self._process.start()
-        self._child_connection.close()  # so that reading ends when the process does
+        child_connection.close()  # so that reading ends when the process does
         try:
             ready = self._connection.recv()
         except KeyboardInterrupt:  # the process ignores signals
@@ -66,30 +102,51 @@ class Worker:
         if isinstance(ready, Exception):
             raise ready
         self.device, self.precision = ready
-        return self
+        self._loaded.set()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._connection.close()
-        self._process.join(END_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
+    def _watch(self) -> None:
+        while True:
+            wait([self._process.sentinel])
+            self._loaded.clear()
+            if self._closing:
+                return
             self._process.join()
+            LOG.error("the model's process ended (exit code %s); starting it again", self._process.exitcode)
+            try:
+                self._start()
+            except Exception as error:
+                if not self._closing:
+                    LOG.error("the model cannot be loaded again: %s", error)
+                    self.gone = True
+                    self._loaded.set()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return
+            self.restarts += 1
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[str]:
         """Return the response to each request; see ``predict_batch``. Call it from one thread only.
+
+        Waits while the process is started again.
 
         Raises:
             RuntimeError: If the model failed.
             ServingError: If the process has ended.
         """
+        self._loaded.wait()
+        connection = self._connection
+        self.busy_since = time.monotonic()
         try:
-            self._connection.send(list(requests))
-            received = self._connection.recv()
+            connection.send(list(requests))
+            if not connection.poll(self._stuck_seconds):
+                LOG.error("the model has computed one batch for %g seconds; killing it", self._stuck_seconds)
+                self._process.kill()
+            received = connection.recv()
         except (EOFError, OSError) as error:
-            if not self.gone:
-                self.gone = True
-                os.kill(os.getpid(), signal.SIGTERM)
+            if not self.gone and connection is self._connection:  # the watching thread may not have seen it yet
+                self._loaded.clear()
             raise ServingError("the model's process has ended") from error
+        finally:
+            self.busy_since = None
         if isinstance(received, Exception):
             raise received
         responses: list[str] = received
