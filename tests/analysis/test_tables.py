@@ -345,7 +345,7 @@ def test_all_files_are_written_and_agree(shelf, tmp_path):
     assert float(tests[1]["p"]) < float(tests[1]["p_holm"]) < 0.01
     assert tests[2]["p"] == ""  # rte: no seed differs from any other
     text = (out / "mine.md").read_text()
-    assert r"| S->M | 8 | 61.8\*\*\* (sd 1.2; 60.0-63.5) |" in text
+    assert r"| S->M | 8 | 61.8\*\*\* (sd 1.2; 60.0 to 63.5) |" in text
     tex = (out / "mine.tex").read_text()
     assert r"S\_1 \textless{}b\textgreater{} & 8 & 51.8 & 51.8 & 53.5 & 50.0 \\" in tex
     assert r"S$\rightarrow$M & 8 & 61.8$^{***}$" in tex

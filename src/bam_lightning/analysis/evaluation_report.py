@@ -42,7 +42,7 @@ def format_html(report: Report) -> str:
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in _notes(report))]
     for name, heading, rows in sections(report):
         parts += [f"<h2>{escape(name)}</h2>"] if name else []
-        parts.append(html_table(heading, rows))
+        parts.append(html_table(heading, rows, texts=("gold", "predicted", "texts") if name == "Worst rows" else ()))
         if name == "Calibration":
             parts.append(reliability_plot(report))
         if name == "Confusion matrix":
@@ -136,7 +136,7 @@ def reliability_plot(report: Report) -> str:
         axis.bar(bar["low"], bar["accuracy"], width, align="edge", color=COLOURS[0], alpha=0.85, edgecolor="white")
         axis.bar(bar["low"] + width / 2, bar["rows"] / total, width / 4, color=COLOURS[1])
     axis.plot([0, 1], [0, 1], "k--", linewidth=1)
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (orange: share of decisions)")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy (orange: share of decisions)")
     axis.set_title(f"expected calibration error {report['expected_calibration_error']:.3f}", fontsize=10)
     return svg(figure)
 

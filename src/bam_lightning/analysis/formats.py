@@ -35,11 +35,11 @@ def cell_text(cell: Cell, short: bool = False) -> str:
     """Return the median with its marks; unless ``short``, the standard deviation and the range too.
 
     >>> cell_text(Cell(3, 70.44, 1.25, 69.0, 71.5, Interval(69.0, 71.5), "**"))
-    '70.4** (sd 1.2; 69.0-71.5)'
+    '70.4** (sd 1.2; 69.0 to 71.5)'
     """
     if not cell.n:
         return ""
-    spread = "" if short or cell.n < 2 else f" (sd {number(cell.sd)}; {number(cell.low)}-{number(cell.high)})"
+    spread = "" if short or cell.n < 2 else f" (sd {number(cell.sd)}; {number(cell.low)} to {number(cell.high)})"
     return f"{number(cell.median)}{cell.marks}{spread}"
 
 

@@ -26,7 +26,9 @@ th:first-child, td:first-child { text-align: left; white-space: pre }
 thead th { border-bottom: 2px solid #1c2430; white-space: normal; vertical-align: bottom; min-width: 4.5rem }
 tbody tr:hover { background: #f3f6fb }
 small { color: #5b6675 } code { background: #f3f6fb; padding: 0 .25rem }
-svg { max-width: 100%; height: auto } details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600 }
+th.text, td.text { text-align: left } td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 6rem }
+svg { max-width: 100%; height: auto; margin-top: 1rem }
+details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600 }
 """
 COLOURS = ("#4c6f9f", "#c2703d", "#5b8f5b", "#a4506a", "#7a6bb0", "#8c7a3f", "#4f9296", "#555555")
 
@@ -63,18 +65,24 @@ def document(title: str, parts: Sequence[str]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def html_table(heading: Sequence[str], lines: Sequence[Sequence[str]], breaks: bool = False) -> str:
-    """Return a table of plain texts; with ``breaks`` what is in brackets stands below, in small print."""
+def html_table(
+    heading: Sequence[str], lines: Sequence[Sequence[str]], breaks: bool = False, texts: Sequence[str] = ()
+) -> str:
+    """Return a table of plain texts; with ``breaks`` what is in brackets stands below, in small print.
+
+    Columns are numbers, at the right, but for the first and those in ``texts``.
+    """
 
     def cell(text: str) -> str:
         main, _, rest = text.partition(" (")
         return f"{escape(main)}<br><small>{escape(rest.rstrip(')'))}</small>" if breaks and rest else escape(text)
 
-    head = "".join(f"<th>{escape(name)}</th>" for name in heading)
-    rows = "".join(
-        f"<tr><td>{escape(first)}</td>{''.join(f'<td>{cell(text)}</td>' for text in rest)}</tr>"
-        for first, *rest in lines
-    )
+    kinds = [' class="text"' if name in texts else "" for name in heading]
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(heading, kinds, strict=True))
+    rows = ""
+    for first, *rest in lines:
+        cells = "".join(f"<td{kind}>{cell(text)}</td>" for text, kind in zip(rest, kinds[1:], strict=True))
+        rows += f"<tr><td>{escape(first)}</td>{cells}</tr>"
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -111,7 +119,7 @@ def seeds_plot(table: Table) -> str:
             _points(axis, line, row.values(column), table.cells[row.name][column])
         axis.set_title(column, fontsize=10)
         axis.set_yticks(range(len(names)), names if panel % across == 0 else [""] * len(names), fontsize=8)
-        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.4, -0.6)
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(axis="x", labelsize=8)
     return svg(figure)
