@@ -49,6 +49,8 @@ def main() -> None:
 def _not_here(name: str) -> str:
     import torch
 
+    if name == "predict" and not all(os.environ.get(folder) for folder in ("BAM_GLUE_DIR", "BAM_ENCODER_DIR")):
+        return "BAM_GLUE_DIR and BAM_ENCODER_DIR are not set"
     return "torch sees no CUDA device" if name == "gpu" and not torch.cuda.is_available() else ""
 
 

@@ -16,6 +16,10 @@ def main(side: str, *words: str) -> None:
         import jobs
 
         found = getattr(jobs, side)(CACHE, *words)
+    elif side == "predict":
+        import predict
+
+        found = predict.predict(CACHE, *words)
     elif side == "gpu":
         import gpu
 

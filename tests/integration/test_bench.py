@@ -21,7 +21,7 @@ def module(monkeypatch):
     """Return a function that imports a file of benchmarks/."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("bench", "benches", "workload", "sides", "run_side", "gpu"):
+    for name in ("bench", "benches", "workload", "sides", "run_side", "gpu", "predict", "attack"):
         sys.modules.pop(name, None)
 
 
