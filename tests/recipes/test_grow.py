@@ -29,6 +29,10 @@ def test_a_task_with_the_name_of_one_of_the_librarys_is_the_users():
     Path("mnli.yaml").write_text(f"{TASK}train_rows: 7\n")
     added = read_task("mnli.yaml", "mnli")
     assert (added.path, added.train_rows, added.text) == ("data/sst2", 7, ["sentence"])
+    labels = "labels: {mood: {head: {label_names: [bad, good]}}}"
+    Path("moods.yaml").write_text(f"defaults: [schema, _self_]\npath: data/sst2\ntext: [sentence]\n{labels}\n")
+    with pytest.raises(ConfigError, match=r"moods\.yaml has labels of several tasks, and bam grow adds one"):
+        read_task("moods.yaml", "moods")
 
 
 @pytest.mark.slow

@@ -117,6 +117,8 @@ def read_task(path: str, name: str) -> TaskConfig:
         (Path(folder) / "task").mkdir()
         shutil.copyfile(file, Path(folder) / "task" / f"{ADDED}.yaml")
         found = compose([f"hydra.searchpath=[file://{folder}]", f"+task@suite.tasks.{name}={ADDED}"])
+    if name not in found.suite.tasks:
+        raise ConfigError(f"task: {file} has labels of several tasks, and bam grow adds one; give a file for each")
     return found.suite.tasks[name]
 
 
