@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import bam_lightning as bam
 from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.batch import TaskBatch
 from bam_lightning.models.heads import ClassificationHead, MultiLabelHead, TaggingHead
 from bam_lightning.training.distillation import balanced_head, example_losses
@@ -88,12 +88,6 @@ def test_words_with_gold_or_a_teacher_alone_count_alike_at_any_temperature(lam):
     words = part(labels, teacher=TEACHER, **options)._replace(row_ids=torch.arange(2))
     at_one, near = (example_losses(TaggingHead(4, NAMES), LOGITS, words, lam, t) for t in (1.0, 1 + 1e-5))
     torch.testing.assert_close(near, at_one, atol=1e-3, rtol=0)
-
-
-def test_probabilities_have_no_temperature_of_their_own():
-    target = torch.full((8, 3), 1 / 3)
-    with pytest.raises(TrainingError, match="needs a teacher's logits"):
-        example_losses(ClassificationHead(4, NAMES), LOGITS, part(teacher_target=target), 0.5, 2.0)
 
 
 def test_options_of_tasks_reach_the_loss(still_bert, tmp_path):
