@@ -49,8 +49,12 @@ def main() -> None:
 def _not_here(name: str) -> str:
     import torch
 
-    if name == "predict" and not all(os.environ.get(folder) for folder in ("BAM_GLUE_DIR", "BAM_ENCODER_DIR")):
-        return "BAM_GLUE_DIR and BAM_ENCODER_DIR are not set"
+    needed = {
+        "predict": ("BAM_GLUE_DIR", "BAM_ENCODER_DIR"),
+        "tasknet": ("BAM_GLUE_DIR", "BAM_ENCODER_DIR", "BAM_TASKNET_PYTHON"),  # the last of an environment that has it
+    }
+    if not all(os.environ.get(variable) for variable in needed.get(name, ())):
+        return f"{' and '.join(needed[name])} are not set"
     return "torch sees no CUDA device" if name == "gpu" and not torch.cuda.is_available() else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,16 +25,20 @@ def main(side: str, *words: str) -> None:
         import gpu
 
         found = gpu.run(*words)
+    elif side == "tasknet":
+        command = [os.environ["BAM_TASKNET_PYTHON"], str(Path(__file__).with_name("tasknet_side.py")), *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
     else:
         found = _training(side, *words)
     print(json.dumps(found))
 
 
-def _training(side: str, tasks: str, batch: str, steps: str) -> dict[str, float]:
+def _training(side: str, tasks: str, batch: str, steps: str, share: str = "1") -> dict[str, float]:
     import workload
 
     data, encoder = (os.environ.get(name, "") for name in ("BAM_GLUE_DIR", "BAM_ENCODER_DIR"))
-    work = workload.make(tasks.split(","), int(batch), int(steps), data, encoder, str(CACHE))
+    work = workload.make(tasks.split(","), int(batch), int(steps), data, encoder, str(CACHE), int(share))
     if side in ("random", "group_by_length"):
         import peer
 

@@ -63,28 +63,33 @@ class Work:
         return np.concatenate([one.tokens.lengths for one in self.examples.values()])[self.stream.rows]
 
 
-def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cache: str) -> Work:
-    """Return ``steps`` minibatches of ``batch`` rows of the tasks, sampled as a multi-task Run samples them."""
+def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cache: str, share: int = 1) -> Work:
+    """Return ``steps`` minibatches of ``batch`` rows of the tasks, sampled as a multi-task Run samples them.
+
+    With a ``share`` above 1, they are of the first of so many equal parts of each task's rows, each row as often.
+    """
     words = ["scale=small", f"suite.include=[{','.join(tasks)}]", "logger=none"]
     if data and encoder:
         config = compose([*words, f"data.root={data}", f"encoder.path={encoder}"])
-        examples = _real(config, data, encoder, Path(cache))
+        examples = _real(config, data, encoder, Path(cache), share)
         pad = int(load_tokenizer(encoder).pad_token_id)
     else:
         config = compose(words)
         examples, pad = _generated(tasks), 0
-    sampler = SizeProportionalSampler(0.75 if len(tasks) > 1 else 1.0)
+    sampler = SizeProportionalSampler(0.75 if len(tasks) > 1 and share == 1 else 1.0)
     sizes = {name: len(one.labels) for name, one in examples.items()}
     return Work(examples, sampler.stream(sizes, steps, batch, seed=0), pad, encoder or None, config)
 
 
-def _real(config: Config, data: str, encoder: str, cache: Path) -> dict[str, Examples]:
+def _real(config: Config, data: str, encoder: str, cache: Path, share: int) -> dict[str, Examples]:
     tokenizer, found = load_tokenizer(encoder), {}
     for name, task in config.suite.trained().items():
         if not (Path(data) / name / "train.parquet").exists():
             task.train_split = "train_subset"
         if name == "qqp" and not (Path(data) / name / "validation.parquet").exists():
             task.dev_split = "validation_subset"
+        if share > 1:
+            task.train_rows = SHAPES[name].rows // share
         rows = load_examples(name, task_from_config(name, task, config.data), config.data.seed).train
         found[name] = Examples(encode(rows, tokenizer, config.data.max_length, cache), rows.labels)
     return found
