@@ -57,7 +57,7 @@ def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: st
     for entry in entries:
         if entry["stage"] == stage:
             for task, values in entry["metrics"].items():
-                by_task.setdefault(task, []).append(values[config.suite.tasks[task].metric.value])
+                by_task.setdefault(task, []).append(values[config.suite.tasks[task].metric_name])
     return {task: sum(scores) / len(scores) for task, scores in by_task.items()}
 
 
@@ -79,7 +79,7 @@ def table(
     for task in dict.fromkeys(task for scores in columns.values() for task in scores):
         values = [columns[stage].get(task) for stage in stages]
         name = task if config.suite.tasks[task].in_average else f"{task} (not in average)"
-        row = [name, config.suite.tasks[task].metric.value, f"{100 * majority[task]:.1f}"]
+        row = [name, config.suite.tasks[task].metric_name, f"{100 * majority[task]:.1f}"]
         difference = [_difference(values[-1], columns[taught].get(task))] if taught else []
         rows.append([*row, *_cells(values), *difference])
     averages, difference = summary["average"], []

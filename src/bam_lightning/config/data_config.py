@@ -22,8 +22,8 @@ LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mis
 MOST_EPOCHS = 1_000_000
 
 
-class Metric(Enum):
-    """Headline metric of a task (section 4: Matthews for CoLA, Spearman for STS-B, accuracy otherwise)."""
+class Metric(str, Enum):
+    """Names of metrics (section 4: Matthews for CoLA, Spearman for STS-B, accuracy otherwise)."""
 
     accuracy = "accuracy"
     matthews = "matthews"
@@ -70,14 +70,57 @@ HEADS_OF_KINDS = {kind: head for head, kind in KINDS_OF_HEADS.items()}
 KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
 
 
-def kind_of(head: str, metric: Metric, in_range: bool) -> str:
+OWN_METRIC_INPUTS = ("labels", "probabilities", "positive")  # predicted labels or values; [n, C]; of the second class
+
+
+def metric_name(metric: Any) -> str:
+    """Return the name under which a metric's score is kept: its own, or of a ``_target_`` form ``name`` or the class.
+
+    >>> metric_name("accuracy"), metric_name({"_target_": "torchmetrics.F1Score"})
+    ('accuracy', 'F1Score')
+    """
+    if isinstance(metric, str):
+        return str(getattr(metric, "value", metric))
+    return str(metric.get("name") or str(metric["_target_"]).rpartition(".")[2])
+
+
+def metric_input(metric: Any) -> str:
+    """Return what a metric compares with gold; the library's own compare predicted labels."""
+    return "labels" if isinstance(metric, str) else str(metric.get("input", "labels"))
+
+
+def check_metric(key: str, metric: Any, kind: str, n_names: int) -> None:
+    """Raise ``ConfigError`` unless a metric is the name of one, or the ``_target_`` form of one that fits the kind."""
+    if not isinstance(metric, Mapping):
+        return check_choice(key, metric, [known.value for known in Metric])
+    if not isinstance(metric.get("_target_"), str):
+        raise ConfigError(
+            f"{key} must be a name, or a mapping such as {{_target_: torchmetrics.F1Score, ...}}; got {metric}"
+        )
+    check_name(key, metric_name(metric))
+    if kind in ("tagging", "span"):
+        raise ConfigError(
+            f"{key}: a metric by _target_ compares a class, a value or a label set of each row, which a {kind} task "
+            f"does not have; use {', '.join(name.value for name in (TAGS if kind == 'tagging' else ANSWERS))}"
+        )
+    if metric_name(metric) in [known.value for known in Metric]:
+        raise ConfigError(f"{key} is named {metric_name(metric)!r}, as one of the library's own; give it another name")
+    given = metric.get("input", "labels")
+    check_choice(f"{key}.input", given, OWN_METRIC_INPUTS)
+    if given != "labels" and not n_names:
+        raise ConfigError(f"{key}.input={given}: a regression task has no probabilities; leave it out")
+    if given == "positive" and (n_names != 2 or kind == "multi_label"):
+        raise ConfigError(f"{key}.input=positive is for two classes, but the task has {n_names}; use probabilities")
+
+
+def kind_of(head: str, metric: Any, in_range: bool) -> str:
     """Return what the labels of a task are, by its head's class, its metric and whether it has a range."""
     by_metric = {
         **dict.fromkeys(SETS, "multi_label"),
         **dict.fromkeys(TAGS, "tagging"),
         **dict.fromkeys(ANSWERS, "span"),
     }
-    return KINDS_OF_HEADS.get(head) or by_metric.get(metric) or ("regression" if in_range else "classification")
+    return KINDS_OF_HEADS.get(head) or by_metric.get(str(metric)) or ("regression" if in_range else "classification")
 
 
 @dataclass
@@ -91,6 +134,7 @@ class HeadConfig:
     sigmoid: bool = True  # of a regression head; false: a linear output
     class_weights: Any = None  # factors on the classes' losses, in the order of label_names, or balanced
     label_smoothing: float = 0.0  # share of a gold label that is spread over all classes
+    loss: dict[str, Any] = field(default_factory=dict)  # a loss of your own by _target_; empty: the head's
     options: dict[str, Any] = field(default_factory=dict)  # arguments of a head of your own
 
     def arguments(self) -> dict[str, Any]:
@@ -100,7 +144,7 @@ class HeadConfig:
 
 def head_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``_target_`` and arguments of a head; options that only some heads have are left out at their defaults."""
-    named = ("class_weights", "label_smoothing", "options")
+    named = ("class_weights", "label_smoothing", "loss", "options")
     given = {name: value for name, value in settings.items() if name not in named or value not in (None, 0.0, {})}
     options = given.pop("options", {})
     return {**given, **options}
@@ -142,7 +186,8 @@ class TaskConfig:
     dev_rows: int | None = None  # use the first so many dev rows
     kind: str | None = None  # of the labels; null: the head and the metric say it
     head: HeadConfig = field(default_factory=HeadConfig)
-    metric: Metric = Metric.accuracy  # headline metric; the head decides which ones fit
+    metric: Any = "accuracy"  # headline metric: a name that fits the head, or a torchmetrics.Metric by _target_
+    secondary_metrics: list[Any] = field(default_factory=list)  # more of them, shown beside it
     head_of: str | None = None  # score with the head of this task, and train none
     in_average: bool = True  # count in the average, and reject a teacher that learned nothing
     teacher: bool = True  # false: learn from gold alone
@@ -155,9 +200,20 @@ class TaskConfig:
     row_group: str = ""  # name of the file whose rows it labels with other tasks; set by labels
 
     def __post_init__(self) -> None:
-        """Make a list of a single text."""
+        """Make a list of a single text, and a name of a member of ``Metric``."""
         if isinstance(self.text, str):
             self.text = [self.text]
+        self.metric = getattr(self.metric, "value", self.metric)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The headline metric and those beside it."""
+        return [self.metric, *self.secondary_metrics]
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the headline metric in results."""
+        return metric_name(self.metric)
 
     @property
     def regression(self) -> bool:
@@ -229,14 +285,21 @@ class TaskConfig:
         if names and (len(names) < 2 or len(set(names)) != len(names) or not all(names)):
             raise ConfigError(f"{key}.label_names must be at least 2 different names, got {names}")
         fitting = HEADS.get(self.head._target_, (Metric.spearman,) if span else tuple(Metric))
-        if self.metric not in fitting:
-            *others, last = [metric.value for metric in fitting]
+        for place, metric in enumerate(self.metrics):
+            own = f"{key[:-5]}.{f'secondary_metrics.{place - 1}' if place else 'metric'}"
+            check_metric(own, metric, self.kind_of_labels, len(names))
+            if isinstance(metric, str) and metric not in fitting:
+                *others, last = [known.value for known in fitting]
+                raise ConfigError(
+                    f"{own} {metric!r} does not fit {self.head._target_}: "
+                    f"use {', '.join(others)}{' or ' if others else ''}{last}"
+                )
+            if metric == "f1" and len(names) != 2:
+                raise ConfigError(f"{own} 'f1' needs 2 label_names, got {len(names)}")
+        if len(set(known := list(map(metric_name, self.metrics)))) < len(known):
             raise ConfigError(
-                f"{key[:-5]}.metric {self.metric.value!r} does not fit {self.head._target_}: "
-                f"use {', '.join(others)}{' or ' if others else ''}{last}"
+                f"{key[:-5]}.secondary_metrics: two metrics are named alike ({', '.join(known)}); use name:"
             )
-        if self.metric is Metric.f1 and len(names) != 2:
-            raise ConfigError(f"{key[:-5]}.metric 'f1' needs 2 label_names, got {len(names)}")
         check_range(f"{key}.dropout", self.head.dropout, 0, 1, open_high=True)
         check_range(f"{key}.label_smoothing", self.head.label_smoothing, 0, 1, open_high=True)
         weights = self.head.class_weights

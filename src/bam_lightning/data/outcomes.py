@@ -15,13 +15,13 @@ from bam_lightning.store.ragged import Ragged
 
 
 def compare(
-    metric: str, predictions: NDArray[Any], split: TaskSplit, label_names: Sequence[str]
+    metric: Any, predictions: NDArray[Any], split: TaskSplit, label_names: Sequence[str]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return predictions and gold as ``metrics.scores.scores`` takes them, one entry for each of N rows.
 
     Args:
-        metric: Headline metric of the task.
-        predictions: What the head's ``decode`` returns for the whole split: ``[N]``, ``[N, C]``, tags ``[M]`` or
+        metric: Of the task.
+        predictions: What ``models.heads.decode`` returns for the whole split: ``[N]``, ``[N, C]``, tags ``[M]`` or
             first and last words ``[N, 2]``.
         split: The rows.
         label_names: Of the task.
@@ -33,8 +33,12 @@ def compare(
     return counts, counts
 
 
-def majority_score(metric: str, split: TaskSplit, label_names: Sequence[str] = ()) -> float:
+def majority_score(metric: Any, split: TaskSplit, label_names: Sequence[str] = ()) -> float:
     """Return the score of predicting the commonest label for every row: the commonest tag, or place of an answer."""
+    if not isinstance(metric, str):
+        from bam_lightning.metrics.own_metric import own_majority
+
+        return own_majority(metric, split.labels, len(label_names))
     if metric not in WORD_METRICS:
         return majority(split.labels, metric)
     if split.layout.kind == "span":

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from bam_lightning.config.data_config import ANSWERS, CLASSES, KINDS, SETS, TAGS, DataConfig, TaskConfig
+from bam_lightning.config.data_config import ANSWERS, CLASSES, KINDS, SETS, TAGS, DataConfig, TaskConfig, check_metric
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.text_fields import text_columns_of
 from bam_lightning.config.validation import check_choice, check_positive, check_range
@@ -85,7 +85,9 @@ class Task:
         kind: ``classification``, ``regression``, ``ordinal``, ``multi_label``, ``choice``, ``tagging`` or ``span``.
             ``None`` infers it from the labels.
         range: Lowest and highest label of a regression task. ``None`` takes them from the training split.
-        metric: Headline metric. Default: by kind, see ``DEFAULT_METRIC``.
+        metric: Headline metric: a name, or any ``torchmetrics.Metric`` by its ``_target_`` form, see
+            ``metrics.own_metric``. Default: by kind, see ``DEFAULT_METRIC``.
+        secondary_metrics: More metrics, logged beside it.
         id_column: Column of unique row ids, checked for duplicates; not used otherwise.
         split: ``train``, ``dev`` and ``test`` -> name of the split, or ``None`` if there is none. ``unlabelled`` names
             a split of more training rows, whose labels are not looked at: a teacher alone teaches them.
@@ -119,6 +121,7 @@ class Task:
     kind: str | None = None
     range: tuple[float, float] | None = None
     metric: Any = None
+    secondary_metrics: tuple[Any, ...] = ()
     id_column: str | None = None
     split: Mapping[str, str | None] = field(default_factory=dict)
     annotators: tuple[str, ...] = ()
@@ -186,8 +189,12 @@ class Task:
             raise ConfigError(f"a span task has no label names; leave out {self.option('labels')}")
         if self.kind not in (None, "regression") and span is not None:
             raise ConfigError(f"only a regression task has a {self.option('range')}; this one is {self.kind!r}")
-        if self.kind is not None and isinstance(self.metric, str) and not self.config_key:
-            check_choice("metric", self.metric, METRICS[self.kind])
+        if self.kind is not None and not self.config_key:
+            for metric in self.metrics:
+                if isinstance(metric, str):
+                    check_choice("metric", metric, METRICS[self.kind])
+                else:
+                    check_metric("metric", metric, self.kind, len(self.labels or ()))
 
     @classmethod
     def from_hub(
@@ -331,6 +338,11 @@ class Task:
         """
         spelled = {True: "true", False: "false", None: "null"}[value] if self.config_key else str(value)
         return f"{self.option(keyword)}={spelled}"
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The headline metric, if it is known, and those beside it."""
+        return [metric for metric in (self.metric, *self.secondary_metrics) if metric is not None]
 
     @property
     def columns(self) -> list[str]:
@@ -480,7 +492,8 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         choices=tuple(task.choices),
         kind=task.kind_of_labels,
         range=(float(task.head.label_range[0]), float(task.head.label_range[1])) if task.head.label_range else None,
-        metric=task.metric.value,
+        metric=task.metric,
+        secondary_metrics=tuple(task.secondary_metrics),
         id_column=task.id_column,
         split={
             "train": task.train_split,

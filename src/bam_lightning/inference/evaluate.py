@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
@@ -164,17 +165,26 @@ def encode_labels(info: TaskInfo, rows: Sequence[Sequence[Any]], labels: list[An
 
 def score_logits(model: Predictor, labelled: LabelledRows, logits: Any) -> dict[str, float]:
     """Return a task's metrics of the logits of labelled rows, the headline metric first."""
-    info = labelled.task
-    values, gold = compared(model, labelled, logits)
-    return scores(values, gold, info.metric, len(info.label_names) or None)
+    found: dict[str, float] = {}
+    for metric in labelled.task.metrics:
+        classes = len(labelled.task.label_names) or None
+        found |= scores(*compared(model, labelled, logits, metric), metric, classes)
+    return found
 
 
-def compared(model: Predictor, labelled: LabelledRows, logits: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return predictions and gold as metrics take them; of words, what they count in each row."""
+def compared(
+    model: Predictor, labelled: LabelledRows, logits: Any, metric: Any = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return predictions and gold as a metric takes them, the headline metric unless another is given; of words, what
+    they count in each row."""
     info = labelled.task
-    if info.metric not in WORD_METRICS:
-        return model.decode(info.name, logits).values, labelled.gold
-    return compare(info.metric, decode(model.head(info.name), logits), labelled.split, info.label_names)
+    metric = info.metrics[0] if metric is None else metric
+    if info.metric in WORD_METRICS:
+        return compare(metric, decode(model.head(info.name), logits), labelled.split, info.label_names)
+    decoded, given = model.decode(info.name, logits), metric_input(metric)
+    if given == "labels":
+        return decoded.values, labelled.gold
+    return decoded.probabilities if given == "probabilities" else decoded.probabilities[:, 1], labelled.gold
 
 
 def make_report(
@@ -191,22 +201,31 @@ def make_report(
     """
     info = labelled.task
     of_words = info.metric in WORD_METRICS
-    predictions, gold = compared(model, labelled, logits)
+    predictions, gold = compared(model, labelled, logits, "" if isinstance(info.metrics[0], Mapping) else None)
     answered = np.ones(len(gold), dtype=bool) if of_words else model.decode(info.name, logits).answered
     n_classes = 0 if of_words else len(info.label_names)
-    score = partial(scores, metric=info.metric, classes=n_classes or None)
+    pairs = [(metric, *compared(model, labelled, logits, metric)) for metric in info.metrics]
+
+    def measure(rows: Any) -> Report:
+        found: Report = {}
+        for metric, values, truth in pairs:
+            found |= _with_intervals(
+                partial(scores, metric=metric, classes=n_classes or None), values[rows], truth[rows]
+            )
+        return found
+
     report: Report = {
         "run": model.info.id,
         "task": info.name,
         "input": labelled.where,
         "rows": len(gold),
         "metric": info.metric,
-        "metrics": _with_intervals(score, predictions, gold),
+        "metrics": measure(slice(None)),
     }
     if not answered.all():
         report["answered"] = {"rows": int(answered.sum()), "share": float(answered.mean())}
         if answered.any():
-            report["answered"]["metrics"] = _with_intervals(score, predictions[answered], gold[answered])
+            report["answered"]["metrics"] = measure(answered)
     if n_classes:
         probabilities = model.decode(info.name, logits).probabilities
         report["per_class"] = per_class_scores(predictions, gold, info.label_names)
@@ -223,10 +242,7 @@ def make_report(
         report["by"] = {
             "column": by,
             "groups": {
-                str(value): {
-                    "rows": int((values == value).sum()),
-                    "metrics": _with_intervals(score, predictions[values == value], gold[values == value]),
-                }
+                str(value): {"rows": int((values == value).sum()), "metrics": measure(values == value)}
                 for value in np.unique(values)
             },
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bam_lightning.config.data_config import TRUNCATIONS, Metric, kind_of
+from bam_lightning.config.data_config import TRUNCATIONS, check_metric, kind_of, metric_name
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
@@ -31,13 +31,15 @@ class TaskInfo(NamedTuple):
         columns: Names of the columns that make up a row: those of its texts, then those of its choices.
         label_names: Label names in the order of the class ids; empty for regression.
         label_range: Lowest and highest score; empty unless the task is a regression.
-        metric: The task's headline metric.
+        metric: Name of the task's headline metric.
         scores: Scores on the dev set in [-1, 1], the headline metric first.
         allow_empty_text: Whether an empty text is a valid input.
         head: The head's configuration.
         text: Its texts: columns, or templates of columns.
         kind: What it predicts; see ``Task``.
         choices: The columns of its choices, or one column of lists of them.
+        own_metrics: The headline metric and those beside it, where one of them is not one of the library's names or
+            stands beside it.
     """
 
     name: str
@@ -51,6 +53,12 @@ class TaskInfo(NamedTuple):
     text: tuple[str, ...]
     kind: str = "classification"
     choices: tuple[str, ...] = ()
+    own_metrics: tuple[Any, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[Any, ...]:
+        """The headline metric, by name or ``_target_``, and those that were asked for beside it."""
+        return self.own_metrics or (self.metric,)
 
     @property
     def layout(self) -> Layout:
@@ -262,16 +270,21 @@ def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
         raise StoreError(f"task {name!r} reads {text!r}; expected a list of columns or templates")
     if not isinstance(choices, list) or not all(isinstance(column, str) for column in choices):
         raise StoreError(f"task {name!r} has the choices {choices!r}; expected a list of columns")
+    kind = reads.get("kind") or kind_of(str(head.get("_target_")), spec["metric"], bool(head["label_range"]))
+    metrics = [spec["metric"], *spec.get("secondary_metrics", [])]
+    for metric in metrics:
+        check_metric("metric", metric, str(kind), len(head["label_names"]))
     return TaskInfo(
         name,
         (*text_columns_of(text), *choices),
         tuple(map(str, head["label_names"])),
         tuple(map(float, head["label_range"])),
-        str(spec["metric"]),
+        metric_name(spec["metric"]),
         {str(key): float(value) for key, value in manifest["metrics"].get(name, {}).items()},
         bool(reads["allow_empty_text"]),
         dict(head),
         tuple(text),
-        str(reads.get("kind") or kind_of(str(head.get("_target_")), Metric(spec["metric"]), bool(head["label_range"]))),
+        str(kind),
         tuple(choices),
+        tuple(metrics) if len(metrics) > 1 or not isinstance(metrics[0], str) else (),
     )

@@ -504,7 +504,16 @@ def _resolve_device(name: str) -> str:
 
 
 def _build_head(info: ModelInfo, name: str, width: int, weights: Mapping[str, Tensor], allowed: Sequence[str]) -> Head:
+    for metric in info.tasks[name].own_metrics:
+        trusted = isinstance(metric, str) or str(metric["_target_"]).startswith("torchmetrics.")
+        if not trusted and metric["_target_"] not in allowed:
+            raise ConfigError(
+                f"task {name!r} of {info.run.path} is scored by {metric['_target_']!r}, which is not part of "
+                f"torchmetrics; if you trust this code, allow it with --head {metric['_target_']} (in Python: "
+                f"heads=[{metric['_target_']!r}])"
+            )
     settings = head_arguments(info.tasks[name].head)
+    settings.pop("loss", None)  # of training, as weights of classes are
     target = str(settings.get("_target_"))
     if target not in allowed and target not in HEADS:
         raise ConfigError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bam_lightning.config import data_config
+from bam_lightning.config.data_config import metric_name
 from bam_lightning.metrics.words import answer_scores, tag_counts
 
 Values = NDArray[np.generic]
@@ -180,12 +181,16 @@ def row_counts(
     return answer_scores(predictions, references)
 
 
-def scores(predictions: Values, gold: Values, metric: str, classes: int | None = None) -> dict[str, float]:
+def scores(predictions: Values, gold: Values, metric: Any, classes: int | None = None) -> dict[str, float]:
     """Return the headline metric first, then the secondary ones (F1 if accuracy has two ``classes``).
+
+    A metric by its ``_target_`` form stands alone; see ``own_metric``.
 
     >>> scores(np.array([0, 1, 1]), np.array([0, 1, 0]), "matthews")
     {'matthews': 0.5, 'accuracy': 0.6666666666666666}
     """
+    if not isinstance(metric, str):
+        return {metric_name(metric): points(predictions, gold, metric) / 100}
     secondary = ("accuracy",) if metric == "macro_f1" and gold.ndim == 1 else SECONDARY.get(metric, ("accuracy",))
     names = [metric, *secondary]
     if metric == "accuracy" and (classes or int(max(predictions.max(), gold.max())) + 1) == 2:
@@ -193,12 +198,16 @@ def scores(predictions: Values, gold: Values, metric: str, classes: int | None =
     return {name: METRICS[name](predictions, gold) for name in dict.fromkeys(names)}
 
 
-def points(predictions: Values, gold: Values, metric: str) -> float:
+def points(predictions: Values, gold: Values, metric: Any) -> float:
     """Return one metric x 100, without the secondary ones: what is called for each draw of a bootstrap.
 
     >>> points(np.array([0, 1, 1]), np.array([0, 1, 0]), "matthews")
     50.0
     """
+    if not isinstance(metric, str):
+        from bam_lightning.metrics.own_metric import own_score
+
+        return 100 * own_score(metric, predictions, gold)
     return 100 * METRICS[metric](predictions, gold)
 
 

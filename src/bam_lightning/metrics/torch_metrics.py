@@ -13,9 +13,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bam_lightning.config.data_config import metric_input, metric_name
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import check_choice
-from bam_lightning.metrics.scores import METRICS, WORD_METRICS, row_counts
+from bam_lightning.metrics.own_metric import build_metric
+from bam_lightning.metrics.scores import METRICS, WORD_METRICS, points, row_counts
 
 
 class TaskMetric(Metric):
@@ -25,7 +27,7 @@ class TaskMetric(Metric):
     same dtype and the same number of columns as the other ranks.
 
     Args:
-        metric_name: A key of ``METRICS``, such as ``"accuracy"``.
+        metric: A key of ``METRICS``, such as ``"accuracy"``, or a ``_target_`` form; see ``own_metric``.
         n_classes: Number of classes or labels, for the size check of ``f1``; None for regression.
         label_names: Names of the tags, for metrics of spans of tags.
 
@@ -46,12 +48,15 @@ class TaskMetric(Metric):
     predictions: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, metric_name: str, n_classes: int | None = None, label_names: Sequence[str] = ()) -> None:
-        check_choice("metric", metric_name, sorted(METRICS))
-        if metric_name == "f1" and n_classes not in (None, 2):
+    def __init__(self, metric: Any, n_classes: int | None = None, label_names: Sequence[str] = ()) -> None:
+        if isinstance(metric, str):
+            check_choice("metric", metric, sorted(METRICS))
+        else:
+            build_metric("metric", metric)
+        if metric == "f1" and n_classes not in (None, 2):
             raise ConfigError(f"metric: f1 needs two classes, but the task has {n_classes}; use accuracy or matthews")
         super().__init__()
-        self.metric_name = metric_name
+        self.metric, self.metric_name = metric, metric_name(metric)
         self.n_classes, self.label_names = n_classes, tuple(label_names)
         self.add_state("predictions", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
@@ -75,7 +80,7 @@ class TaskMetric(Metric):
         Raises:
             ValueError: If the shapes differ.
         """
-        if predictions.shape != labels.shape:
+        if predictions.shape != labels.shape and metric_input(self.metric) == "labels":
             raise ValueError(
                 f"metric {self.metric_name}: predictions have shape {list(predictions.shape)}, "
                 f"labels {list(labels.shape)}; they must be equal"
@@ -100,7 +105,7 @@ class TaskMetric(Metric):
         predictions, labels = dim_zero_cat(self.predictions), dim_zero_cat(self.labels)  # after a sync: tensors already
         if not len(labels):
             return math.nan
-        return METRICS[self.metric_name](_on_cpu(predictions).numpy(), _on_cpu(labels).numpy())
+        return points(_on_cpu(predictions).numpy(), _on_cpu(labels).numpy(), self.metric) / 100
 
 
 def _on_cpu(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Heads of examples that have several items take ``offsets`` ``[n + 1]`` as a last
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bam_lightning.config.data_config import metric_input
+from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.config.instantiate import instantiate
 from bam_lightning.models.batch import ABSENT
 from bam_lightning.models.kernels.dropout import Dropout
 from bam_lightning.store.ragged import Ragged
@@ -45,9 +48,11 @@ class Head(nn.Module, ABC):
     """
 
     uses = "pooled"
+    own_loss: nn.Module | None  # in place of the head's own; see ``build_head``
 
     def __init__(self, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
+        self.own_loss = None
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(width, outputs)
         nn.init.xavier_uniform_(self.linear.weight)
@@ -84,6 +89,17 @@ class Head(nn.Module, ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
 
+    def _own_losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return what the user's own loss says of each example ``[n]``; several values of an example are averaged."""
+        assert self.own_loss is not None
+        found: Tensor = self.own_loss(outputs, target)
+        if found.shape[:1] != outputs.shape[:1]:
+            raise TrainingError(
+                f"the loss {type(self.own_loss).__name__} must return a value for each of {len(outputs)} examples, got "
+                f"shape {list(found.shape)}; losses of torch do so with reduction: none"
+            )
+        return found if found.dim() == 1 else found.flatten(1).mean(dim=1)
+
     def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return what an export says of the logits.
 
@@ -93,13 +109,51 @@ class Head(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no method export_spec, so it cannot be exported; give it one")
 
 
-def decode(head: Head, logits: NDArray[np.float32] | Ragged) -> NDArray[Any]:
-    """Return a head's predictions for the logits of a whole split: ``[N, K]``, or of the words of N rows."""
+def build_head(key: str, width: int, settings: Mapping[str, Any]) -> Head:
+    """Build a head from its ``_target_`` form, with a loss of one's own if there is one.
+
+    Such a loss is a module without parameters that takes ``(outputs, target)``, both ``[n, K]``, and returns a value
+    for each example. Outputs are logits, in regression predictions in [0, 1]; targets are probabilities or values in
+    [0, 1], since gold and teacher are mixed there.
+
+    Raises:
+        ConfigError: If the head or its loss cannot be built, or the head has no place for a loss.
+    """
+    form = {name: value for name, value in settings.items() if name != "loss"}
+    head: Head = instantiate(key, {"width": width, **form}, Head)
+    if not settings.get("loss"):
+        return head
+    losses = (ClassificationHead.loss, RegressionHead.loss, BinaryHeads.loss, TaggingHead.loss)
+    if type(head).loss not in losses:
+        raise ConfigError(f"{key}.loss: {type(head).__name__} computes a loss of its own; leave one of the two out")
+    if settings.get("class_weights"):
+        raise ConfigError(f"{key}.class_weights belong to the head's own loss; weight the classes in {key}.loss")
+    loss: nn.Module = instantiate(f"{key}.loss", settings["loss"], nn.Module)
+    if any(True for _ in loss.parameters()):
+        raise ConfigError(f"{key}.loss: {type(loss).__name__} has parameters, which belong into a head of your own")
+    for part in loss.modules():
+        part._non_persistent_buffers_set.update(part._buffers)  # a saved head has no loss
+    head.own_loss = loss
+    return head
+
+
+def decode(head: Head, logits: NDArray[np.float32] | Ragged, metric: Any = "") -> NDArray[Any]:
+    """Return a head's predictions for the logits of a whole split, ``[N, K]`` or of the words of N rows, as a metric
+    compares them with gold."""
     arrays = (logits.values, logits.offsets) if isinstance(logits, Ragged) else (logits,)
     device = next(head.parameters()).device
     with torch.inference_mode():
-        found: NDArray[Any] = head.decode(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
+        found: NDArray[Any] = predictions_for(head, metric, *tensors).cpu().numpy()
     return found
+
+
+def predictions_for(head: Head, metric: Any, *logits: Tensor) -> Tensor:
+    """Return predicted labels, or the probabilities that a metric asks for."""
+    if (given := metric_input(metric)) == "labels":
+        return head.decode(*logits)
+    found = head.probabilities(*logits)
+    return found if given == "probabilities" else found[:, 1]
 
 
 class LabelHead(Head, ABC):
@@ -171,6 +225,8 @@ class ClassificationHead(LabelHead):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy to a distribution; its gradient is that of KL divergence."""
+        if self.own_loss is not None:
+            return self._own_losses(logits, target)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         return F.cross_entropy(logits, target, weights, reduction="none")
 
@@ -211,6 +267,8 @@ class RegressionHead(Head):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the squared distance between prediction and target, in [0, 1]."""
+        if self.own_loss is not None:
+            return self._own_losses(self.to_target_space(logits), target)
         return (self.to_target_space(logits) - target).square().squeeze(-1)
 
     def decode(self, logits: Tensor) -> Tensor:
@@ -240,6 +298,8 @@ class BinaryHeads(LabelHead, ABC):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean of K binary cross-entropies; its gradient is that of their KL divergences."""
+        if self.own_loss is not None:
+            return self._own_losses(logits, target)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=-1)
 
 

@@ -321,15 +321,16 @@ def _answer(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, _An
             right = values[:, 3] == values[:, 4] if rows.task.kind == "tagging" else values[:, 0] == 1
             texts = [text_of(prediction.label) for prediction in model.postprocess(name, logits, rows.rows)]
         else:
-            right = (values == gold).reshape(len(values), -1).all(axis=1)
-            texts = [label_text(value, names) for value in values]
+            labels = model.decode(name, logits).values
+            right = (labels == gold).reshape(len(labels), -1).all(axis=1)
+            texts = [label_text(value, names) for value in labels]
         answers[name] = _Answers(values, gold, right, texts)
     return answers
 
 
 def _compare(labelled: LabelledRows, old: _Answers, new: _Answers, changes: Sequence[str], margin: float) -> Comparison:
     task = labelled.task
-    score = partial(points, metric=task.metric)
+    score = partial(points, metric=task.metrics[0])
     draws = paired_bootstrap(score, old.values, new.values, new.gold)
     low, high = (float(bound) for bound in np.quantile(draws, [0.05, 0.95]))
     verdict = "not worse" if low >= -margin else "worse" if high < -margin else "undetermined"

@@ -25,6 +25,7 @@ from bam_lightning.data.items import encode_rows, make_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
 from bam_lightning.data.tokenization import LONGEST_FIRST, Tokens, encode
+from bam_lightning.metrics.own_metric import build_metric
 from bam_lightning.models import hardware, kernels
 from bam_lightning.models.adapters import adapt
 from bam_lightning.models.encoder import (
@@ -37,7 +38,7 @@ from bam_lightning.models.encoder import (
     from_target,
     load_tokenizer,
 )
-from bam_lightning.models.heads import Head
+from bam_lightning.models.heads import Head, build_head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import load_encoder, save_state
 from bam_lightning.recipes import predictions
@@ -79,7 +80,10 @@ def check_trainable(config: Config) -> None:
     for name, section in config.callbacks.items():
         instantiate(f"callbacks.{name}", {**section, "_target_": localize(str(section.get("_target_")))}, pl.Callback)
     for name, task in config.suite.trained().items():
-        instantiate(f"suite.tasks.{name}.head", {"width": 8, **task.head.arguments()}, Head)
+        build_head(f"suite.tasks.{name}.head", 8, task.head.arguments())
+        for place, metric in enumerate(task.metrics):
+            if not isinstance(metric, str):
+                build_metric(f"suite.tasks.{name}.{'secondary_metrics' if place else 'metric'}", metric, not place)
 
 
 @raise_on_signal()
@@ -255,7 +259,7 @@ def _finetuning(run: Run, context: Context) -> Prepared:
         warmup=optimization.warmup,
         weight_decay=optimization.weight_decay,
         gradient_clip_val=optimization.clip_norm,
-        metrics={task: config.suite.tasks[task].metric.value for task in run.tasks},
+        metrics={task: config.suite.tasks[task].metrics for task in run.tasks},
         average=[task for task in run.tasks if config.suite.tasks[task].in_average],
         seed=run.seed,
     )
@@ -319,7 +323,7 @@ def _heads(
         settings = config.suite.tasks[task].head.arguments()
         if rows is not None:
             settings = balanced_head(settings, rows[task].train.labelled().labels)
-        heads[task] = instantiate(f"suite.tasks.{task}.head", {"width": encoder.width, **settings}, Head)
+        heads[task] = build_head(f"suite.tasks.{task}.head", encoder.width, settings)
         if task in kept:
             heads[task].load_state_dict(kept[task])
     return heads
@@ -337,9 +341,7 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
         return Teacher()
     weights = run.teacher_weights.get(task, (1.0,) * len(columns))
     with torch.random.fork_rng(devices=[]):  # the weights of the Run's own heads are drawn later
-        head = instantiate(
-            f"suite.tasks.{task}.head", {"width": 1, **context.config.suite.tasks[task].head.arguments()}, Head
-        )
+        head = build_head(f"suite.tasks.{task}.head", 1, context.config.suite.tasks[task].head.arguments())
     temperature = context.config.suite.tasks[task].temperature
     return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head, temperature)
 

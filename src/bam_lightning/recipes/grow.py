@@ -51,7 +51,7 @@ def grow(options: GrowOptions, words: Sequence[str] = ()) -> int:
     results = run_recipe(config, options.output)
     student = results["runs"][-1]
     name = config.recipe.stages[TEACHER].tasks[0]
-    metric = config.suite.tasks[name].metric.value
+    metric = config.suite.tasks[name].metric_name
     print(f"{name}: dev {metric} {100 * student['metrics'][name][metric]:.1f} of Run {student['id']}")
     folder = str(Path(options.output) / "compare")
     return compare(

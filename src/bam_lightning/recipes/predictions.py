@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config
 from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.outcomes import compare
 from bam_lightning.metrics import scores
-from bam_lightning.models.heads import Head, decode
+from bam_lightning.models.heads import build_head, decode
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
@@ -55,15 +54,15 @@ def score_run(run: Run, context: Context) -> dict[str, dict[str, float]]:
         rows = context.rows[task].dev
         logits = load_logits(context.store, run.id, task, DEV, rows.keys, rows.texts)
         settings = context.config.suite.tasks[task]
-        metric, names = settings.metric.value, settings.head.label_names
-        values = compare(metric, decode_logits(task, logits, context.config), rows, names)
-        results[task] = scores.scores(*values, metric, len(names) or None)
+        names, found = settings.head.label_names, dict[str, float]()
+        for metric in settings.metrics:
+            values = compare(metric, decode_logits(task, logits, context.config, metric), rows, names)
+            found = {**scores.scores(*values, metric, len(names) or None), **found}
+        results[task] = {settings.metric_name: found[settings.metric_name], **found}
     return results
 
 
-def decode_logits(task: str, logits: Any, config: Config) -> NDArray[np.generic]:
-    """Return predictions of a task's logits in the shape and units of its labels; see ``Head.decode``."""
-    head: Head = instantiate(
-        f"suite.tasks.{task}.head", {"width": 1, **config.suite.tasks[task].head.arguments()}, Head
-    )
-    return decode(head, logits)
+def decode_logits(task: str, logits: Any, config: Config, metric: Any = "") -> NDArray[np.generic]:
+    """Return predictions of a task's logits as a metric compares them with gold; see ``models.heads.decode``."""
+    head = build_head(f"suite.tasks.{task}.head", 1, config.suite.tasks[task].head.arguments())
+    return decode(head, logits, metric)

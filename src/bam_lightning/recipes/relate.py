@@ -89,11 +89,11 @@ def _train(subset: Sequence[str], words: Sequence[str], options: RelateOptions) 
 def _effect(config: Config, helper: str, task: str, without: str, with_it: str) -> Effect:
     settings, store = config.suite.tasks[task], Store(config.paths.store)
     rows = row_cache.load(task, settings, config.data, Path(config.paths.cache)).dev
-    metric, names = settings.metric.value, settings.head.label_names
+    metric, names = settings.metric, settings.head.label_names
 
     def compared(run: str) -> tuple[Any, Any]:
         logits = load_logits(store, run, task, DEV, rows.keys, rows.texts)
-        return compare(metric, decode_logits(task, logits, config), rows, names)
+        return compare(metric, decode_logits(task, logits, config, metric), rows, names)
 
     (before, gold), (after, _) = compared(without), compared(with_it)
     score = partial(points, metric=metric)

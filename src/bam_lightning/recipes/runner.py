@@ -464,7 +464,7 @@ def _report(config: Config, runs: Sequence[Run], context: Context, output: Path)
         from bam_lightning.data.outcomes import majority_score
 
         base = {
-            name: majority_score(config.suite.tasks[name].metric.value, task.dev, task.label_names)
+            name: majority_score(config.suite.tasks[name].metric, task.dev, task.label_names)
             for name, task in context.rows.items()
         }
         head, lines = job_report.table(config, found, base)

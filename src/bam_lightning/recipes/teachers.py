@@ -86,11 +86,11 @@ def rejection_reason(
 
     for task in tasks:
         settings = config.suite.tasks[task]
-        metric = settings.metric.value
+        metric = settings.metric_name
         score = store.manifest(run_id)["metrics"].get(task, {}).get(metric)
         if score is None or not settings.in_average:
             continue
-        base = majority_score(metric, rows[task].dev, settings.head.label_names)
+        base = majority_score(settings.metric, rows[task].dev, settings.head.label_names)
         if not score > base + margin:
             least = f"{base:.3f}" + (f" + {margin:g}" if margin else "")
             return (

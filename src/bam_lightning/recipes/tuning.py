@@ -52,7 +52,7 @@ def job(options: ChooseOptions, words: Sequence[str]) -> None:
             summary = run_recipe(config, Path(options.output) / f"{value:g}-{seed}")
             for run in summary["runs"]:
                 for task, metrics in run["metrics"].items():
-                    score = metrics[config.suite.tasks[task].metric.value]
+                    score = metrics[config.suite.tasks[task].metric_name]
                     scores.setdefault(task, {}).setdefault(value, []).append(100 * score)
     _, _, facts = load_data(base)
     chosen = {task: tuned_decays.pick(values) for task, values in scores.items()}

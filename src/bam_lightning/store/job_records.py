@@ -103,7 +103,7 @@ def make_record(config: Config, runs: Sequence[Run], facts: DataSummary, output:
         seed=config.seed,
         teacher_seed=config.teacher_seed if shares else None,
         stages=stages,
-        metrics={task: config.suite.tasks[task].metric.value for task in tasks},
+        metrics={task: config.suite.tasks[task].metric_name for task in tasks},
         average=[task for task in tasks if config.suite.tasks[task].in_average],
         data={task: facts.fingerprints[task] for run in runs for task in run.tasks},
         encoder=f"{for_stage(config, last[0].stage).encoder.name} {facts.of(last[0].stage).encoder}",

@@ -186,7 +186,7 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
         | {"data": facts.fingerprints[task]}
-        | _source(config.suite.tasks[task].head._target_)
+        | _sources(config.suite.tasks[task])
         for task in run.tasks
     }
     spec: dict[str, Any] = {
@@ -312,9 +312,11 @@ def _beside(values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in default or value != default[name]}
 
 
-def _source(target: str) -> dict[str, str]:
-    fingerprint = source_fingerprint(target)
-    return {"source": fingerprint} if fingerprint else {}
+def _sources(task: TaskConfig) -> dict[str, Any]:
+    """Return hashes of a user's own head, loss and metrics."""
+    found = {} if not (head := source_fingerprint(task.head._target_)) else {"source": head}
+    others = [source_fingerprint(str(target)) for target in targets([task.head.loss, task.metrics])]
+    return {**found, "sources": others} if any(others) else found
 
 
 def to_json(value: Any) -> Any:

@@ -48,7 +48,7 @@ from bam_lightning.training.distillation import Teacher, balanced_head, combine_
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
 from bam_lightning.training.plain import to_plain
-from bam_lightning.training.spec import VERSION, build_head, load_tokenizer_files, tokenizer_files
+from bam_lightning.training.spec import VERSION, load_tokenizer_files, make_head, tokenizer_files
 
 
 class ExamplesDataModule(pl.LightningDataModule):
@@ -306,13 +306,14 @@ class MultiTaskDataModule(ExamplesDataModule):
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],
                 "choices": list(task.choices),
                 "kind": task.kind,
-                "metric": str(task.metric),
+                "metric": to_plain(task.metric),
+                **({"secondary_metrics": to_plain(task.secondary_metrics)} if task.secondary_metrics else {}),
                 "allow_empty_text": bool(task.allow_empty_text),
             }
         return {
             "version": VERSION,
             "tasks": tasks,
-            "metrics": {name: str(examples.task.metric) for name, examples in self.rows.items()},
+            "metrics": {name: to_plain(examples.task.metrics) for name, examples in self.rows.items()},
             "average": [name for name, examples in self.rows.items() if examples.task.in_average],
             "encoder": to_plain(model.encoder.describe()),
             "pooling": model.encoder.pooling,
@@ -454,7 +455,7 @@ class MultiTaskDataModule(ExamplesDataModule):
                 rank_zero_info(note)
         weights = weights or [member.weight if isinstance(member, TeacherSource) else 1.0 for member in members]
         with torch.random.fork_rng(devices=[]):
-            head = build_head(task, rows.task.head_config, width=1)
+            head = make_head(task, rows.task.head_config, width=1)
         taught = combine_columns(task, str(rows.task.kind), columns, weights, head, rows.task.temperature)
         check_covered(task, taught.has_teacher, [file.missing for file in files])
         self._teachers[task] = taught

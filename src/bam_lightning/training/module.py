@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
-from bam_lightning.models.heads import Head
+from bam_lightning.models.heads import Head, predictions_for
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import example_losses
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
@@ -56,7 +56,8 @@ class BamModule(pl.LightningModule):
         task_weights: task -> factor on its example losses; default: what the data module's tasks and sampler ask for.
         temperatures: task -> temperature of distillation, see ``distillation.example_losses``; default: what the tasks
             say, else 1.
-        metrics: task -> name of its metric; default: what the tasks say.
+        metrics: task -> its metric, or a list with the headline metric first: names, or ``torchmetrics.Metric`` by
+            their ``_target_`` form; default: what the tasks say.
         average: the tasks that ``val/average`` averages; default: all.
         total_steps: optimizer steps over which lam and the learning rate run; default: those of the fit.
         seed: of the heads' weights and of dropout; default ``PL_GLOBAL_SEED`` (``seed_everything``), else 0.
@@ -78,7 +79,7 @@ class BamModule(pl.LightningModule):
         gradient_clip_val: float = 1.0,
         task_weights: Mapping[str, float] | None = None,
         temperatures: Mapping[str, float] | None = None,
-        metrics: Mapping[str, str] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         average: list[str] | None = None,
         total_steps: int | None = None,
         seed: int | None = None,
@@ -104,9 +105,14 @@ class BamModule(pl.LightningModule):
         self.task_weights = None if task_weights is None else dict(task_weights)
         self.temperatures = dict(temperatures or getattr(data, "temperatures", {}))
         self.total_steps = total_steps
-        self.metric_names = dict(metrics or (spec or {}).get("metrics", {}))
-        self.averaged = list(average if average is not None else (spec or {}).get("average", self.metric_names))
-        self.metrics = nn.ModuleDict({task: self._metric(task, name) for task, name in self.metric_names.items()})
+        asked = dict(metrics or (spec or {}).get("metrics", {}))
+        self.averaged = list(average if average is not None else (spec or {}).get("average", asked))
+        self.metrics = nn.ModuleDict(
+            {
+                task: nn.ModuleList(self._metric(task, one) for one in (named if isinstance(named, list) else [named]))
+                for task, named in asked.items()
+            }
+        )
         hparams = {
             "learning_rate": learning_rate,
             "layerwise_decay": layerwise_decay,
@@ -137,9 +143,9 @@ class BamModule(pl.LightningModule):
         self.logged: dict[str, float] | None = None  # the last row of training metrics, for recipes
         self._data: Any = None if data is None else weakref.ref(data)
 
-    def _metric(self, task: str, name: str) -> TaskMetric:
+    def _metric(self, task: str, metric: Any) -> TaskMetric:
         classes = getattr(self.model.head(task), "n_classes", None)
-        return TaskMetric(name, classes, getattr(self.model.head(task), "label_names", ()))
+        return TaskMetric(metric, classes, getattr(self.model.head(task), "label_names", ()))
 
     @property
     def _lightning(self) -> Any:
@@ -467,10 +473,9 @@ class BamModule(pl.LightningModule):
 
     def _update_metrics(self, batch: Batch) -> None:
         for task, logits in self(batch).items():
-            if task in self.metrics:
-                metric: Any = self.metrics[task]
-                part = batch.tasks[task]
-                predictions = self.model.head(task).decode(logits, *part.words)
+            part, head = batch.tasks[task], self.model.head(task)
+            for metric in cast(Any, self.metrics.get(task, ())):
+                predictions = predictions_for(head, metric.metric, logits, *part.words)
                 metric.update(predictions, part.labels, part.offsets, part.references)
 
     def on_validation_epoch_end(self) -> None:
@@ -482,15 +487,15 @@ class BamModule(pl.LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, prefix: str) -> None:
-        values = {}
-        for task, name in self.metric_names.items():
-            metric: Any = self.metrics[task]
-            if metric.update_called:
-                values[task] = (f"{prefix}/{task}/{name}", float(metric.compute()))
-            metric.reset()
+        values, averaged = {}, []
+        for task, metrics in self.metrics.items():
+            for place, metric in enumerate(cast(Any, metrics)):
+                if metric.update_called:
+                    values[f"{prefix}/{task}/{metric.metric_name}"] = value = float(metric.compute())
+                    averaged += [value] if not place and task in self.averaged else []
+                metric.reset()
         together = self._lightning.world_size > 1  # every rank has the same value; this tells Lightning so
-        self.log_dict(dict(values.values()), sync_dist=together)
-        averaged = [value for task, (_, value) in values.items() if task in self.averaged]
+        self.log_dict(values, sync_dist=together)
         if averaged:
             self.log(f"{prefix}/average", sum(averaged) / len(averaged), prog_bar=True, sync_dist=together)
 

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from bam_lightning.config.exceptions import ConfigError, OutputExistsError
-from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.data.tokenization import LONGEST_FIRST
 from bam_lightning.models.adapters import adapt
 from bam_lightning.models.encoder import Encoder, check_length, from_config, from_target, load_tokenizer
-from bam_lightning.models.heads import Head
+from bam_lightning.models.heads import Head, build_head
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.models.saving import ENCODER, save_state
 from bam_lightning.store.atomic_io import apply_umask, translate_os_errors, write_text
@@ -48,18 +47,16 @@ def build_model(source: Any, seed: int) -> MultiTaskModel:
         heads = source.head_configs()
     state = torch.random.get_rng_state()
     torch.manual_seed(int(np.random.SeedSequence([seed, 4]).generate_state(1)[0]))
-    built = {task: build_head(task, config, encoder.width) for task, config in heads.items()}
+    built = {task: make_head(task, config, encoder.width) for task, config in heads.items()}
     torch.random.set_rng_state(state)
     return MultiTaskModel(encoder, built)
 
 
-def build_head(task: str, config: Any, width: int) -> Head:
+def make_head(task: str, config: Any, width: int) -> Head:
     """Return a head from its ``_target_`` form, or from a function of the encoder's width."""
     if config is None:
         raise ConfigError(f"the head of task {task!r} was made by a function without a _target_ form; give one")
-    head = (
-        config(width) if callable(config) else instantiate(f"head of task {task!r}", {"width": width, **config}, Head)
-    )
+    head = config(width) if callable(config) else build_head(f"head of task {task!r}", width, config)
     if not isinstance(head, Head):
         raise ConfigError(f"head of task {task!r} must be a bam_lightning.Head, got {type(head).__name__}")
     return head
@@ -138,7 +135,10 @@ def save_folder(
                 for task, part in tasks.items()
             },
             "spec": {
-                "tasks": {task: {"head": part["head"], "metric": part["metric"]} for task, part in tasks.items()},
+                "tasks": {
+                    task: {name: part[name] for name in ("head", "metric", "secondary_metrics") if name in part}
+                    for task, part in tasks.items()
+                },
                 "max_length": spec["max_length"],
                 "pooling": spec["pooling"],
                 **(
