@@ -12,11 +12,14 @@ import sys
 import tempfile
 import time
 from typing import Any
+from unittest import mock
 
 import datasets
-import tasknet
 import torch
 import transformers
+
+with mock.patch("evaluate.load"):  # importing tasknet asks the hub for a metric of tags, which is not used here
+    import tasknet
 
 PAIRS = {"mrpc": True, "stsb": True, "rte": True, "cola": False}
 WARM = 8  # steps before the clock starts, as on the other side
@@ -24,6 +27,8 @@ WARM = 8  # steps before the clock starts, as on the other side
 
 class Counted(tasknet.Model):
     """tasknet's model, which counts the rows and the real tokens that it is called with."""
+
+    rows = tokens = 0
 
     def forward(self, task: torch.Tensor, **inputs: Any) -> Any:
         """Return what the model of the minibatch's task returns."""

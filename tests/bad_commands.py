@@ -100,7 +100,7 @@ CASES = {
         "tables",
         ["tabel1", "--store={store}"],
         None,
-        "no table 'tabel1'; tables: table1, table3, table4, table5, or a YAML file; did you mean 'table1'?",
+        "no table 'tabel1'; tables: table1, table2, table3, table4, table5, or a YAML file; did you mean 'table1'?",
     ),
     "tables: no store": (
         "tables",

@@ -29,7 +29,7 @@ FILES = {
     "a head mistyped": (
         lambda good: good.replace("/head: classification", "/head: clasification"),
         (
-            "no head 'clasification'; choices: choice, classification, multi_label, ordinal, regression, span, "
+            "no head 'clasification'; choices: choice, classification, multi_label, ordinal, regression, san, span, "
             "tagging; did you mean 'classification'?"
         ),
     ),
@@ -40,8 +40,8 @@ FILES = {
     "a metric mistyped": (
         lambda good: good.replace("accuracy", "acuracy"),
         (
-            "suite.tasks.mine.metric (in task/mine.yaml): Invalid value 'acuracy', expected one of "
-            f"[{', '.join(metric.value for metric in Metric)}]"
+            f"suite.tasks.mine.metric names 'acuracy'; choices: {', '.join(metric.value for metric in Metric)}; "
+            "did you mean 'accuracy'?"
         ),
     ),
     "a key mistyped": (

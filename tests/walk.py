@@ -54,7 +54,13 @@ NO_BIT = (
     "distillation.other_seeds",
 )
 ROUNDING = ("run.compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
-COMPOSED = ("fidelity", "suite.task_groups", "suite.sigmoid", "optimization.finetuning_rate")  # YAML alone reads them
+COMPOSED = (
+    "fidelity",
+    "suite.task_groups",
+    "suite.sigmoid",
+    "suite.pair_head",
+    "optimization.finetuning_rate",
+)  # YAML alone reads them
 UNTRIED = (  # no other value fits the recipe that is walked
     "recipe.stages.single.kind",
     "recipe.stages.single.teacher",
@@ -74,6 +80,7 @@ OTHER: dict[str, Any] = {  # pattern -> another value, where the rule of ``other
     "*optimization*.layerwise_decay": 0.5,
     "*optimization*.min_steps": 100_000,
     "suite.include": ["acceptability"],
+    "suite.pair_head": "bam_lightning.SANHead",
     "suite.tasks.*.delimiter": ";",
     "suite.tasks.*.quoting": True,
     "suite.tasks.*_split": "other",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MultiLabelHead,
         OrdinalHead,
         RegressionHead,
+        SANHead,
         SpanHead,
         TaggingHead,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "Predictor",
     "RegressionHead",
     "ReplicationSampler",
+    "SANHead",
     "Sampler",
     "Schedule",
     "SizeProportionalSampler",
@@ -86,6 +88,7 @@ _MODULES = {
         "MultiLabelHead",
         "OrdinalHead",
         "RegressionHead",
+        "SANHead",
         "SpanHead",
         "TaggingHead",
     ],

@@ -441,7 +441,10 @@ def test_hundreds_of_runs_are_a_table_without_torch(shelf):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["tabel1"], "error: no table 'tabel1'; tables: table1, table3, table4, table5, or a YAML file; did you mean"),
+        (
+            ["tabel1"],
+            "error: no table 'tabel1'; tables: table1, table2, table3, table4, table5, or a YAML file; did you mean",
+        ),
         (["table1", "stoer=x"], "error: Got unexpected extra argument"),
         (["table1", "--store=nowhere"], "error: no store at "),
         (["table1", "--seeds=0"], "error: seeds must be at least 1, got 0"),

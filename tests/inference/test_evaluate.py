@@ -39,7 +39,7 @@ def test_a_report_on_dev_has_the_scores_of_results_json(evaluate, trained, tmp_p
     expected = trained.results["runs"][-1]["metrics"][task]
     assert {name: values["value"] for name, values in report["metrics"].items()} == pytest.approx(expected, abs=1e-6)
     assert all(values["low"] <= values["value"] <= values["high"] for values in report["metrics"].values())
-    metric = trained.config.suite.tasks[task].metric.value
+    metric = trained.config.suite.tasks[task].metric
     assert (report["task"], report["rows"], report["metric"], next(iter(report["metrics"]))) == (
         task,
         24,

@@ -97,7 +97,7 @@ def test_evaluate_gives_the_scores_of_results_json(load, trained):
     for task in ("rte", "stsb", "sst2"):
         rows, gold = dev_rows(trained.config, task)
         scores = model.evaluate(rows, gold, task)
-        assert next(iter(scores)) == trained.config.suite.tasks[task].metric.value
+        assert next(iter(scores)) == trained.config.suite.tasks[task].metric
         assert scores == pytest.approx(expected[task], abs=1e-6)
     rows, gold = dev_rows(trained.config, "rte")
     names = [trained.config.suite.tasks["rte"].head.label_names[label] for label in gold]

@@ -75,17 +75,18 @@ HEAD_FILES = {
     "choice": ("label_names: [first, second, third]", 3),
     "tagging": ("label_names: [O, B-A, I-A]", 3),
     "span": ("", 2),
+    "san": ("label_names: [low, middle, high]", 3),
 }
 
 
-COLUMNS = {"choice": "[a]\nchoices: [b, c, d]", "span": "[a, b]"}
+COLUMNS = {"choice": "[a]\nchoices: [b, c, d]", "span": "[a, b]", "san": "[a, b]"}
 
 
 @pytest.mark.parametrize("head", sorted(path.stem for path in (conf_dir() / "head").glob("*.yaml")))
 def test_every_head_serves_a_task_of_ones_own_by_its_first_metric(head, tmp_path):
     labels, outputs = HEAD_FILES[head]
     (metric,) = [
-        own[0].value for target, own in HEADS.items() if target.endswith(f".{head.title().replace('_', '')}Head")
+        own[0].value for target, own in HEADS.items() if target.lower().endswith(f".{head.replace('_', '')}head")
     ]
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "my_task.yaml").write_text(

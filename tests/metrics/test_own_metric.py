@@ -62,8 +62,8 @@ def test_a_metric_that_computes_several_numbers_or_cannot_compare_is_refused():
     labels = np.array([0, 1, 2])
     with pytest.raises(ConfigError, match=r"must compute one number, got \[3\]; give it an average"):
         own_score({**MACRO, "average": None}, labels, labels)
-    with pytest.raises(ConfigError, match=r"BinaryAUROC cannot compare predictions \[3\] with gold \[3\]"):
-        own_score(AREA, labels, labels)
+    with pytest.raises(ConfigError, match=r"F1Score cannot compare predictions \[3\] with gold \[3\]"):
+        own_score({**MACRO, "num_classes": 2}, labels, labels)
 
 
 def test_a_metric_is_built_in_its_slot_alone():
@@ -82,7 +82,11 @@ def test_a_metric_is_built_in_its_slot_alone():
         ({"average": "macro"}, "ClassificationHead", r"metric must be a name, or a mapping such as \{_target_"),
         ("acuracy", "ClassificationHead", "did you mean 'accuracy'"),
         (AREA, "ClassificationHead", "input=positive is for two classes, but the task has 3"),
-        ({**MACRO, "input": "logits"}, "ClassificationHead", "input must be one of labels, probabilities, positive"),
+        (
+            {**MACRO, "input": "logits"},
+            "ClassificationHead",
+            "input names 'logits'; choices: labels, probabilities, positive",
+        ),
         ({**MACRO, "name": "accuracy"}, "ClassificationHead", "as one of the library's own"),
         (MACRO, "TaggingHead", "which a tagging task does not have; use span_f1, tag_accuracy"),
     ],

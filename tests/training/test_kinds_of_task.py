@@ -12,7 +12,7 @@ from tiny_kinds import KINDS, kinds
 from tiny_tasks import QUIET
 
 import bam_lightning as bam
-from bam_lightning.config.exceptions import ConfigError, DataError
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data.collate import collate
 from bam_lightning.models.batch import ABSENT
 from bam_lightning.store.ragged import Ragged
@@ -176,5 +176,3 @@ def test_a_suite_of_all_kinds_trains_teaches_validates_and_is_saved(still_bert, 
     gold = [[names[tag] for tag in labels.row(row)] for row in range(len(labels))]
     assert model.evaluate(dev, gold, "tags")["span_f1"] == pytest.approx(scores["val/tags/span_f1"], abs=1e-6)
     assert model.export(tmp_path / "exported") == 0
-    with pytest.raises(ConfigError, match="task 'tags' is of kind tagging"):
-        model.export(tmp_path / "graph", "onnx", ["tags"])

@@ -117,4 +117,4 @@ def test_options_of_yaml_reach_the_head():
     assert (
         compose(["suite.tasks.sentiment.metric=macro_f1"]).suite.tasks["sentiment"].kind_of_labels == "classification"
     )
-    assert compose(["suite.tasks.similarity.metric=pearson"]).suite.tasks["similarity"].metric.value == "pearson"
+    assert compose(["suite.tasks.similarity.metric=pearson"]).suite.tasks["similarity"].metric == "pearson"

@@ -73,6 +73,10 @@ def to_config(tree: Any) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(format_error(error)) from error
     assert isinstance(config, Config)
+    if config.suite.pair_head is not None:
+        for task in config.suite.tasks.values():
+            if len(task.text) == 2 and task.head._target_ == "bam_lightning.ClassificationHead":
+                task.head._target_ = config.suite.pair_head
     return config
 
 

@@ -17,7 +17,7 @@ from bam_lightning.config.validation import check_at_least, check_choice, check_
 
 MISSING: Any = "???"
 POOLINGS = ("cls", "pooler", "mean", "last")
-TRUNCATIONS = ("longest_first", "head_tail")
+TRUNCATIONS = ("longest_first", "head_tail", "windows_mean", "windows_max")
 LARGEST = 100_000_000  # rows, sentences or tokens: nobody means more, and a mistyped number must not fill the memory
 MOST_EPOCHS = 1_000_000
 
@@ -54,6 +54,7 @@ HEADS = {
     "bam_lightning.ChoiceHead": (Metric.accuracy,),
     "bam_lightning.TaggingHead": TAGS,
     "bam_lightning.SpanHead": ANSWERS,
+    "bam_lightning.SANHead": CLASSES,
 }
 
 
@@ -65,6 +66,7 @@ KINDS_OF_HEADS = {
     "bam_lightning.ChoiceHead": "choice",
     "bam_lightning.TaggingHead": "tagging",
     "bam_lightning.SpanHead": "span",
+    "bam_lightning.SANHead": "classification",
 }
 HEADS_OF_KINDS = {kind: head for head, kind in KINDS_OF_HEADS.items()}
 KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
@@ -115,12 +117,16 @@ def check_metric(key: str, metric: Any, kind: str, n_names: int) -> None:
 
 def kind_of(head: str, metric: Any, in_range: bool) -> str:
     """Return what the labels of a task are, by its head's class, its metric and whether it has a range."""
-    by_metric = {
+    by_metric: dict[str, str] = {
         **dict.fromkeys(SETS, "multi_label"),
         **dict.fromkeys(TAGS, "tagging"),
         **dict.fromkeys(ANSWERS, "span"),
     }
-    return KINDS_OF_HEADS.get(head) or by_metric.get(str(metric)) or ("regression" if in_range else "classification")
+    return (
+        KINDS_OF_HEADS.get(head)
+        or by_metric.get(metric if isinstance(metric, str) else "")
+        or ("regression" if in_range else "classification")
+    )
 
 
 @dataclass
@@ -291,7 +297,7 @@ class TaskConfig:
             if isinstance(metric, str) and metric not in fitting:
                 *others, last = [known.value for known in fitting]
                 raise ConfigError(
-                    f"{own} {metric!r} does not fit {self.head._target_}: "
+                    f"{own} {metric_name(metric)!r} does not fit {self.head._target_}: "
                     f"use {', '.join(others)}{' or ' if others else ''}{last}"
                 )
             if metric == "f1" and len(names) != 2:
@@ -342,6 +348,7 @@ class SuiteConfig:
     include: list[str] = field(default_factory=list)
     task_groups: dict[str, list[str]] = field(default_factory=dict)
     sigmoid: bool = True  # of regression heads; false: a linear output (reference code)
+    pair_head: str | None = None  # class of head in place of the ClassificationHead of tasks of two texts
 
     def check(self) -> None:
         """Raise ``ConfigError`` for an unknown name in ``include``, no task left, or a bad task."""

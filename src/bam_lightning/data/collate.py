@@ -90,6 +90,7 @@ class Examples(NamedTuple):
             if teacher is not None:
                 has_teacher = (teacher > ABSENT).flatten(1).any(dim=-1) & ~cut
         references = None if self.references is None else tuple(self.references[row] for row in rows)
+        second = self.tokens.second if self.tokens.rows is None else None
         return TaskBatch(
             torch.from_numpy(np.maximum(positions, 0)),
             torch.from_numpy(rows),
@@ -103,6 +104,8 @@ class Examples(NamedTuple):
             offsets,
             cut,
             references,
+            column(second),
+            self.tokens.window_pooling,
         )
 
 

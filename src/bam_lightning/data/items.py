@@ -1,4 +1,4 @@
-"""Rows of several items as tokens: words to tag, the choices of a question, windows of a long context.
+"""Rows of several items as tokens: words to tag, the choices of a question, windows of a long text or context.
 
 Words are those of the raw text, never tokens, so that the columns of a teacher with another tokenizer fit. N rows, S
 texts of them, W words in all."""
@@ -21,6 +21,7 @@ from bam_lightning.data.task import Layout
 from bam_lightning.data.tokenization import (
     CHUNK_ROWS,
     FORMAT,
+    LONGEST_FIRST,
     Tokens,
     encode,
     make_table,
@@ -88,8 +89,8 @@ def encode_rows(
     rows: TaskSplit, tokenizer: Any, max_length: int, cache: Path, truncation: str = "longest_first"
 ) -> Tokens:
     """Return the tokens of rows, from the cache where it has them; see ``tokenization.encode``."""
-    layout = rows.layout
-    if layout.kind not in ITEM_KINDS:
+    layout, pooling = rows.layout, _window_pooling(rows.layout, truncation)
+    if layout.kind not in ITEM_KINDS and pooling is None:
         return encode(rows, tokenizer, max_length, cache, truncation)
     asked = f"{FORMAT} {layout} {tokenizer_fingerprint(tokenizer)} {max_length} {truncation} ".encode()
     stem = hashlib.sha256(asked + b"".join(rows.keys)).hexdigest()[:20]
@@ -97,16 +98,23 @@ def encode_rows(
     if not all(path.exists() for path in paths):
         for path, table in zip(paths, _tables(layout, rows.texts, tokenizer, max_length, truncation), strict=True):
             write_table(path, table)
-    return _with_items(*map(read_table, paths))
+    return _with_items(*map(read_table, paths))._replace(window_pooling=pooling)
+
+
+def _window_pooling(layout: Layout, truncation: str) -> str | None:
+    """Return how the vectors of a text's windows become one; ``None`` where it has no windows."""
+    windowed = truncation.startswith("windows_") and layout.kind not in ITEM_KINDS
+    return truncation.removeprefix("windows_") if windowed else None
 
 
 def tokenize_rows(
     layout: Layout, texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int, truncation: str = "longest_first"
 ) -> Tokens:
     """Return the tokens of rows, without a cache."""
-    if layout.kind not in ITEM_KINDS:
+    pooling = _window_pooling(layout, truncation)
+    if layout.kind not in ITEM_KINDS and pooling is None:
         return tokenize(texts, tokenizer, max_length, truncation)
-    return _with_items(*_tables(layout, texts, tokenizer, max_length, truncation))
+    return _with_items(*_tables(layout, texts, tokenizer, max_length, truncation))._replace(window_pooling=pooling)
 
 
 def _with_items(tokens: pa.Table, items: pa.Table) -> Tokens:
@@ -127,14 +135,17 @@ def _tables(
         columns, counts = _pairs(texts, layout.n_texts)
         words = pa.nulls(len(counts), pa.list_(pa.int32()))
         items = pa.table({"texts": pa.array(counts, pa.int32()), "words": words})
+        if truncation.startswith("windows_"):
+            truncation = LONGEST_FIRST  # choices have no windows
         return make_table(columns, tokenizer, max_length, truncation), items
     if not tokenizer.is_fast:
+        what = f"a {layout.kind} task" if layout.kind in ITEM_KINDS else f"data.truncation={truncation}"
         raise ConfigError(
-            f"a {layout.kind} task needs a fast tokenizer, which says where its tokens lie in the text; "
+            f"{what} needs a fast tokenizer, which says where its tokens lie in the text; "
             f"{type(tokenizer).__name__} is not one"
         )
     wants_types = "token_type_ids" in tokenizer.model_input_names
-    make = _tagged if layout.kind == "tagging" else _windows
+    make = {"tagging": _tagged, "span": _windows}.get(str(layout.kind), _documents)
     parts: list[tuple[pa.Table, pa.Table]] = []
     for first in range(0, len(texts[0]), CHUNK_ROWS):
         ids, types, cut, counts, words = make(
@@ -199,24 +210,51 @@ def _first_tokens(words: NDArray[np.int64], spans: NDArray[np.int64], places: ND
     return np.where((first < len(spans)) & (spans[within, 0] < words[:, 1]), places[within], -1)
 
 
-def _windows(columns: list[list[str]], tokenizer: Any, max_length: int) -> Encoded:
-    """Encode a question with each window of its context; a word is read where it has most context on both sides."""
-    questions, contexts = columns
-    limit = max(1, max_length // QUESTION_SHARE)
-    spans = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    questions = [
-        text if len(span) <= limit else text[: span[limit - 1][1]] for text, span in zip(questions, spans, strict=True)
-    ]
+def _overlapping(
+    columns: list[list[str]], tokenizer: Any, max_length: int
+) -> tuple[Any, NDArray[np.int64], list[bool]]:
+    """Encode each row as windows that overlap by a quarter; return them, the row of each, and which rows lost tokens.
+
+    A first text stands before each window of the second, shortened to a third of the length.
+    """
+    cut = [False] * len(columns[0])
+    if len(columns) == 2:
+        limit = max(1, max_length // QUESTION_SHARE)
+        spans = tokenizer(columns[0], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        cut = [len(span) > limit for span in spans]
+        firsts = [
+            text[: span[limit - 1][1]] if long else text
+            for text, span, long in zip(columns[0], spans, cut, strict=True)
+        ]
+        columns = [firsts, columns[1]]
     encoded = tokenizer(
-        questions,
-        contexts,
-        truncation="only_second",
+        *columns,
+        truncation="only_second" if len(columns) == 2 else True,
         max_length=max_length,
         stride=max_length // STRIDE_SHARE,
         return_overflowing_tokens=True,
         return_attention_mask=False,
     )
-    owners = np.array(encoded["overflow_to_sample_mapping"])
+    return encoded, np.array(encoded["overflow_to_sample_mapping"], dtype=np.int64), cut
+
+
+def _documents(columns: list[list[str]], tokenizer: Any, max_length: int) -> Encoded:
+    """Encode a text, or the second of two beside the first, as windows; no word counts."""
+    if len(columns) > 2:
+        raise ConfigError(f"data.truncation=windows_... is for one or two texts, got {len(columns)}; use longest_first")
+    encoded, owners, cut = _overlapping(columns, tokenizer, max_length)
+    counts = np.bincount(owners, minlength=len(columns[0])).tolist()
+    windows = encoded.encodings
+    first = np.diff(owners, prepend=-1) > 0  # a row that lost tokens counts once
+    lost = [bool(cut[row] and new) for row, new in zip(owners, first, strict=True)]
+    ids, types = [window.ids for window in windows], [window.type_ids for window in windows]
+    return ids, types, lost, counts, [None] * len(counts)
+
+
+def _windows(columns: list[list[str]], tokenizer: Any, max_length: int) -> Encoded:
+    """Encode a question with each window of its context; a word is read where it has most context on both sides."""
+    contexts = columns[1]
+    encoded, owners, _ = _overlapping(columns, tokenizer, max_length)
     ids, types, counts, words = [], [], [], []
     for number, context in enumerate(contexts):
         windows = [encoded.encodings[place] for place in np.flatnonzero(owners == number)]

@@ -24,7 +24,7 @@ from bam_lightning.store.atomic_io import atomic_write
 from bam_lightning.store.ragged import Ragged
 
 CHUNK_ROWS = 10_000
-FORMAT = 4  # of the cached files; one of another format is not found
+FORMAT = 5  # of the cached files; one of another format is not found
 LONG_TEXT = 32  # characters per token of max_length, from which on a text is cut before it is tokenized
 LONGEST_FIRST = TRUNCATIONS[0]
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -41,6 +41,9 @@ class Tokens(NamedTuple):
         rows: int32 ``[N + 1]``; row i has the texts ``rows[i]`` to ``rows[i + 1]``; ``None`` where each has one.
         words: Of each word the place of its first token, counted from the row's first; -1 for a word that was cut.
             ``None`` where words do not count.
+        second: int32 ``[S]`` where the second text begins among the tokens of a pair, 0 if it is not known; ``None``
+            of single texts.
+        window_pooling: ``mean`` or ``max`` of the vectors of a row's texts, which are windows of a long one.
     """
 
     ids: NDArray[np.int32]
@@ -49,6 +52,8 @@ class Tokens(NamedTuple):
     n_truncated: int = 0
     rows: NDArray[np.int32] | None = None
     words: Ragged | None = None
+    second: NDArray[np.int32] | None = None
+    window_pooling: str | None = None
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -97,13 +102,16 @@ def join(parts: Sequence[Tokens]) -> Tokens:
     """Return the rows of all parts, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    lengths = np.concatenate([[0], *(part.lengths for part in parts)])
+    lengths = np.concatenate([[0], *(np.diff(part.offsets) for part in parts)])
     types = [part.types for part in parts if part.types is not None]
+    rows = [np.diff(part.rows) for part in parts if part.rows is not None]
     return Tokens(
         np.concatenate([part.ids for part in parts]),
         np.cumsum(lengths, dtype=np.int32),
         np.concatenate(types) if types else None,
         sum(part.n_truncated for part in parts),
+        np.concatenate([[0], np.cumsum(np.concatenate(rows))]).astype(np.int32) if rows else None,
+        window_pooling=parts[0].window_pooling,
     )
 
 
@@ -114,27 +122,29 @@ def make_table(texts: tuple[Sequence[str], ...], tokenizer: Any, max_length: int
     parts = []
     for first in range(0, len(texts[0]), CHUNK_ROWS):
         columns = [list(column[first : first + CHUNK_ROWS]) for column in texts]
-        ids, types, cut = _encoded(columns, tokenizer, max_length)
+        ids, types, cut, second = _encoded(columns, tokenizer, max_length)
         if truncation == "head_tail" and any(cut):
             rows = [row for row, was_cut in enumerate(cut) if was_cut]
             pairs = [_keep_head_and_tail([column[row] for column in columns], tokenizer, max_length) for row in rows]
-            for row, new_ids, new_types in zip(
-                rows,
-                *_encoded([list(column) for column in zip(*pairs, strict=True)], tokenizer, max_length)[:2],
-                strict=True,
-            ):
-                ids[row], types[row] = new_ids, new_types
+            new = _encoded([list(column) for column in zip(*pairs, strict=True)], tokenizer, max_length)
+            for place, row in enumerate(rows):
+                ids[row], types[row] = new[0][place], new[1][place]
+                if second:
+                    second[row] = new[3][place]
         part = {"ids": pa.array(ids, pa.list_(pa.int32())), "cut": pa.array(cut, pa.bool_())}
         if wants_types:
             part["types"] = pa.array(types, pa.list_(pa.uint8()))
+        if second:
+            part["second"] = pa.array(second, pa.int32())
         parts.append(pa.table(part))
     return pa.concat_tables(parts).combine_chunks()
 
 
-def _encoded(
-    columns: list[list[str]], tokenizer: Any, max_length: int
-) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-    """Return the token ids and segment ids of each row, and whether it was cut.
+EncodedTexts = tuple[list[list[int]], list[list[int]], list[bool], list[int]]
+
+
+def _encoded(columns: list[list[str]], tokenizer: Any, max_length: int) -> EncodedTexts:
+    """Return the token ids and segment ids of each row, whether it was cut, and of pairs where the second text begins.
 
     More than two texts are joined by the special tokens that stand between the two of a pair, and cut longest first.
 
@@ -149,7 +159,8 @@ def _encoded(
         ids, types = encoded["input_ids"], encoded["token_type_ids"]
         full = [row for row, tokens in enumerate(ids) if len(tokens) >= max_length]
         longer = {row for row in full if len(tokenizer(*(column[row] for column in columns))["input_ids"]) > max_length}
-        return ids, types, [row in longer for row in range(len(ids))]
+        second = [row.index(1) if 1 in row else 0 for row in types] if len(columns) == 2 else []
+        return ids, types, [row in longer for row in range(len(ids))], second
     tokenizer(*(["a"] for _ in columns), **options)
     backend = tokenizer.backend_tokenizer
     shorter, was_cut = [], [False] * len(columns[0])
@@ -160,12 +171,17 @@ def _encoded(
     rows = shorter[0] if len(shorter) == 1 else list(zip(*shorter, strict=True))
     found = backend.encode_batch_fast(rows)
     cut = [old or bool(len(row) == max_length and row.overflowing) for old, row in zip(was_cut, found, strict=True)]
-    return [row.ids for row in found], [row.type_ids for row in found], cut
+    second = [_second_text(row) for row in found] if len(columns) == 2 else []
+    return [row.ids for row in found], [row.type_ids for row in found], cut, second
 
 
-def _joined(
-    columns: list[list[str]], tokenizer: Any, max_length: int
-) -> tuple[list[list[int]], list[list[int]], list[bool]]:
+def _second_text(row: Any) -> int:
+    """Return where the second text begins among a row's tokens, 0 if it has none left."""
+    segments = row.sequence_ids
+    return segments.index(1) if 1 in segments else 0
+
+
+def _joined(columns: list[list[str]], tokenizer: Any, max_length: int) -> EncodedTexts:
     """Return what ``_encoded`` does, of three texts or more: ``tokenizer(a, b, c)`` leaves out c without a word."""
     pair = tokenizer("a", "a", return_token_type_ids=True, return_special_tokens_mask=True)
     special, types = pair["special_tokens_mask"], pair["token_type_ids"]
@@ -194,7 +210,7 @@ def _joined(
             kind = [types[second]] * len(between)
         ids.append([*tokens, *after])
         segments.append([*kinds, *types[last + 1 :]])
-    return ids, segments, cut
+    return ids, segments, cut, []
 
 
 def _shares(lengths: list[int], budget: int) -> list[int]:
@@ -311,4 +327,5 @@ def tokens_of_table(table: pa.Table) -> Tokens:
     ids = table.column("ids").chunk(0)
     types = table.column("types").chunk(0).values.to_numpy() if "types" in table.column_names else None
     n_truncated = int(pc.sum(table.column("cut")).as_py() or 0)
-    return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types, n_truncated)
+    second = table.column("second").to_numpy() if "second" in table.column_names else None
+    return Tokens(ids.values.to_numpy(), ids.offsets.to_numpy(), types, n_truncated, second=second)

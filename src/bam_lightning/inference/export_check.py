@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import SETS
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, OutputExistsError, StoreError
+from bam_lightning.data.items import tokenize_rows
 from bam_lightning.data.tokenization import LONGEST_FIRST
 from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
 from bam_lightning.inference.model_info import TaskInfo
@@ -88,7 +90,7 @@ def max_logit_difference(
         batch = rows[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
         expected, actual = model.calibrated_logits(batch, names), exported(batch)
         # np.max and not max: Python's max(0.0, nan) is 0.0
-        differences = [np.abs(_flat(expected[name]) - _flat(actual[name])).max() for name in names]
+        differences = [np.abs(flat_logits(expected[name]) - flat_logits(actual[name])).max() for name in names]
         largest = float(np.max([largest, *differences]))
         start, turn = start + len(batch), turn + 1
     if not largest <= TOLERANCE:
@@ -99,7 +101,53 @@ def max_logit_difference(
     return largest
 
 
-def _flat(logits: Any) -> NDArray[np.float32]:
+def item_rows(model: Predictor, task: TaskInfo, count: int = 64) -> list[tuple[str, ...]]:
+    """Return random rows of a task of choices, words or answers; of choices some rows have fewer."""
+    if task.kind != "choice":
+        return random_rows(model, len(task.text), count)
+    columns = len(task.text) + len(task.label_names)
+    rows = random_rows(model, columns, count)
+    return [(*row[:-1], "") if number % 3 == 0 and columns > 3 else row for number, row in enumerate(rows)]
+
+
+def item_logits(
+    task: TaskInfo, rows: Sequence[Sequence[str]], tokenizer: Any, max_length: int, absent: float, run: Any
+) -> Any:
+    """Return the logits of rows of choices, words or answers, as an exported network gives them.
+
+    Args:
+        task: The task.
+        rows: N rows of texts.
+        tokenizer: The exported one.
+        max_length: Of a text, in tokens.
+        absent: Logit of a choice or word that is not there.
+        run: A function from padded inputs ``[S, T]`` to scores of texts ``[S, 1]``, or of their tokens ``[S, T, K]``.
+    """
+    tokens = tokenize_rows(task.layout, tuple(zip(*map(task.texts_of, rows), strict=True)), tokenizer, max_length)
+    assert tokens.rows is not None
+    bounds = list(pairwise(tokens.offsets.tolist()))
+    inputs = {"input_ids": [tokens.ids[start:end].tolist() for start, end in bounds]}
+    if tokens.types is not None:
+        inputs["token_type_ids"] = [tokens.types[start:end].tolist() for start, end in bounds]
+    padded = tokenizer.pad(inputs, return_tensors="np")
+    scores = run({name: padded[name].astype(np.int64) for name in padded})
+    if task.kind == "choice":
+        counts = np.diff(tokens.rows)
+        there = np.arange(len(task.label_names)) < counts[:, None]  # [N, C]
+        logits = np.full(there.shape, absent, np.float32)
+        logits[there] = scores[:, 0]
+        return logits
+    assert tokens.words is not None
+    flat = scores[padded["attention_mask"].astype(bool)]  # [tokens, K]
+    places = tokens.words.values + np.repeat(tokens.offsets[tokens.rows[:-1]], tokens.words.counts)
+    return Ragged(
+        np.where(tokens.words.values[:, None] < 0, np.float32(absent), flat[places]).astype(np.float32),
+        tokens.words.offsets,
+    )
+
+
+def flat_logits(logits: Any) -> NDArray[np.float32]:
+    """Return logits as one array, those of words one after the other."""
     return np.asarray(logits.values if isinstance(logits, Ragged) else logits)
 
 
@@ -205,7 +253,7 @@ def how_thresholds(thresholds: Mapping[str, float | None], metric: str) -> str:
 def check_text_counts(model: Predictor, names: Sequence[str], kind: str) -> None:
     """Raise ``ConfigError`` for a task of more than two texts, which transformers' tokenizers cannot join."""
     for name in names:
-        if len(model.tasks[name].text) > 2:
+        if len(model.tasks[name].text) > 2 and model.tasks[name].kind != "choice":
             raise ConfigError(
                 f"format {kind}: task {name!r} joins {len(model.tasks[name].text)} texts, a tokenizer of transformers "
                 "takes one or two; choose format bam, or train with one template"
@@ -214,4 +262,4 @@ def check_text_counts(model: Predictor, names: Sequence[str], kind: str) -> None
 
 def example_row(task: TaskInfo) -> tuple[str, ...]:
     """Return an example input of the task."""
-    return ("A first text.", "A second text.")[: len(task.text)]
+    return ("A first text.", "A second text.")[: 2 if task.kind == "choice" else len(task.text)]

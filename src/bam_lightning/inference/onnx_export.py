@@ -6,8 +6,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,11 +17,16 @@ from torch import Tensor, nn
 
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.validation import require_extra
+from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.inference.export_check import (
+    LogitsFunction,
     check_expressible,
     check_text_counts,
     example_row,
+    flat_logits,
     float32_copy,
+    item_logits,
+    item_rows,
     max_logit_difference,
     random_rows,
     right_padding,
@@ -28,6 +34,9 @@ from bam_lightning.inference.export_check import (
     write_manifest,
 )
 from bam_lightning.inference.predictor import Predictor
+from bam_lightning.models.batch import ABSENT
+from bam_lightning.models.heads import ChoiceHead, Head, decode
+from bam_lightning.store.ragged import Ragged
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 GRAPH, INT8_GRAPH = "model.onnx", "model.int8.onnx"
@@ -101,13 +110,15 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = (), int8:
         right_padding(model.tokenizer).save_pretrained(folder)
         model.encoder.config.save_pretrained(folder)  # AutoTokenizer reads its class from it
         exported = _ExportedGraph(folder, model, GRAPH)
-        text_counts = sorted({len(model.tasks[name].text) for name in names})
-        rows = [random_rows(model, n_texts) for n_texts in text_counts]
-        difference = max(max_logit_difference(model, names, exported, part) for part in rows)
+        plain = [name for name in names if model.tasks[name].kind not in ITEM_KINDS]
+        text_counts = sorted({len(model.tasks[name].text) for name in plain})
+        checks = [(plain, random_rows(model, n_texts)) for n_texts in text_counts]
+        checks += [([name], item_rows(model, model.tasks[name])) for name in names if name not in plain]
+        difference = max(max_logit_difference(model, part, exported.of(part), rows) for part, rows in checks)
         more = {}
         if int8:
             _quantize(folder)
-            more["int8"] = _compare_int8(model, names, _ExportedGraph(folder, model, INT8_GRAPH), rows)
+            more["int8"] = _compare_int8(model, _ExportedGraph(folder, model, INT8_GRAPH), checks)
         readme = README.format(
             run=model.info.id, count=len(names), difference=difference,
             graph=INT8_GRAPH if int8 else GRAPH, int8=INT8_README.format(**more["int8"]) if int8 else "",
@@ -127,21 +138,25 @@ def _quantize(folder: Path) -> None:
 
 
 def _compare_int8(
-    model: Predictor, names: Sequence[str], exported: _ExportedGraph, parts: Sequence[Sequence[Sequence[str]]]
+    model: Predictor, exported: _ExportedGraph, checks: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]]
 ) -> dict[str, Any]:
     """Return the largest difference of logits, and the share of equal labels over all tasks."""
     differences, equal = [], []
-    for rows in parts:
-        expected, actual = model.calibrated_logits(rows, names), exported(rows)
+    for names, rows in checks:
+        expected, actual = model.calibrated_logits(rows, names), exported.of(names)(rows)
         for name in names:
-            differences.append(float(np.abs(expected[name] - actual[name]).max()))
-            if model.tasks[name].label_names:
+            differences.append(float(np.abs(flat_logits(expected[name]) - flat_logits(actual[name])).max()))
+            if isinstance(expected[name], Ragged):
+                ours, theirs = (decode(model.head(name), logits[name]) for logits in (expected, actual))
+            elif model.tasks[name].label_names:
                 ours, theirs = (model.decode(name, logits[name] * model.temperature(name)).values
                                 for logits in (expected, actual))  # fmt: skip
-                equal.append((ours == theirs).reshape(len(rows), -1).all(axis=1).mean())
+            else:
+                continue
+            equal.append((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
     return {
         "graph": INT8_GRAPH,
-        "rows": sum(map(len, parts)),
+        "rows": sum(len(rows) for _, rows in checks),
         "difference": max(differences),
         "agreement": float(np.mean(equal)) if equal else 1.0,
     }
@@ -157,8 +172,14 @@ class _Graph(nn.Module):
         self.temperatures = [model.temperature(name) for name in names]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        pooled = self.encoder.forward_padded(dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(head(pooled) / t for head, t in zip(self.heads, self.temperatures, strict=True))
+        pooled, states = self.encoder.encode_padded(dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(
+            (Head.forward(head, states) if head.uses == "tokens" else self._of_text(head, pooled)) / temperature
+            for head, temperature in zip(cast(list[Head], list(self.heads)), self.temperatures, strict=True)
+        )
+
+    def _of_text(self, head: Head, pooled: Tensor) -> Tensor:
+        return Head.forward(head, pooled) if isinstance(head, ChoiceHead) else head(pooled)
 
 
 def _write_graph(model: Predictor, names: Sequence[str], path: Path) -> None:
@@ -217,9 +238,24 @@ class _ExportedGraph:
 
         self.session: Any = onnxruntime.InferenceSession(folder / graph, providers=["CPUExecutionProvider"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.max_length = model.info.max_length
+        self.max_length, self.model = model.info.max_length, model
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.outputs = [node.name for node in self.session.get_outputs()]
+
+    def of(self, names: Sequence[str]) -> LogitsFunction:
+        """Return the function that gives the logits of these tasks."""
+        kinds = {self.model.tasks[name].kind for name in names}
+        return partial(self._items, names[0]) if kinds & set(ITEM_KINDS) else self
+
+    def _items(self, name: str, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Return the logits of rows of choices, words or answers."""
+
+        def run(inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = self.session.run([name], {key: inputs[key] for key in self.inputs})[0]
+            return found
+
+        absent = ABSENT / self.model.temperature(name)
+        return {name: item_logits(self.model.tasks[name], rows, self.tokenizer, self.max_length, absent, run)}
 
     def __call__(self, rows: Sequence[Sequence[str]]) -> Mapping[str, NDArray[np.float32]]:
         columns = [list(column) for column in zip(*rows, strict=True)]

@@ -23,7 +23,8 @@ from bam_lightning.config.trainer_config import TrainerConfig
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import PREDICT_TOKENS, Examples, collate, length_batches
 from bam_lightning.data.items import ITEM_KINDS, in_row_order, tokenize_rows
-from bam_lightning.data.tokenization import join, tokenize
+from bam_lightning.data.task import Layout
+from bam_lightning.data.tokenization import join
 from bam_lightning.data.word_labels import words_of
 from bam_lightning.inference import model_card
 from bam_lightning.inference.calibration import (
@@ -39,7 +40,7 @@ from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows, 
 from bam_lightning.models import hardware
 from bam_lightning.models.encoder import Encoder, check_length
 from bam_lightning.models.heads import Head
-from bam_lightning.models.multi_task import MultiTaskModel
+from bam_lightning.models.multi_task import MultiTaskModel, pool_windows
 from bam_lightning.models.saving import load_encoder
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.ragged import Ragged
@@ -241,7 +242,7 @@ class Predictor:
         """
         if not rows:
             return {task: np.empty((0, self.head(task).outputs), np.float32) for task in tasks}
-        own = [task for task in tasks if self.tasks[task].kind in ITEM_KINDS]
+        own = [task for task in tasks if self.tasks[task].kind in ITEM_KINDS or self.head(task).uses != "pooled"]
         shared = {task: self.head(task) for task in tasks if task not in own}
         found = dict(self._run_encoder(rows, shared)) if shared else {}
         return {task: found[task] if task in found else self._item_logits(task, rows) for task in tasks}
@@ -250,7 +251,7 @@ class Predictor:
         """Return the logits of a task whose rows have several items: choices or words."""
         info = self.tasks[task]
         texts = tuple(zip(*map(info.texts_of, rows), strict=True))
-        tokens = tokenize_rows(info.layout, texts, self.tokenizer, self.info.max_length)
+        tokens = tokenize_rows(info.layout, texts, self.tokenizer, self.info.max_length, self.info.truncation)
         examples, parts = {task: Examples(tokens, np.zeros(len(rows), dtype=np.int64))}, []
         for positions in length_batches(tokens.lengths):
             batch = collate(examples, [task] * len(positions), positions)
@@ -285,14 +286,16 @@ class Predictor:
         boundaries = np.flatnonzero(np.diff(n_texts[order])) + 1
         groups = [tuple(zip(*(rows[row] for row in group), strict=True)) for group in np.split(order, boundaries)]
         cut = (self.tokenizer, self.info.max_length, self.info.truncation)
-        tokens = join([tokenize(columns, *cut) for columns in groups])
+        tokens = join([tokenize_rows(Layout(None, len(columns)), columns, *cut) for columns in groups])
         examples = {"": Examples(tokens, np.zeros(len(rows)))}
         batches = length_batches(tokens.lengths, self._batch_tokens())
         parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
         for positions in batches:
             batch = collate(examples, [""] * len(positions), positions)
             with torch.inference_mode(), self._autocast():
-                pooled = self.encoder(batch.to(self.device))  # [B, D], in the order of positions: shortest first
+                pooled = self.encoder(batch.to(self.device))  # [S, D]
+                part = batch.tasks[""]
+                pooled = pool_windows(pooled[part.positions], part)  # [B, D], in the order of positions
                 for name, module in outputs.items():
                     parts[name].append(module(pooled).float().cpu().numpy())  # [B, K]
         inverse = np.argsort(order[np.concatenate(batches)], kind="stable")
@@ -427,11 +430,10 @@ class Predictor:
                 raise ConfigError("format bam exports the whole model; omit the tasks, or choose format hf or onnx")
             return export_bam(self, folder)
         for task in tasks or self.tasks:
-            if task in self.tasks and self.tasks[task].kind in ITEM_KINDS:
+            if task in self.tasks and self.head(task).uses == "pairs":
                 raise ConfigError(
-                    f"format {format}: task {task!r} is of kind {self.tasks[task].kind}, whose rows become several "
-                    "texts or words before the encoder sees them, which this format does not do; use format bam, or "
-                    "name other tasks"
+                    f"format {format}: the head of {task!r} reads all tokens of two texts, which this format does not "
+                    "do; use format bam, or name other tasks"
                 )
         return export_hf(self, folder, tasks) if format == "hf" else export_onnx(self, folder, tasks, int8)
 

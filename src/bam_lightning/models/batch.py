@@ -36,6 +36,8 @@ class TaskBatch(NamedTuple):
         offsets: ``[n + 1]``: example i has the items from ``offsets[i]`` to ``offsets[i + 1]``; ``None``: one each.
         cut: ``[m]`` whether a word has no token, since its text was cut; its logits are ``ABSENT``, and it has no loss.
         references: what a metric compares text with, one for each example; on the host.
+        second: ``[m]`` where the second text begins among a pair's tokens, 0 if it is not known.
+        window_pooling: ``mean`` or ``max`` over an example's items, which are windows of a long text.
     """
 
     positions: Tensor
@@ -50,11 +52,13 @@ class TaskBatch(NamedTuple):
     offsets: Tensor | None = None
     cut: Tensor | None = None
     references: tuple[Any, ...] | None = None
+    second: Tensor | None = None
+    window_pooling: str | None = None
 
     @property
     def items(self) -> tuple[Tensor, ...]:
-        """``offsets`` as arguments of a head's ``forward``: none where each example has one item."""
-        return () if self.offsets is None else (self.offsets,)
+        """``offsets`` as arguments of a head's ``forward``: none where each example has one item or vector."""
+        return () if self.offsets is None or self.window_pooling else (self.offsets,)
 
     @property
     def words(self) -> tuple[Tensor, ...]:

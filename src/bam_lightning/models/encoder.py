@@ -193,7 +193,8 @@ class Encoder(nn.Module):
             states = self.token_states(batch)
             return self.pool(states, batch.lengths), states
         if not self.packs_on(batch.input_ids.device):
-            pooled = torch.cat([self._pool_padded(group) for group in self._padded(batch)])
+            groups = self._padded(batch)
+            pooled = torch.cat([self._pool_padded(self._run(group), group["attention_mask"]) for group in groups])
         elif self.pooling == "mean":
             states, _ = unpadding.encode_tokens(self.body, batch)
             pooled = _segment_means(states, batch.lengths)
@@ -203,7 +204,12 @@ class Encoder(nn.Module):
 
     def forward_padded(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return one vector per text, ``[s, D]``, of inputs ``[s, T]`` padded on either side; for exports."""
-        return self._through_pooler(self._pool_padded(inputs))
+        return self.encode_padded(inputs)[0]
+
+    def encode_padded(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return one vector per text, ``[s, D]``, and the states of all tokens, ``[s, T, D]``."""
+        states = self._run(inputs)
+        return self._through_pooler(self._pool_padded(states, inputs["attention_mask"])), states
 
     def token_states(self, batch: Batch) -> Tensor:
         """Return the top layer's states of all tokens, ``[N, D]``."""
@@ -225,8 +231,7 @@ class Encoder(nn.Module):
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return unpadding.token_states(self.body(**unpadding.accepted(self.body, dict(inputs))))  # [s, T, D]
 
-    def _pool_padded(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        states, mask = self._run(inputs), inputs["attention_mask"]
+    def _pool_padded(self, states: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "mean":
             weights = mask.unsqueeze(-1).to(states.dtype)
             return (states * weights).sum(1) / weights.sum(1)

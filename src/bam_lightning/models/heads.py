@@ -43,8 +43,8 @@ class ExportSpec(NamedTuple):
 class Head(nn.Module, ABC):
     """Dropout and one linear layer; Glorot-uniform weights and zero bias (not in the paper: reference code).
 
-    ``uses`` says what it reads: ``"pooled"``, a vector for each text, or ``"tokens"``, the state of each word's first
-    token.
+    ``uses`` says what it reads: ``"pooled"``, a vector for each text; ``"tokens"``, the state of each word's first
+    token; ``"pairs"``, the states of all tokens and where each text begins, see ``SANHead``.
     """
 
     uses = "pooled"
@@ -396,6 +396,10 @@ class ChoiceHead(ClassificationHead):
         logits = scores.new_full((n * self.n_choices,), ABSENT)
         return logits.index_put((places,), scores).view(n, self.n_choices)
 
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
+        """Return one score, that of a choice."""
+        return ExportSpec(None, ("score",), "the choice with the highest score; each is a text of its own")
+
 
 class TaggingHead(ClassificationHead):
     """Softmax over ``label_names`` for each word, read at its first token: tags in any scheme (B-, I-, O; or none).
@@ -434,6 +438,74 @@ class TaggingHead(ClassificationHead):
     def probabilities(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return the probability of each tag ``[m, C]``."""
         return super().probabilities(logits)
+
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
+        """Return an output for each tag."""
+        return ExportSpec(None, tuple(label_names), "the tag with the highest score at a word's first token")
+
+
+class SANHead(ClassificationHead):
+    """Stochastic answer network over both texts of a pair (Liu et al. 2018), the head of MT-DNN's pair tasks.
+
+    A GRU reads the first text ``steps`` times, beginning from a summary of the second, and answers each time. The
+    answers' probabilities are averaged; in training each is left out with ``answer_dropout``, but never all of an
+    example. Logits are the logarithms of the mean, so losses, teachers and predictions are those of a classification.
+    Special tokens count to the text before them. Of a row without a second text, both are the whole text.
+    """
+
+    uses = "pairs"
+
+    def __init__(
+        self, width: int, label_names: Sequence[str], steps: int = 5, answer_dropout: float = 0.1, **options: Any
+    ) -> None:
+        super().__init__(4 * width, label_names, **options)
+        self.steps, self.answer_dropout = steps, answer_dropout
+        self.summary = nn.Linear(width, 1)
+        self.attention = nn.Linear(width, width, bias=False)
+        self.memory = nn.GRUCell(width, width)
+
+    def forward(self, states: Tensor, begins: Tensor, seconds: Tensor, ends: Tensor) -> Tensor:  # type: ignore[override]
+        """Return logits ``[n, C]``.
+
+        Args:
+            states: ``[N, D]`` of all tokens of a minibatch.
+            begins: ``[n]`` first token of each pair.
+            seconds: ``[n]`` first token of its second text.
+            ends: ``[n]`` token behind its last.
+        """
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.to(self.linear.weight.dtype)
+            single = seconds == begins
+            first, absent = _padded(states, begins, torch.where(single, ends, seconds))  # [n, T, D], [n, T]
+            second, absent_second = _padded(states, seconds, ends)
+            weights = self.summary(second).squeeze(-1).masked_fill(absent_second, -torch.inf).softmax(dim=-1)
+            state = torch.einsum("nt,ntd->nd", weights, second)  # s_0
+            answers = []
+            for step in range(self.steps):
+                scores = torch.einsum("nd,ntd->nt", self.attention(state), first).masked_fill(absent, -torch.inf)
+                read = torch.einsum("nt,ntd->nd", scores.softmax(dim=-1), first)  # x_k
+                features = torch.cat([state, read, (state - read).abs(), state * read], dim=-1)  # [n, 4 D]
+                answers.append(self.linear(self.dropout(features)).log_softmax(dim=-1))
+                if step + 1 < self.steps:
+                    state = self.memory(read, state)
+            kept = self._kept_answers(len(begins), states.device)  # [n, steps]
+            logits = torch.stack(answers, dim=1).masked_fill(~kept.unsqueeze(-1), -torch.inf)  # [n, steps, C]
+            return logits.logsumexp(dim=1) - kept.sum(dim=1, keepdim=True).log()
+
+    def _kept_answers(self, count: int, device: torch.device) -> Tensor:
+        """Return which answers are averaged: all of them in evaluation."""
+        if not self.training or not self.answer_dropout:
+            return torch.ones(count, self.steps, dtype=torch.bool, device=device)
+        draws = torch.rand(count, self.steps, device=device)
+        return (draws >= self.answer_dropout) | (draws == draws.max(dim=1, keepdim=True).values)
+
+
+def _padded(states: Tensor, begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens from ``begins`` to ``ends`` ``[n]`` as ``[n, T, D]``, and which of these are beyond the end."""
+    lengths = ends - begins
+    places = torch.arange(max(lengths.tolist(), default=1), device=states.device)
+    absent = places >= lengths.unsqueeze(-1)
+    return states[(begins.unsqueeze(-1) + places).clamp(max=len(states) - 1)], absent
 
 
 class SpanHead(Head):
@@ -502,3 +574,8 @@ class SpanHead(Head):
     def probabilities(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return nothing: a span has no classes."""
         return logits[:, :0]
+
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
+        """Return the scores of being an answer's first and last word."""
+        how = f"the words, at most {self.longest}, whose start and end score highest together, at words' first tokens"
+        return ExportSpec(None, ("start", "end"), how)

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.models.batch import ABSENT, Batch, TaskBatch
 from bam_lightning.models.encoder import Encoder
 from bam_lightning.models.heads import Head
@@ -34,15 +35,18 @@ class MultiTaskModel(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return task -> logits for the tasks of the batch: ``[n, K]``, or ``[m, K]`` of the words of n examples."""
         states: Tensor | None = None
-        if any(self.head(task).uses == "tokens" for task in batch.tasks):
+        if any(self.head(task).uses != "pooled" for task in batch.tasks):
             pooled, states = self.encoder(batch, tokens=True)  # [S, D], [N, D]
         else:
             pooled = self.encoder(batch)
         found = {}
         for task, part in batch.tasks.items():
             head = self.head(task)
-            vectors = states if states is not None and head.uses == "tokens" else pooled
-            logits = head(vectors[part.positions], *part.items)
+            if states is not None and head.uses == "pairs":
+                found[task] = head(states, *text_bounds(batch, part))
+                continue
+            vectors = (states if states is not None and head.uses == "tokens" else pooled)[part.positions]
+            logits = head(pool_windows(vectors, part), *part.items)
             found[task] = logits if part.cut is None else logits.masked_fill(part.cut.unsqueeze(-1), ABSENT)
         return found
 
@@ -65,3 +69,25 @@ class MultiTaskModel(nn.Module):
     def device(self) -> torch.device:
         """The device of the parameters."""
         return next(self.parameters()).device
+
+
+def pool_windows(vectors: Tensor, part: TaskBatch) -> Tensor:
+    """Return the mean or the maximum ``[n, D]`` of each example's windows ``[m, D]``; other vectors as they are."""
+    if part.window_pooling is None:
+        return vectors
+    assert part.offsets is not None
+    return torch.segment_reduce(vectors, part.window_pooling, offsets=part.offsets)
+
+
+def text_bounds(batch: Batch, part: TaskBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where each example's text begins, its second text begins, and it ends in the row of tokens: 3 x ``[n]``.
+
+    Raises:
+        ConfigError: for rows that are read in windows.
+    """
+    if part.offsets is not None:
+        raise ConfigError("a head that reads pairs needs each of them whole; use data.truncation=longest_first")
+    lengths = torch.tensor(batch.lengths, device=part.positions.device)
+    ends = lengths.cumsum(0)[part.positions]
+    begins = ends - lengths[part.positions]
+    return begins, begins if part.second is None else begins + part.second, ends

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from bam_lightning.config.exceptions import ConfigError, TrainingError
+from bam_lightning.metrics.own_metric import build_metric
 from bam_lightning.metrics.torch_metrics import TaskMetric
 from bam_lightning.models.batch import Batch
 from bam_lightning.models.heads import Head, predictions_for
@@ -109,7 +110,10 @@ class BamModule(pl.LightningModule):
         self.averaged = list(average if average is not None else (spec or {}).get("average", asked))
         self.metrics = nn.ModuleDict(
             {
-                task: nn.ModuleList(self._metric(task, one) for one in (named if isinstance(named, list) else [named]))
+                task: nn.ModuleList(
+                    self._metric(task, metric, place == 0)
+                    for place, metric in enumerate(named if isinstance(named, list) else [named])
+                )
                 for task, named in asked.items()
             }
         )
@@ -143,7 +147,9 @@ class BamModule(pl.LightningModule):
         self.logged: dict[str, float] | None = None  # the last row of training metrics, for recipes
         self._data: Any = None if data is None else weakref.ref(data)
 
-    def _metric(self, task: str, metric: Any) -> TaskMetric:
+    def _metric(self, task: str, metric: Any, headline: bool) -> TaskMetric:
+        if headline and not isinstance(metric, str):
+            build_metric(f"metric of {task!r}", metric, headline)
         classes = getattr(self.model.head(task), "n_classes", None)
         return TaskMetric(metric, classes, getattr(self.model.head(task), "label_names", ()))
 
@@ -474,7 +480,9 @@ class BamModule(pl.LightningModule):
     def _update_metrics(self, batch: Batch) -> None:
         for task, logits in self(batch).items():
             part, head = batch.tasks[task], self.model.head(task)
-            for metric in cast(Any, self.metrics.get(task, ())):
+            if task not in self.metrics:
+                continue
+            for metric in cast(Any, self.metrics[task]):
                 predictions = predictions_for(head, metric.metric, logits, *part.words)
                 metric.update(predictions, part.labels, part.offsets, part.references)
 
