@@ -114,7 +114,7 @@ def no_better_than_majority(config: Config, summary: Mapping[str, Any], majority
             settings = config.suite.tasks[task]
             if settings.in_average and not score > majority[task] + 1e-9:
                 lines.append(
-                    f"{stage} has not learned {task!r}: its dev {settings.metric.value} is {score:.3f}, and giving "
+                    f"{stage} has not learned {task!r}: its dev {settings.metric_name} is {score:.3f}, and giving "
                     f"every row the commonest answer reaches {majority[task]:.3f}; try more epochs, another learning "
                     "rate or encoder, and look at its rows with `bam check`"
                 )

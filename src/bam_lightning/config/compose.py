@@ -122,7 +122,7 @@ def _label_task(key: str, name: str, shared: Any, options: Any, sigmoid: bool) -
     elif not task.head._target_:
         task.head._target_ = HEADS_OF_KINDS["regression" if task.head.label_range else "classification"]
     if "metric" not in own and task.head._target_ in HEADS:
-        task.metric = HEADS[task.head._target_][0]
+        task.metric = HEADS[task.head._target_][0].value
     return task
 
 

@@ -58,7 +58,8 @@ HEADS = {
 }
 
 
-KINDS_OF_HEADS = {
+KINDS_OF_HEADS = {  # of two heads for a kind, the last is its default
+    "bam_lightning.SANHead": "classification",
     "bam_lightning.ClassificationHead": "classification",
     "bam_lightning.RegressionHead": "regression",
     "bam_lightning.MultiLabelHead": "multi_label",
@@ -66,7 +67,6 @@ KINDS_OF_HEADS = {
     "bam_lightning.ChoiceHead": "choice",
     "bam_lightning.TaggingHead": "tagging",
     "bam_lightning.SpanHead": "span",
-    "bam_lightning.SANHead": "classification",
 }
 HEADS_OF_KINDS = {kind: head for head, kind in KINDS_OF_HEADS.items()}
 KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
@@ -327,6 +327,7 @@ OWN_OPTIONS = (
     "kind",
     "head",
     "metric",
+    "secondary_metrics",
     "in_average",
     "teacher",
     "allow_missing_labels",
