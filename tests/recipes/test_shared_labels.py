@@ -79,7 +79,7 @@ def test_a_file_of_several_labels_is_a_task_for_each(words):
     assert "tickets" not in suite.tasks
     topic, urgency, churn = (suite.tasks[name] for name in suite.include)
     assert [task.label for task in (topic, urgency, churn)] == ["subject", "urgency", "churn"]
-    assert [task.metric.value for task in (topic, urgency, churn)] == ["accuracy", "quadratic_kappa", "spearman"]
+    assert [task.metric for task in (topic, urgency, churn)] == ["accuracy", "quadratic_kappa", "spearman"]
     assert [task.head._target_[14:] for task in (topic, urgency, churn)] == [
         "ClassificationHead", "OrdinalHead", "RegressionHead",
     ]  # fmt: skip
