@@ -22,14 +22,16 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e7ee }
-th:first-child, td:first-child { text-align: left; white-space: pre }
+th:first-child, td:first-child { text-align: left; white-space: pre-wrap; min-width: 8rem }
 thead th { border-bottom: 2px solid #1c2430; white-space: normal; vertical-align: bottom; min-width: 4.5rem }
 tbody tr:hover { background: #f3f6fb }
 small { color: #5b6675 } code { background: #f3f6fb; padding: 0 .25rem }
-th.text, td.text { text-align: left } td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 6rem }
+th.text, td.text { text-align: left } td.text { white-space: pre-wrap }
+td.text:last-child { overflow-wrap: anywhere; min-width: 16rem }
 svg { max-width: 100%; height: auto; margin-top: 1rem }
 details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600 }
 """
+TEXTS = ("against", "column", "test", "verdict")  # columns of the tests and claims that are not numbers
 COLOURS = ("#4c6f9f", "#c2703d", "#5b8f5b", "#a4506a", "#7a6bb0", "#8c7a3f", "#4f9296", "#555555")
 
 
@@ -48,10 +50,10 @@ def page(table: Table, store: Store, paper: bool = False) -> str:
         parts.append(
             f"<details{' open' if len(lines) < 16 else ''}><summary>Tests between rows ({len(lines)})</summary>"
         )
-        parts.append(html_table(first, lines) + "</details>")
+        parts.append(html_table(first, lines, texts=TEXTS) + "</details>")
     if table.claims:
         first, *lines = formats.claims(table)
-        parts.append(f"<h2>Claims</h2>{html_table(first, lines)}")
+        parts.append(f"<h2>Claims</h2>{html_table(first, lines, texts=TEXTS)}")
     note = "The first seed of each row; if it has one Run per task, their mean loss."
     parts += ["<h2>Training curves</h2>", f"<p><small>{note}</small></p>", curves_plot(table, store)]
     parts.append(_provenance(table, store))
@@ -175,4 +177,5 @@ def _provenance(table: Table, store: Store) -> str:
                           " ".join(job.last), manifest["finished"], f"{manifest['device']}; {versions}"])  # fmt: skip
     heading = ["row", "seed", "teacher seed", "Runs scored", "finished", "machine"]
     where = f"<p><small>Store: <code>{escape(str(store.root))}</code></small></p>"
-    return f"<details><summary>Provenance</summary>{where}{html_table(heading, lines)}</details>"
+    table_of_runs = html_table(heading, lines, texts=("Runs scored", "finished", "machine"))
+    return f"<details><summary>Provenance</summary>{where}{table_of_runs}</details>"

@@ -104,20 +104,22 @@ def _difference(student: float | None, teacher: float | None) -> str:
 
 
 def no_better_than_majority(config: Config, summary: Mapping[str, Any], majority: Mapping[str, float]) -> list[str]:
-    """Return a line for each stage and task whose dev score does not exceed that of the most frequent class.
+    """Return a line for each stage with tasks whose dev score does not exceed that of the most frequent class.
 
     Tasks outside the average, such as WNLI, are left out, since no method learns them.
     """
     lines = []
     for stage in summary["average"]:
-        for task, score in stage_scores(config, summary["runs"], stage).items():
-            settings = config.suite.tasks[task]
-            if settings.in_average and not score > majority[task] + 1e-9:
-                lines.append(
-                    f"{stage} has not learned {task!r}: its dev {settings.metric_name} is {score:.3f}, and giving "
-                    f"every row the commonest answer reaches {majority[task]:.3f}; try more epochs, another learning "
-                    "rate or encoder, and look at its rows with `bam check`"
-                )
+        weak = [
+            f"{task} ({settings.metric_name} {score:.3f}, not above {majority[task]:.3f})"
+            for task, score in stage_scores(config, summary["runs"], stage).items()
+            if (settings := config.suite.tasks[task]).in_average and not score > majority[task] + 1e-9
+        ]
+        if weak:
+            lines.append(
+                f"{stage} is no better than giving every row the commonest answer on {', '.join(weak)}; try more "
+                "epochs, another learning rate or encoder, and look at the rows with `bam check`"
+            )
     return lines
 
 

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import (
@@ -193,8 +192,12 @@ class App:
         retry = {"Retry-After": str(RETRY_SECONDS)}
         try:
             parsed = parse_request(await _read_body(request, self.limits.bytes), self.info, self.limits)
-            with anyio.fail_after(self.deadline):
-                return Response(await self.batcher.submit(parsed), media_type="application/json")
+            answer = self.batcher.submit(parsed)
+            timer = answer.get_loop().call_later(self.deadline, _expire, answer)  # a cancel scope costs ten times that
+            try:
+                return Response(await answer, media_type="application/json")
+            finally:
+                timer.cancel()
         except RequestError as error:
             return _error(error.status, str(error))
         except TimeoutError:
@@ -223,13 +226,16 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
         raise RequestError(413, f"the body may have {max_bytes} bytes, got {length}")
     body = bytearray()
-    with anyio.move_on_after(BODY_SECONDS):
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                raise RequestError(413, f"the body may have {max_bytes} bytes, got more")
-        return bytes(body)
-    raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+    async for part in request.stream():  # the protocol gives up a slow one
+        body += part
+        if len(body) > max_bytes:
+            raise RequestError(413, f"the body may have {max_bytes} bytes, got more")
+    return bytes(body)
+
+
+def _expire(answer: asyncio.Future[str]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -242,12 +248,12 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP with bounds that uvicorn does not have: on connections, on headers, and on bodies that nobody reads."""
+    """HTTP with bounds that uvicorn does not have: on connections, and on the size and time of headers and bodies."""
 
     max_connections = 1024
     _header_bytes = 0  # received since the headers began
     _in_headers, _in_body = True, False
-    _timer: asyncio.TimerHandle | None = None  # closes the connection
+    _timer: asyncio.TimerHandle | None = None  # gives up the headers or the body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection if there are not too many."""
@@ -267,12 +273,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
         super().data_received(data)
-        if not self._in_headers or self.transport.is_closing():
+        if not (self._in_headers or self._in_body) or self.transport.is_closing():
             return
-        if self._header_bytes > HEADER_BYTES:
+        if self._in_headers and self._header_bytes > HEADER_BYTES:
             self._refuse(431, f"the headers may have {HEADER_BYTES} bytes")
         elif self._timer is None:
-            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._timer = self.loop.call_later(HEADER_SECONDS if self._in_headers else BODY_SECONDS, self._give_up)
 
     def on_message_begin(self) -> None:
         """Note that headers begin."""
@@ -291,21 +297,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_timer()
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """Discard what is left of a body for a while, since closing at once could lose the response."""
-        super().on_response_complete()
-        if self._in_body and not self.transport.is_closing():
-            self._timer = self.loop.call_later(BODY_SECONDS, self.transport.close)
-
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _give_up(self) -> None:
-        if self._header_bytes:
+        if self._in_body and not self.cycle.response_started:
+            self._refuse(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+        elif self._in_headers and self._header_bytes:
             self._refuse(408, f"the headers did not arrive within {HEADER_SECONDS:g} seconds")
-        else:
+        else:  # nothing was asked, or a body that was refused goes on: closing at once could have lost the response
             self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:

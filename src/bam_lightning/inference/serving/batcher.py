@@ -146,7 +146,7 @@ class Batcher:
                 while self._pending and (not batch or rows + len(self._pending[0].request.rows) <= self._batch):
                     pending = self._pending.popleft()
                     self.waiting -= len(pending.request.rows)
-                    if not pending.future.cancelled():
+                    if not pending.future.done():
                         batch.append(pending)
                         rows += len(pending.request.rows)
         return batch
