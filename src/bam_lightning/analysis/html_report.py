@@ -22,16 +22,17 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e7ee }
-th:first-child, td:first-child { text-align: left; white-space: pre-wrap; min-width: 8rem }
+th:first-child, td:first-child { text-align: left; white-space: pre }
+td.text:first-child { white-space: pre-wrap; min-width: 9rem }
 thead th { border-bottom: 2px solid #1c2430; white-space: normal; vertical-align: bottom; min-width: 4.5rem }
 tbody tr:hover { background: #f3f6fb }
 small { color: #5b6675 } code { background: #f3f6fb; padding: 0 .25rem }
 th.text, td.text { text-align: left } td.text { white-space: pre-wrap }
-td.text:last-child { overflow-wrap: anywhere; min-width: 16rem }
+td.text:last-child { overflow-wrap: anywhere; min-width: 10rem }
 svg { max-width: 100%; height: auto; margin-top: 1rem }
 details { margin: 1rem 0 } summary { cursor: pointer; font-weight: 600 }
 """
-TEXTS = ("against", "column", "test", "verdict")  # columns of the tests and claims that are not numbers
+TEXTS = ("claim", "row", "against", "column", "test", "verdict")  # columns of the tests and claims that are not numbers
 COLOURS = ("#4c6f9f", "#c2703d", "#5b8f5b", "#a4506a", "#7a6bb0", "#8c7a3f", "#4f9296", "#555555")
 
 
@@ -72,7 +73,7 @@ def html_table(
 ) -> str:
     """Return a table of plain texts; with ``breaks`` what is in brackets stands below, in small print.
 
-    Columns are numbers, at the right, but for the first and those in ``texts``.
+    Columns are numbers, at the right, but for the first. Those in ``texts`` are at the left, and wrapped.
     """
 
     def cell(text: str) -> str:
@@ -84,7 +85,7 @@ def html_table(
     rows = ""
     for first, *rest in lines:
         cells = "".join(f"<td{kind}>{cell(text)}</td>" for text, kind in zip(rest, kinds[1:], strict=True))
-        rows += f"<tr><td>{escape(first)}</td>{cells}</tr>"
+        rows += f"<tr><td{kinds[0]}>{escape(first)}</td>{cells}</tr>"
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
