@@ -42,11 +42,13 @@ def run(job: Callable[[Config], Any]) -> int:
     from hydra.core.plugins import Plugins
 
     from bam_lightning.recipes.multirun import Failures, guarded
+    from hydra_plugins.bam_joblib import launcher as joblib_launcher
     from hydra_plugins.bam_slurm.launcher import SlurmLauncher
 
     register()
     sys.argv[1:] = [expand_word(word) for word in sys.argv[1:]]
     Plugins.instance().register(SlurmLauncher)  # Hydra's own search does not see into an editable installation
+    joblib_launcher.register()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bam_lightning.recipes import job_results
 from bam_lightning.recipes.job_results import JobResult
+from bam_lightning.recipes.local_sweep import KILLED
 from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 from forked_python import python
@@ -80,31 +81,36 @@ def test_students_of_a_sweep_share_their_teachers(tiny_job, tmp_path):
     assert sorted((job.seed, job.teacher_seed) for job in jobs) == [(0, 0), (1, 0), (1, 1)]
 
 
-def test_joblib_workers_killed_at_any_moment_lose_nothing(tiny_job, tmp_path):
-    """Four jobs, two workers, all of them killed; the same command ends with four results, no Run trained twice."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    wanted = [
-        "+experiment=single_multi,multi", *tiny_job, "seed=range(2)",
-        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-    ]  # fmt: skip
-    store = Store(tmp_path / "store")
-    with Path("first.log").open("w") as log:
-        first = subprocess.Popen(command(*wanted), stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while len(list((store.root / "runs").iterdir())) < 3:
-        assert time.monotonic() < deadline, Path("first.log").read_text()
-        assert first.poll() is None, Path("first.log").read_text()
-        time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    before = {path.name: path.stat().st_ino for path in (store.root / "runs").iterdir()}
-    assert len(before) < 2 + 4
+def test_a_killed_joblib_worker_costs_its_job_and_no_other(tiny_job, tmp_path):
+    """Two jobs, two workers, one of them killed before it has trained; the next call trains that Run alone."""
+    wanted = ["+experiment=multi", *tiny_job, "seed=0,1"]
+    store, log = Store(tmp_path / "store"), tmp_path / "log"
+    with log.open("w") as sink:
+        words = command(*wanted, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+        first = subprocess.Popen(words, stderr=sink)
+    deadline = time.monotonic() + 100
+    while not (records := list((store.root / "jobs").glob("*.json"))):
+        assert time.monotonic() < deadline, log.read_text()
+        assert first.poll() is None, log.read_text()
+        time.sleep(0.01)
+    os.kill(json.loads(records[0].read_text())["pid"], signal.SIGKILL)
+    assert first.wait() == 1
+    assert "sweep: 2 jobs ended, 1 of them failed" in log.read_text()
+    assert f": {KILLED}" in log.read_text().splitlines()[-2]
+    assert sorted(job.state for job in read_records(store)) == ["finished", "stopped"]
+    (before,) = (store.root / "runs").iterdir()
     again = call(*wanted)
     assert again.returncode == 0, again.stderr
-    after = {path.name: path.stat().st_ino for path in (store.root / "runs").iterdir()}
-    assert before.items() <= after.items()  # none of them was written anew
-    assert len(after) == 2 + 4
-    assert [job.state for job in read_records(store)] == ["finished"] * 4
+    assert len(trained(log.read_text())) == len(trained(again.stderr)) == 1
+    assert len({before.name, *trained(log.read_text()), *trained(again.stderr)}) == 2
+    assert [job.state for job in read_records(store)] == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_n_jobs_is_checked(tmp_path):
+    done = call("hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=0,1")
+    assert done.returncode == 1
+    assert done.stderr == "error: hydra.launcher.n_jobs must be -1 (as many as CPU cores) or at least 1, got 0\n"
 
 
 @pytest.mark.slow

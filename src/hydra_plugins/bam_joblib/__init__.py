@@ -1,0 +1,1 @@
+"""The launcher of ``hydra/launcher=joblib``; Hydra takes launchers from this package only."""
