@@ -1,7 +1,8 @@
 """Kill a job at random moments, again and again, and see that it ends as if nobody had: ``make chaos``.
 
 Jobs are children of a process that has imported everything, so that kills fall into work and not into imports; only the
-job itself is killed (SIGKILL), not its loader's workers, as the kernel does it when memory runs out."""
+job itself is killed (SIGKILL), not its loader's workers, as the kernel does it when memory runs out. Of a job in two
+processes a rank is killed, or both, or the agent that started them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forked_python import PRELOADED
+from forked_python import PRELOADED, python
 
 SHORT = [
     "suite.include=[sentiment,similarity]",
@@ -38,12 +40,14 @@ LIVES = {  # pretraining, single, distilled and fine-tuned Runs; plain multi-tas
     "single_multi_finetune": [],
     "multi_finetune": ["data.workers=2"],
 }
+DDP = {"single_multi": ["trainer.devices=2"]}
+RANK_KILLED = r"rank [01] was ended by signal 9; the same command goes on from the checkpoint$"
 NURSERY = """
 import importlib, json, os, sys
 from pathlib import Path
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.runner import run_recipe
-for name in sys.argv[1:]:
+for name in [*sys.argv[1:], "torch.distributed.run"]:
     importlib.import_module(name)
 for line in sys.stdin:
     words, output, log = json.loads(line)
@@ -67,10 +71,11 @@ for line in sys.stdin:
 
 @dataclass
 class Report:
-    """What was done: undisturbed seconds by recipe, kills by the stage they fell into, seconds of all lives."""
+    """What was done: undisturbed seconds by recipe, kills by stage and by process, seconds of all lives."""
 
     undisturbed: dict[str, float] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
+    victims: Counter[str] = field(default_factory=Counter)
     lives: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     unequal: list[str] = field(default_factory=list)
@@ -92,12 +97,13 @@ class Jobs:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "PYTHON_EXEC": python()},
         )
 
-    def run(self, recipe: str, store: Path, kill_after: float | None = None) -> int:
+    def run(self, recipe: str, store: Path, kill_after: float | None = None, victim: str = "job") -> int:
         """Run a job, or as much of it as it can do in ``kill_after`` seconds; return its exit status."""
-        words = [f"recipe={recipe}", *SHORT, *LIVES[recipe], f"paths.store={store}", f"paths.cache={store}/cache"]
+        more = {**LIVES, **DDP}[recipe]
+        words = [f"recipe={recipe}", *SHORT, *more, f"paths.store={store}", f"paths.cache={store}/cache"]
         order = [words, str(self.folder / "output"), str(self.folder / "log.txt")]
         assert self.nursery.stdin is not None
         assert self.nursery.stdout is not None
@@ -106,12 +112,20 @@ class Jobs:
         child = int(self.nursery.stdout.readline())
         ended = kill_after is None or select.select([self.nursery.stdout], [], [], kill_after)[0]
         if not ended:
-            os.kill(child, signal.SIGKILL)
+            for process in victims(child, victim):
+                os.kill(process, signal.SIGKILL)
         return int(self.nursery.stdout.readline())
 
     def close(self) -> None:
         """End."""
         self.nursery.communicate()
+
+
+def victims(job: int, name: str) -> list[int]:
+    """Return the processes to kill; the job itself where its ranks have not started."""
+    ranks = [int(word) for word in Path(f"/proc/{job}/task/{job}/children").read_text().split()]
+    named = {"rank 0": ranks[:1], "rank 1": ranks[1:2], "both ranks": ranks}
+    return named.get(name) or [job]
 
 
 def result(store: Path) -> dict[str, tuple[str, str, str]]:
@@ -163,10 +177,14 @@ def _life(recipe: str, kills: int, jobs: Jobs, report: Report, chance: random.Ra
     begun, status = time.monotonic(), -1
     while status != 0:
         after = chance.expovariate(1 / mean) if sum(report.kills.values()) < kills else None
-        status = jobs.run(recipe, store, after)
-        assert status in (0, -signal.SIGKILL), (jobs.folder / "log.txt").read_text()[-3000:]
+        victim = chance.choice(["rank 0", "rank 1", "both ranks", "job"]) if recipe in DDP else "job"
+        status = jobs.run(recipe, store, after, victim)
+        log = (jobs.folder / "log.txt").read_text()
+        rank_killed = status == 1 and re.search(RANK_KILLED, log.splitlines()[-1])
+        assert status in (0, -signal.SIGKILL) or rank_killed, log[-3000:]
         if status != 0:
             report.kills[at_work(store, stages)] += 1
+            report.victims[victim] += 1
     report.seconds += time.monotonic() - begun
     report.lives[recipe] += 1
 
@@ -175,16 +193,29 @@ def main() -> None:
     """Say what came of it; the exit status is 1 if a life ended otherwise than undisturbed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--ddp", type=int, default=20, help="kills of jobs in two processes, after the others")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    unequal = [
+        name
+        for kills, recipes in ((options.kills, LIVES), (options.ddp, DDP))
+        if kills
+        for name in tell(kills, options.seed, tuple(recipes))
+    ]
+    sys.exit(1 if unequal else 0)
+
+
+def tell(kills: int, seed: int, recipes: Sequence[str]) -> list[str]:
+    """Kill jobs, print what came of it, and return the Runs that are not bit-equal."""
     with tempfile.TemporaryDirectory() as folder:
-        report = chaos(options.kills, options.seed, Path(folder))
+        report = chaos(kills, seed, Path(folder), recipes)
     print(f"{sum(report.kills.values())} kills in {sum(report.lives.values())} lives, {report.seconds:.0f} s")
     print("by stage: " + ", ".join(f"{stage} {count}" for stage, count in report.kills.most_common()))
+    print("of: " + ", ".join(f"{victim} {count}" for victim, count in report.victims.most_common()))
     print("undisturbed: " + ", ".join(f"{recipe} {seconds:.1f} s" for recipe, seconds in report.undisturbed.items()))
     print(f"time lost per kill: {report.lost:.2f} s")
-    print(f"Runs that are not bit-equal: {len(report.unequal)}", *report.unequal, sep="\n  ")
-    sys.exit(1 if report.unequal else 0)
+    print(f"Runs that are not bit-equal: {len(report.unequal)}", *report.unequal, sep="\n  ", flush=True)
+    return report.unequal
 
 
 if __name__ == "__main__":

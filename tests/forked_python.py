@@ -74,7 +74,9 @@ def client(address: str) -> None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 signal.signal(number, lambda got, _: os.kill(child, got))
             status = answers.readline()
-    sys.exit(int(status) if status else 128 + signal.SIGKILL)
+    if not status:
+        os.kill(os.getpid(), signal.SIGKILL)  # as that process was
+    sys.exit(int(status))
 
 
 def serve(address: str) -> None:
@@ -156,6 +158,7 @@ def _run(arguments: list[str]) -> int:
 
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
+    arguments = arguments[arguments[0] == "-u" :]  # which torchrun gives
     (kind, what), rest = arguments[:2], arguments[2:]
     sys.argv = [kind, *rest]
     sys.path[0] = os.getcwd() if kind == "-m" else ""
