@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
 from bam_lightning.recipes.planner import plan_runs, required_predictions, resolve
-from bam_lightning.store.run_spec import DataSummary, EncoderSummary, PredictionRequest
+from bam_lightning.store.run_spec import DataSummary, EncoderSummary, PredictionRequest, run_from_json, to_json
 
 SIZES = {
     "cola": 8551,
@@ -46,6 +47,14 @@ def test_single_multi_has_a_teacher_per_task_and_one_student():
     assert set(student.dependencies) == {run.id for run in teachers}
     assert all(run.teaches for run in teachers)
     assert not student.teaches
+
+
+@pytest.mark.parametrize("recipe", ["ensemble_multi", "single_multi_finetune", "stilts"])
+def test_a_run_is_the_same_after_json(recipe):
+    for run in planned(f"recipe={recipe}"):
+        again = run_from_json(json.loads(json.dumps(to_json(asdict(run)))))
+        assert again == run
+        assert again.id == run.id
 
 
 def test_steps_are_the_papers():

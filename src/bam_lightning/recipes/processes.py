@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from bam_lightning.config.job_config import Config
 from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.job_file import save_job
+from bam_lightning.store.run_spec import PredictionRequest, Run, run_from_json, to_json
 from bam_lightning.store.run_store import Store
 from bam_lightning.training import distributed
 
@@ -43,8 +44,8 @@ class Orders:
         self.sent = time.monotonic()
 
     def send(self, name: str, *what: Any) -> None:
-        """Tell the other ranks what comes next."""
-        distributed.broadcast_object((name, what))
+        """Tell the other ranks what comes next, as JSON."""
+        distributed.broadcast_json([name, to_json([asdict(part) if isinstance(part, Run) else part for part in what])])
         self.sent = time.monotonic()
 
     @contextmanager
@@ -120,7 +121,7 @@ def _follow(config: Config, output: Path) -> dict[str, Any]:
     context: Context | None = None
     while True:
         with _default_signals():  # a wait for rank 0 cannot be interrupted otherwise
-            name, what = distributed.broadcast_object(None)
+            name, what = distributed.broadcast_json(None)
         if name == DONE:
             return dict(what[0])
         if name == FAILED:
@@ -131,8 +132,11 @@ def _follow(config: Config, output: Path) -> dict[str, Any]:
             rows, texts, _ = load_data(config)
             store = Store(config.paths.store, create=False)
             context = Context(config, rows, texts, store, output, tests=test_rows(config))
-        work: Callable[..., Any] = fit_run if name == TRAIN else backfill_predictions
-        work(*what, replace(context))
+        if name == TRAIN:
+            fit_run(run_from_json(what[0]), context)
+        else:
+            run_id, requests = what
+            backfill_predictions(run_id, [PredictionRequest(*request) for request in requests], context)
 
 
 @contextmanager

@@ -179,6 +179,18 @@ class Run:
         return f"{self.stage}/{self.tasks[0]}" if len(self.tasks) == 1 else self.stage
 
 
+def run_from_json(value: Mapping[str, Any]) -> Run:
+    """Return the Run whose fields, as JSON has them, are given."""
+    found = {
+        "kind": StageKind(value["kind"]),
+        "tasks": tuple(value["tasks"]),
+        "hyper": Hyperparameters(**value["hyper"]),
+        "teachers": {task: tuple(ids) for task, ids in value["teachers"].items()},
+        "teacher_weights": {task: tuple(weights) for task, weights in value["teacher_weights"].items()},
+    }
+    return Run(**{**value, **found})
+
+
 def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     optimization = asdict(config.optimization)
     for name in ("single", "multi", "finetuning_rate", "use_tuned_decay", *asdict(run.hyper)):

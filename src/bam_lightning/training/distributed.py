@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -35,10 +36,14 @@ def rank(environ: Mapping[str, str] = os.environ) -> int:
     return int(environ[names[name]]) if name else 0
 
 
-def broadcast_object(value: Any) -> Any:
-    """Return rank 0's ``value`` on every rank; needs the process group."""
+def broadcast_json(value: Any) -> Any:
+    """Return rank 0's ``value`` on every rank, as JSON returns it; needs a process group for tensors on the CPU."""
+    import torch
     from torch import distributed
 
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
-    return values[0]
+    text = json.dumps(value).encode() if rank() == 0 else b""
+    size = torch.tensor(len(text))
+    distributed.broadcast(size, src=0)
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(int(size), dtype=torch.uint8)
+    distributed.broadcast(data, src=0)
+    return json.loads(data.numpy().tobytes())

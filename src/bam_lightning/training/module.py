@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from bam_lightning.config.exceptions import ConfigError, TrainingError
 from bam_lightning.metrics.own_metric import build_metric
@@ -514,12 +515,10 @@ class BamModule(pl.LightningModule):
         """
         found = {}
         for task, logits in self(batch).items():
-            part = (batch.tasks[task].row_ids.cpu(), logits.float().cpu())
+            rows, values = batch.tasks[task].row_ids, logits.float()
             if self._lightning.world_size > 1:
-                parts: list[Any] = [None] * self._lightning.world_size
-                torch.distributed.all_gather_object(parts, part)
-                part = (torch.cat([rows for rows, _ in parts]), torch.cat([values for _, values in parts]))
-            found[task] = part
+                rows, values = (torch.cat(gather_all_tensors(part)) for part in (rows, values))
+            found[task] = (rows.cpu(), values.cpu())
         return found
 
     def head(self, task: str) -> Head:
