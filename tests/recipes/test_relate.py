@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bam_lightning.config.exceptions import ConfigError
-from bam_lightning.recipes.relate import RelateOptions, relate
+from bam_lightning.recipes.relate import Effect, RelateOptions, relate
 from bam_lightning.store.run_store import Store
 
 
@@ -46,3 +46,18 @@ def test_effects_are_differences_of_stored_scores(pairs, tiny_job, tmp_path, mon
 def test_what_cannot_be_related_is_refused(experiment, words, message):
     with pytest.raises(ConfigError, match=message):
         relate(RelateOptions(experiment=experiment), words)
+
+
+def test_a_teacher_from_outside_teaches_where_its_task_is_trained(monkeypatch):
+    taught = {}
+
+    def run(config, output):
+        taught[tuple(config.suite.trained())] = list(config.teachers)
+        return {"runs": [{"id": "-".join(config.suite.trained())}]}
+
+    monkeypatch.setattr("bam_lightning.recipes.relate.run_recipe", run)
+    monkeypatch.setattr("bam_lightning.recipes.relate._effect", lambda config, a, b, *runs: Effect(a, b, 0.0, 0.0, 0.0))
+    words = ["suite.include=[sentiment,similarity,acceptability]", "teachers.sentiment=answers.csv"]
+    relate(RelateOptions(experiment="single_multi"), words)
+    assert len(taught) == 4
+    assert all(teachers == ["sentiment"] * ("sentiment" in tasks) for tasks, teachers in taught.items())

@@ -179,6 +179,11 @@ def test_frozen_layers_keep_their_weights(freeze, tiny_bert, tmp_path):
     assert kept == {name for name, depth in depths.items() if depth <= top}
 
 
+def test_adapters_and_frozen_layers_do_not_go_together():
+    with pytest.raises(ConfigError, match=r"^encoder.peft trains the adapters alone, so freeze has no effect"):
+        adapt(Encoder(body("bert")), peft=LORA, freeze="all")
+
+
 def test_more_frozen_layers_than_there_are_is_an_error():
     with pytest.raises(ConfigError, match=r"^encoder.freeze=9, but the encoder has 3 layers; use all$"):
         adapt(Encoder(body("bert")), freeze=9)

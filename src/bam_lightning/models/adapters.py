@@ -37,6 +37,8 @@ def adapt(
         ConfigError: if the encoder does not support one of them.
     """
     encoder.layer_list = layers
+    if peft and freeze is not None:
+        raise ConfigError("encoder.peft trains the adapters alone, so freeze has no effect; leave one out")
     if peft:
         add_adapters(encoder, peft)
     if freeze == "all":

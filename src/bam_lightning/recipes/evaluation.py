@@ -39,7 +39,7 @@ from bam_lightning.metrics.report import paired_bootstrap
 from bam_lightning.metrics.scores import WORD_METRICS, points
 from bam_lightning.metrics.significance import mcnemar
 from bam_lightning.recipes.job_file import JOB, read_job
-from bam_lightning.store.atomic_io import write_text
+from bam_lightning.store.atomic_io import atomic_write, write_text
 from bam_lightning.store.job_records import read_records
 from bam_lightning.store.run_store import Store
 
@@ -393,7 +393,7 @@ def _write_comparison(
     text = f"# {evaluation_report.markdown(title)}\n\n{evaluation_report.markdown_table(heading, lines)}\n"
     write_text(folder / "compare.md", text)
     write_text(folder / "compare.json", json.dumps(_json(comparisons, options), indent=1) + "\n")
-    with (folder / "flipped.csv").open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(folder / "flipped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["task", "row", "change", "gold", "old", "new", "text", "text_pair"])
         writer.writerows([csv_cell(cell) for cell in row] for row in flipped)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.job_config import Config
+from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.run_spec import to_json
 
 JOB = "job.yaml"
@@ -17,7 +18,7 @@ def save_job(config: Config, output: Path) -> Path:
     from omegaconf import OmegaConf
 
     output.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(to_plain_tree(config), output / JOB)
+    write_text(output / JOB, OmegaConf.to_yaml(to_plain_tree(config)))
     return output / JOB
 
 

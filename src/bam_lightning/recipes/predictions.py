@@ -4,7 +4,6 @@ Logits are computed once, in eval mode, and stored by row content. N rows, K out
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +19,14 @@ from bam_lightning.models.heads import build_head, decode
 from bam_lightning.recipes.context import Context
 from bam_lightning.store.run_spec import DEV, PredictionRequest, Run
 from bam_lightning.store.run_store import load_logits
-from bam_lightning.training.datamodule import ExamplesDataModule, logits_in_order
+from bam_lightning.training.datamodule import ExamplesDataModule, logits_in_order, whole_prediction
 from bam_lightning.training.module import BamModule
 
 
 def predict_logits(module: BamModule, trainer: Any, examples: Examples, head: str) -> Any:
     """Return the logits of ``head`` in the order of the examples; see ``logits_in_order``. The ranks share the rows."""
     data = ExamplesDataModule({}, predict={head: examples})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are made in under 1 ms
+    with whole_prediction(trainer):
         parts: list[Any] = trainer.predict(module, datamodule=data) or []
     return logits_in_order(parts, head, examples)
 

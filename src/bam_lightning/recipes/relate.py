@@ -80,8 +80,9 @@ def relate(options: RelateOptions, words: Sequence[str] = ()) -> list[Effect]:
 
 
 def _train(subset: Sequence[str], words: Sequence[str], options: RelateOptions) -> str:
-    """Return the id of the last stage's Run on some of the tasks."""
-    config = compose([*words, f"suite.include=[{','.join(subset)}]"])
+    """Return the id of the last stage's Run on some of the tasks; teachers from outside teach those of them alone."""
+    others = [f"~teachers.{task}" for task in compose(words).teachers if task not in subset]
+    config = compose([*words, f"suite.include=[{','.join(subset)}]", *others])
     results = run_recipe(config, Path(options.output) / "_".join(subset))
     return str(results["runs"][-1]["id"])
 

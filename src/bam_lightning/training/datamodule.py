@@ -583,7 +583,7 @@ def _predict(
             "data.teach cannot predict with a Trainer that starts processes by spawn or fork, since their "
             "predictions are not returned; use strategy='ddp' under torchrun, or another trainer="
         )
-    with _whole_prediction(trainer):
+    with whole_prediction(trainer):
         parts = trainer.predict(module, datamodule=data)
     return logits_in_order(parts, task, examples)
 
@@ -607,7 +607,7 @@ def logits_in_order(parts: Sequence[Any], task: str, examples: Examples) -> Any:
 
 
 @contextmanager
-def _whole_prediction(trainer: Any) -> Iterator[None]:
+def whole_prediction(trainer: Any) -> Iterator[None]:
     """Predict on all rows whatever ``limit_predict_batches`` says, and without callbacks."""
     limit, callbacks = trainer.limit_predict_batches, trainer.callbacks
     trainer.limit_predict_batches, trainer.callbacks = 1.0, []
