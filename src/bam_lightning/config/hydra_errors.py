@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +23,16 @@ BARE = (TypeError, AttributeError, ValueError, RecursionError)
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Return whether a user can have caused the error: it is a ``BamError``, or Hydra's, OmegaConf's or YAML's own."""
+    """Return whether a user can have caused the error: a ``BamError``, a full disk, or Hydra's, OmegaConf's, YAML's."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    return isinstance(error, (BamError, HydraException, OmegaConfBaseException, YAMLError))
+    return isinstance(error, (BamError, HydraException, OmegaConfBaseException, YAMLError)) or _is_full_disk(error)
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -80,6 +85,9 @@ def _message(error: BaseException) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     text = str(error)
+    if _is_full_disk(error) and not isinstance(error, BamError):
+        path = getattr(error, "filename", None)
+        return f"cannot write {path or 'a file'}: the disk is full; make room, and the same command goes on"
     if type(error).__module__.startswith("yaml."):
         return f"not YAML: {' '.join(text.split())}"
     if isinstance(error, OverrideParseException):

@@ -111,7 +111,7 @@ def explain(path: Path, error: BaseException) -> str:
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     if number in FULL or (number is None and _free(path) < LITTLE):
-        reason = reason if number in FULL else os.strerror(errno.ENOSPC)
+        reason = os.strerror(number or errno.ENOSPC)  # pyarrow's own is longer
         advice = f"{_free(path) >> 20} MiB are free there; make room"
     elif number == errno.EROFS:
         advice = "the file system may only be read; give another folder"

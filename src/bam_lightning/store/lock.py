@@ -72,7 +72,12 @@ class RunLock:
         if self.held_elsewhere():
             self._lock.release()
             raise Timeout(str(self.path))
-        self.holder.write_text(json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}))
+        about = {"machine": machine(), "host": socket.gethostname(), "pid": os.getpid()}
+        try:
+            self.holder.write_text(json.dumps(about))
+        except OSError as error:
+            self.release()
+            raise WriteError(f"paths.store: {explain(self.holder, error)}") from error
         self._end.clear()
         threading.Thread(target=self._beat, daemon=True, name=f"lock-{self.path.stem}").start()
         return self
