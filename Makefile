@@ -32,7 +32,7 @@ chaos: install  ## kill jobs 100 times at random moments, bit-equal to undisturb
 	PYTHONPATH=src $(BIN)/python tests/chaos.py
 	BAM_FUZZ_TRIES=2000 $(BIN)/python -m pytest tests/integration/test_fuzz.py tests/integration/test_fuzz_files.py
 
-walk: install  ## change every option in turn: the id of a Run changes, or a list says why not; before a release
+walk: install  ## change every option in turn: the id of a Run changes, or weights are equal as a list says; ten minutes
 	PYTHONPATH=src $(BIN)/python tests/walk.py
 
 test-slurm: install  ## sweeps on a real SLURM of four virtual nodes, from Debian's packages; skipped where there are none

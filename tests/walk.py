@@ -2,26 +2,30 @@
 
 Each option either changes the id of a Run, or is in one of four lists: its effect is in a fingerprint that the id
 counts (rows, encoder, texts), it changes no bit of the weights, it changes them by rounding only, or YAML files alone
-read it. The plan alone is
-walked in ``make test``; this command also trains a tiny job with options that are to change no bit."""
+read it. The plan alone is walked in ``make test``. This command also trains a tiny job with each option that is to
+change no bit, and in float64 with several threads and processes; weights are compared as the list says."""
 
 from __future__ import annotations
 
 import copy
 import fnmatch
-import hashlib
+import io
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bam_lightning.config.compose import compose
 from bam_lightning.config.job_config import Config
 from bam_lightning.recipes.planner import plan_runs
-from bam_lightning.store.run_spec import PLACES, DataSummary
+from bam_lightning.store.run_spec import NEUTRAL_CALLBACKS, NEUTRAL_FLAGS, PLACES, DataSummary
 
 FINGERPRINTS = (  # read into the fingerprints of rows, encoder and texts, which the id counts
     *(f"suite.tasks.*.{name}" for name in PLACES if name not in ("in_average", "teacher", "layerwise_decay")),
@@ -103,14 +107,54 @@ OTHER: dict[str, Any] = {  # pattern -> another value, where the rule of ``other
     "logger.entity": "other",
     "logger.group": "other",
 }
-TRAINED = (  # of the options that change no bit: trained with and without
-    "run.checkpoint_steps=3",
-    "run.validations=0",
-    "run.progress=false",
-    "logger=csv",
-    "trainer.log_every_n_steps=7",
-    "data.workers=1",
-)
+NOT_TRAINED = {  # options that change no id, and are not tried in training
+    "teachers": "the id counts what they predict",
+    "distillation.*": "they decide which Runs there are",
+    "paths.store": "is another one in each case",
+    "logger.also": "loggers of one's own, as logger=csv is",
+    "run.compile": "needs a GPU",
+    "trainer.accelerator": "needs a GPU",
+    "trainer.num_nodes": "needs a second machine",
+    "trainer.strategy": "is tried with trainer.devices",
+}
+TINY = [  # two teachers, a student and a pretrained encoder, in seconds
+    "+experiment=single_multi",
+    "encoder.model_config.hidden_dropout_prob=0.1",
+    "suite.include=[acceptability,sentiment]",
+    "trainer.max_steps=6",
+    "trainer.log_every_n_steps=2",
+    "trainer.accelerator=cpu",
+    "logger=none",
+    "distillation.teacher_margin=null",
+]
+FLAGS: dict[str, Any] = {  # another value of each flag of the Trainer that counts as neutral
+    "barebones": ...,  # Lightning refuses it with callbacks, which every Run has
+    "check_val_every_n_epoch": 2,
+    "limit_predict_batches": 1,
+    "limit_test_batches": 1,
+    "limit_val_batches": 1,
+    "num_sanity_val_steps": 2,
+    "profiler": "simple",
+    "val_check_interval": 2,
+    **dict.fromkeys(("detect_anomaly", "enable_model_summary", "enable_progress_bar"), True),
+}
+CALLBACKS: dict[str, Any] = {  # what a callback that counts as neutral needs beside it
+    **dict.fromkeys(("DeviceStatsMonitor", "LearningRateMonitor"), "logger=csv"),
+    **dict.fromkeys(("RichProgressBar", "TQDMProgressBar"), "+trainer.enable_progress_bar=true"),
+    "ModelCheckpoint": ...,  # Lightning refuses it without enable_checkpointing, which is the recipe's
+    "ThroughputMonitor": ...,  # needs a function, which YAML cannot give
+}
+MORE_WORDS = ("data.workers=1", "logger=csv", "run.validations=0")
+EXACT = [  # no dropout, whose draws depend on the rank
+    "encoder.model_config.hidden_dropout_prob=0",
+    *(f"suite.tasks.{task}.head.dropout=0" for task in ("acceptability", "sentiment")),
+]
+SEVERAL = {  # equal to one process with one thread up to rounding: precision, options
+    "2 threads": ("64-true", []),
+    "trainer.devices": ("64-true", ["trainer.devices=2"]),
+    "trainer.strategy": ("32-true", ["trainer.devices=2", "trainer.strategy=fsdp"]),
+}
+ROUNDED = {"64-true": 1e-9, "32-true": 1e-4}  # largest difference of a weight
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -204,28 +248,85 @@ def wrong(found: dict[str, str]) -> list[str]:
     ]
 
 
-def train(folder: Path, *words: str) -> dict[str, str]:
-    """Train a tiny job in an empty store; return Run -> hash of its weights."""
+def train(config: Config, folder: Path) -> dict[str, dict[str, Any]]:
+    """Train a job in an empty store; return Run -> its weights."""
+    from safetensors.numpy import load_file
+
     from bam_lightning.recipes.runner import run_recipe
 
-    short = "suite.include=[sentiment,similarity] trainer.max_steps=6 trainer.accelerator=cpu logger=none"
-    places = [f"paths.store={folder}/store", f"paths.cache={folder}/cache", "distillation.teacher_margin=null"]
-    run_recipe(compose(["recipe=single_multi", *short.split(), *places, *words]), folder / "out")
-    runs = sorted((folder / "store" / "runs").iterdir())
-    return {run.name: hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest() for run in runs}
+    config.paths.store, config.paths.cache = f"{folder}/store", f"{folder}/cache"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        run_recipe(config, folder / "out")
+    return {run.name: load_file(run / "model.safetensors") for run in (folder / "store" / "runs").iterdir()}
+
+
+def difference(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> float:
+    """Return the largest difference of a weight; infinite for other Runs. 0 is for weights of the same bits."""
+    if one.keys() != other.keys():
+        return math.inf
+    pairs = [(weights[name], other[run][name]) for run, weights in one.items() for name in weights]
+    if all(first.tobytes() == second.tobytes() for first, second in pairs):
+        return 0.0
+    return max(5e-324, *(float(abs(first - second).max()) for first, second in pairs))
+
+
+def variants() -> Iterator[tuple[str, Config]]:
+    """Yield a name and a job that is to end with the weights of ``TINY``, bit for bit, for each option that says so."""
+    config = compose(TINY)
+    for path, _, _ in list(leaves(config)):
+        if listed(path) == "no bit" and not any(fnmatch.fnmatch(path, pattern) for pattern in NOT_TRAINED):
+            changed = copy.deepcopy(config)
+            owner, name = next((owner, name) for other_path, owner, name in leaves(changed) if other_path == path)
+            value = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+            setattr(owner, name, other(path, value))
+            yield path, changed
+    more = [[word] for word in MORE_WORDS]
+    more += [[f"+trainer.{name}={FLAGS[name]}"] for name in NEUTRAL_FLAGS if FLAGS[name] is not ...]
+    for name in NEUTRAL_CALLBACKS:
+        if (needed := CALLBACKS.get(name, "run.progress=false")) is not ...:
+            more.append([f"+callbacks.x={{_target_: pytorch_lightning.callbacks.{name}}}", needed])
+    for words in more:
+        yield " ".join(words), compose([*TINY, *words])
+
+
+def train_all(folder: Path) -> list[str]:
+    """Train with each option that is to change nothing, or only the rounding; print the table, return the faults."""
+    faults = []
+
+    def tell(name: str, expected: float, plain: Any, config: Config) -> None:
+        place = folder / str(len(list(folder.iterdir())))
+        try:
+            found = difference(plain, train(config, place))
+            said = "equal bits" if found == 0 else f"{found:.1e}"
+        except Exception as error:
+            found, said = math.inf, f"{type(error).__name__}: {error}"[:200]
+        if found > expected:
+            faults.append(f"{name}: {said}")
+        print(f"{said:12} {name}", flush=True)
+
+    plain = train(compose(TINY), folder / "plain")
+    for name, config in variants():
+        tell(name, 0.0, plain, config)
+    for pattern, reason in NOT_TRAINED.items():
+        print(f"{'not trained':12} {pattern}: {reason}")
+    plain_of = {}
+    torch.set_num_threads(1)
+    for precision in ROUNDED:
+        plain_of[precision] = train(compose([*TINY, *EXACT, f"trainer.precision={precision}"]), folder / precision)
+    torch.set_num_threads(2)
+    for name, (precision, words) in SEVERAL.items():
+        config = compose([*TINY, *EXACT, f"trainer.precision={precision}", *words])
+        tell(name, ROUNDED[precision], plain_of[precision], config)
+    return faults
 
 
 def main() -> None:
-    """Print the table; exit with 1 if an option is in no list, or one that is to change no bit changes the weights."""
+    """Print the tables; exit with 1 if an option is in no list, or the weights differ by more than its list says."""
     found = walk(["+experiment=single_multi"])
     print("\n".join(f"{kind[:100]:12} {path}" for path, kind in found.items()))
     faults = wrong(found)
     with tempfile.TemporaryDirectory() as folder:
-        plain = train(Path(folder) / "plain")
-        for number, word in enumerate(TRAINED):
-            same = train(Path(folder) / str(number), word) == plain
-            print(f"{'equal weights' if same else 'OTHER WEIGHTS':14} {word}")
-            faults += [] if same else [f"{word}: other weights"]
+        faults += train_all(Path(folder))
     print(f"{len(found)} options, {len(faults)} faults", *faults, sep="\n  ")
     sys.exit(1 if faults else 0)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
 
 import bam_lightning as bam
 from bam_lightning import train
@@ -44,6 +47,8 @@ def test_each_kind_is_a_bam_error_and_the_built_in_that_fits(kind, builtin):
         (lambda: check_at_least("seed", -1, 0), True),
         (lambda: compose(["seed=x"]), True),
         (lambda: compose(["encoder=null"]), True),  # Hydra raises a bare ValueError
+        (lambda: pl.Trainer(accelerator="cpu", enable_progress_bar=False, callbacks=[TQDMProgressBar()]), True),
+        (lambda: pl.Trainer(accelerator="cpu", max_steps="x"), False),
         (lambda: count_steps({"a": 1}, float("nan"), 1), False),
         (lambda: check_at_least("seed", "x", 0), False),
         (lambda: int("x"), False),
@@ -51,6 +56,15 @@ def test_each_kind_is_a_bam_error_and_the_built_in_that_fits(kind, builtin):
 )
 def test_only_errors_of_the_library_and_of_hydra_are_a_users(call, expected):
     assert is_user_error(catch(call)) == expected
+
+
+def test_a_full_disk_is_one_sentence():
+    error = OSError(errno.ENOSPC, "No space left on device", "out/metrics.csv")
+    assert is_user_error(error)
+    assert format_error(error) == (
+        "cannot write out/metrics.csv: the disk is full; make room, and the same command goes on"
+    )
+    assert not is_user_error(OSError(errno.EBADF, "Bad file descriptor"))
 
 
 @pytest.mark.parametrize("error", [ValueError("from a head"), TypeError("from a schedule"), AttributeError("no")])

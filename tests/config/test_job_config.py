@@ -134,6 +134,8 @@ def test_a_bad_value_is_refused_with_its_key(override, expected):
 def test_compiled_layers_and_shared_ones_do_not_go_together():
     with pytest.raises(ValueError, match=r"^run\.compile=true and trainer\.strategy=fsdp do not go together; "):
         compose(["run.compile=true", "trainer.strategy=fsdp"])
+    with pytest.raises(ValueError, match=r"^trainer\.strategy=fsdp does not go with trainer\.precision=64-true; "):
+        compose(["trainer.precision=64-true", "trainer.strategy=fsdp"])
 
 
 def test_a_pretraining_recipe_needs_something_to_read():

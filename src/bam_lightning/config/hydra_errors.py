@@ -23,12 +23,14 @@ BARE = (TypeError, AttributeError, ValueError, RecursionError)
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Return whether a user can have caused the error: a ``BamError``, a full disk, or Hydra's, OmegaConf's, YAML's."""
+    """Return whether a user can have caused the error: a ``BamError``, a full disk, or Hydra's, Lightning's, YAML's."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    return isinstance(error, (BamError, HydraException, OmegaConfBaseException, YAMLError)) or _is_full_disk(error)
+    known = (BamError, HydraException, OmegaConfBaseException, YAMLError)
+    lightnings = type(error).__name__ == "MisconfigurationException"  # flags and callbacks of its Trainer that clash
+    return isinstance(error, known) or _is_full_disk(error) or lightnings
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -73,6 +73,8 @@ class TrainerConfig:
         check_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         check_choice("trainer.strategy", self.strategy, ("auto", "ddp", "fsdp"))
         check_choice("trainer.precision", self.precision, PRECISIONS)
+        if self.strategy == "fsdp" and self.precision == "64-true":
+            raise ConfigError("trainer.strategy=fsdp does not go with trainer.precision=64-true; use 32-true, or ddp")
         for name in ("devices", "num_nodes", "log_every_n_steps"):
             check_at_least(f"trainer.{name}", getattr(self, name), 1)
         if self.max_steps is not None:
