@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 from scipy import special
 
 import bam_lightning as bam
-from bam_lightning.config.exceptions import ConfigError
+from bam_lightning.config.exceptions import ConfigError, StoreError
 from bam_lightning.inference.bam_export import export_bam
 from bam_lightning.inference.export import ExportOptions, export
 from bam_lightning.inference.export_check import max_logit_difference, random_rows, staged_folder
@@ -399,6 +400,17 @@ def test_places_that_cannot_be_written_are_named(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error, staged_folder(tmp_path / "out"):
         pass
     assert str(error.value) == f"output: cannot write to {tmp_path} (No such file or directory)"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    def interrupted():
+        with staged_folder(tmp_path / "out") as folder:
+            (folder / "model").touch()
+            raise OSError(errno.ENOSPC, "No space left on device")  # as onnx does, without a path
+
+    with pytest.raises(StoreError, match=r"^cannot write .*out \(No space left on device\): .* make room"):
+        interrupted()
+    assert not list(tmp_path.iterdir())
 
 
 def test_logits_that_are_no_numbers_are_no_agreement(model, tmp_path):

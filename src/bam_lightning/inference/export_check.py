@@ -26,7 +26,7 @@ from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.adapters import merge_adapters
 from bam_lightning.models.heads import Head
-from bam_lightning.store.atomic_io import apply_umask
+from bam_lightning.store.atomic_io import apply_umask, translate_os_errors
 from bam_lightning.store.provenance import versions
 from bam_lightning.store.ragged import Ragged
 
@@ -169,9 +169,10 @@ def staged_folder(output: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"output: cannot write to {parent} ({error.strerror})") from error
     try:
-        yield staging
-        staging.chmod(0o755)  # mkdtemp creates a folder that only its owner may read
-        apply_umask(*(staging / name for name in list_files(staging)))
+        with translate_os_errors(output):
+            yield staging
+            staging.chmod(0o755)  # mkdtemp creates a folder that only its owner may read
+            apply_umask(*(staging / name for name in list_files(staging)))
         _check_replaceable(output)  # another process may have written into it meanwhile
         if output.exists():
             shutil.rmtree(output)
