@@ -464,12 +464,18 @@ def serve(
 @command(
     "bam submit --run RUN_ID                          one multi-task Run predicts every task",
     "bam submit --run ID --run ID                     the first Run that has a task's head predicts it",
+    "bam submit --best-of single_multi                of its Runs of all seeds, the best on dev",
+    "bam submit --best-of single                      for each task, the best of its single-task Runs on dev",
     "bam submit --run RUN_ID --partial data.root=DIR",
     context_settings=HYDRA_WORDS,
 )
 def submit(
     context: typer.Context,
-    run: Annotated[list[str], typer.Option(metavar="RUN", help="A Run that predicts; repeatable.")],
+    run: Annotated[list[str], typer.Option(metavar="RUN", help="A Run that predicts; repeatable.")] = [],  # noqa: B006
+    best_of: Annotated[
+        str | None,
+        typer.Option(metavar="EXPERIMENT", help="Instead of --run: the Runs of this experiment that are best on dev."),
+    ] = None,
     store: Annotated[str | None, typer.Option(metavar="DIR", help="The store, as paths.store=DIR.")] = None,
     output: Annotated[str, typer.Option(metavar="FILE", help="The zip file to write.")] = "submission.zip",
     partial: Annotated[bool, typer.Option("--partial", help="Omit missing test sets, and list them.")] = False,
@@ -481,7 +487,7 @@ def submit(
     """
     from bam_lightning.recipes.submit import SubmitOptions, job
 
-    job(SubmitOptions(run=run, output=output, partial=partial), _hydra_words(context, store))
+    job(SubmitOptions(run=run, best_of=best_of, output=output, partial=partial), _hydra_words(context, store))
 
 
 @command(

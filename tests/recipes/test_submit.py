@@ -6,6 +6,7 @@ import os
 import subprocess
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -14,8 +15,9 @@ from pyarrow import parquet
 from bam_lightning.config.compose import compose
 from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.runner import run_recipe
-from bam_lightning.recipes.submit import SubmitOptions, job
+from bam_lightning.recipes.submit import SubmitOptions, best_runs, job
 from bam_lightning.store.run_store import Store
+from fake_store import FakeStore
 from forked_python import python
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "submission"
@@ -144,7 +146,8 @@ def test_a_head_with_other_labels_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "error: Missing option '--run'; see `bam submit --help`"),
+        ([], "error: give either --run RUN_ID, as in the Plan of the job that trained it, or --best-of EXPERIMENT"),
+        (["--run=x", "--best-of=y"], "error: give either --run RUN_ID, as in the Plan"),
         (["run=x"], "error: `run=x` is now `--run x`; see `bam submit --help`"),
         (["--run=x", "seeed=1"], "error: no option 'seeed'; did you mean 'seed'?"),
         (["--run=x", "paths.store=nowhere"], "error: no store at "),
@@ -155,6 +158,50 @@ def test_a_bad_command_line_is_one_message(words, expected):
     assert done.returncode == (2 if "bam submit --help" in expected else 1)
     assert done.stderr.splitlines()[-1].startswith(expected)
     assert "Traceback" not in done.stderr
+
+
+def best(store: FakeStore, experiment: str) -> list[tuple[str, tuple[str, ...], float, int]]:
+    """Return the best Runs of an experiment of the demo scale."""
+    config = SimpleNamespace(scale="demo", fidelity="paper")
+    return [(run.id, run.tasks, round(run.score, 4), run.count) for run in best_runs(store.store, experiment, config)]
+
+
+def test_of_multi_task_runs_the_one_with_the_highest_average_is_submitted(tmp_path):
+    store = FakeStore(tmp_path)
+    store.add("multi", 0, {"rte": 0.9, "wnli": 0.1}, average=["rte"])
+    store.add("multi", 1, {"rte": 0.8, "wnli": 0.99}, average=["rte"])  # WNLI is no reason to be chosen
+    store.add("multi", 2, {"rte": 0.95, "wnli": 0.1}, average=["rte"], done=False)
+    store.add("multi", 3, {"rte": 0.99, "wnli": 0.1}, average=["rte"], scale="small")
+    assert best(store, "multi") == [("multi-1", ("rte", "wnli"), 0.9, 2)]
+
+
+def test_of_single_task_runs_each_task_has_its_own_best(tmp_path):
+    store = FakeStore(tmp_path)
+    for seed, (rte, cola) in enumerate([(0.6, 0.5), (0.7, 0.2), (0.65, 0.3)]):
+        ids = [f"rte-{seed}", f"cola-{seed}"]
+        store.add_run(ids[0], seed, {"rte": {"accuracy": rte}})
+        store.add_run(ids[1], seed, {"cola": {"matthews": cola}})
+        metrics = {"rte": {"accuracy": rte}, "cola": {"matthews": cola}}
+        store.add("single", seed, metrics, done=False, stages={"single": ids})
+    assert best(store, "single") == [("rte-1", ("rte",), 0.7, 3), ("cola-0", ("cola",), 0.5, 3)]
+
+
+def test_the_best_of_jobs_that_cannot_be_compared_is_refused(tmp_path):
+    store = FakeStore(tmp_path)
+    store.add("multi", 0, {"rte": 0.9})
+    store.add("multi", 1, {"rte": 0.8}, data={"rte": "other rows"})
+    with pytest.raises(ValueError, match=r"^best-of: the jobs of experiment 'multi' were scored on different data of "):
+        best(store, "multi")
+    with pytest.raises(ValueError, match=r"no finished job of experiment 'mutli' .*; finished: multi \(demo, paper\)$"):
+        best(store, "mutli")
+
+
+def test_the_best_run_of_an_experiment_is_submitted(trained, tmp_path, capsys):
+    run_id, words = trained
+    job(SubmitOptions(best_of="multi", partial=True, output=f"{tmp_path}/s.zip"), words)
+    said = capsys.readouterr()
+    assert f"best of 1: Run {run_id} (" in said.err
+    assert said.out.startswith("3 of 11 files: ")
 
 
 @pytest.mark.skipif("BAM_GLUE_DIR" not in os.environ, reason="BAM_GLUE_DIR names no folder of GLUE")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
@@ -15,6 +18,7 @@ from bam_lightning.data.examples import TaskSplit, load_unlabelled
 from bam_lightning.data.task import task_from_config
 from bam_lightning.inference import glue_submission
 from bam_lightning.recipes.context import Context
+from bam_lightning.store.job_records import FINISHED, read_records
 from bam_lightning.store.run_spec import TEST, PredictionRequest
 from bam_lightning.store.run_store import Store, load_logits
 
@@ -23,13 +27,62 @@ from bam_lightning.store.run_store import Store, load_logits
 class SubmitOptions:
     """Options of ``bam submit``, besides those of ``bam train``; see its ``--help``."""
 
-    run: Sequence[str]
+    run: Sequence[str] = ()
+    best_of: str | None = None
     output: str = "submission.zip"
     partial: bool = False
 
 
 class MissingTestSet(ConfigError):
     """A test set is missing, or no Run has its head. ``partial`` leaves such test sets out."""
+
+
+class BestRun(NamedTuple):
+    """The Run of ``count`` candidates with the same tasks that has the highest mean dev score, a fraction."""
+
+    id: str
+    tasks: tuple[str, ...]
+    score: float
+    count: int
+
+
+def best_runs(store: Store, experiment: str, config: Config) -> list[BestRun]:
+    """Return, for each set of tasks that an experiment's last stage trains, its best Run on dev (section 5).
+
+    A multi-task Run is judged by the mean headline score over its tasks that count in the average, a single-task Run by
+    its task. So of 20 multi-task Runs one is returned, and of 10 single-task Runs for each of 8 tasks eight are.
+
+    Raises:
+        ConfigError: If the experiment has no finished job at the config's scale and fidelity, or its jobs were scored
+            on different data.
+    """
+    records = [job for job in read_records(store) if job.state == FINISHED]
+    jobs = [
+        job for job in records if (job.experiment, job.scale, job.fidelity) == (experiment, config.scale, config.fidelity)
+    ]
+    if not jobs:
+        known = sorted({f"{job.experiment} ({job.scale}, {job.fidelity})" for job in records})
+        raise ConfigError(
+            f"best-of: no finished job of experiment {experiment!r} with scale={config.scale} "
+            f"fidelity={config.fidelity} in {store.root}; finished: {', '.join(known) or 'none'}"
+        )
+    if differing := sorted({task for job in jobs for task in job.data if job.data[task] != jobs[0].data.get(task)}):
+        raise ConfigError(
+            f"best-of: the jobs of experiment {experiment!r} were scored on different data of {', '.join(differing)}, "
+            "so their scores cannot be compared; name the Runs with --run"
+        )
+    candidates: dict[tuple[str, ...], dict[str, float]] = {}
+    for job in jobs:
+        for run_id in job.last:
+            metrics = store.manifest(run_id)["metrics"]
+            tasks = tuple(task for task in job.metrics if task in metrics)
+            counted = [task for task in tasks if task in job.average] or tasks
+            score = statistics.fmean(metrics[task][job.metrics[task]] for task in counted)
+            candidates.setdefault(tasks, {})[run_id] = -math.inf if math.isnan(score) else score
+    return [
+        BestRun(best := max(scores, key=lambda run_id: scores[run_id]), tasks, scores[best], len(scores))
+        for tasks, scores in candidates.items()
+    ]
 
 
 def submission(options: SubmitOptions, config: Config) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -104,11 +157,19 @@ def _words(request: PredictionRequest, run_id: str, rows: TaskSplit, context: Co
 
 def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     """Write the submission of a command line."""
-    if not options.run:
-        raise ConfigError("no Run to submit; give --run RUN_ID, as in the Plan of the job that trained it")
+    if bool(options.run) == (options.best_of is not None):
+        raise ConfigError(
+            "give either --run RUN_ID, as in the Plan of the job that trained it, or --best-of EXPERIMENT, which takes "
+            f"its best Runs on dev; got {'both' if options.run else 'neither'}"
+        )
     if not any(word.startswith("scale=") for word in words_of_train):
         words_of_train = ["scale=paper", *words_of_train]  # GLUE from the hub; the Run brings its own encoder
     config = compose(words_of_train)
+    if options.best_of is not None:
+        chosen = best_runs(Store(config.paths.store, create=False), options.best_of, config)
+        for run in chosen:
+            print(f"best of {run.count}: Run {run.id} ({', '.join(run.tasks)}), dev {100 * run.score:.1f}", file=sys.stderr)
+        options = replace(options, run=[run.id for run in chosen])
     words, missing = submission(options, config)
     path = Path(options.output)
     glue_submission.write_zip(path, words)
