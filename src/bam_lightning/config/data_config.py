@@ -49,6 +49,7 @@ ANSWERS = (Metric.squad_f1, Metric.squad_exact_match)
 HEADS = {
     "bam_lightning.ClassificationHead": CLASSES,
     "bam_lightning.RegressionHead": (Metric.spearman, Metric.pearson),
+    "bam_lightning.HLGaussHead": (Metric.spearman, Metric.pearson),
     "bam_lightning.MultiLabelHead": SETS,
     "bam_lightning.OrdinalHead": (Metric.quadratic_kappa, Metric.accuracy, Metric.spearman),
     "bam_lightning.ChoiceHead": (Metric.accuracy,),
@@ -61,6 +62,7 @@ HEADS = {
 KINDS_OF_HEADS = {  # of two heads for a kind, the last is its default
     "bam_lightning.SANHead": "classification",
     "bam_lightning.ClassificationHead": "classification",
+    "bam_lightning.HLGaussHead": "regression",
     "bam_lightning.RegressionHead": "regression",
     "bam_lightning.MultiLabelHead": "multi_label",
     "bam_lightning.OrdinalHead": "ordinal",
@@ -141,7 +143,7 @@ class HeadConfig:
     class_weights: Any = None  # factors on the classes' losses, in the order of label_names, or balanced
     label_smoothing: float = 0.0  # share of a gold label that is spread over all classes
     loss: dict[str, Any] = field(default_factory=dict)  # a loss of your own by _target_; empty: the head's
-    options: dict[str, Any] = field(default_factory=dict)  # arguments of a head of your own
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of the head, as bins of HLGaussHead
 
     def arguments(self) -> dict[str, Any]:
         """Return ``_target_`` and its arguments."""
@@ -220,6 +222,11 @@ class TaskConfig:
     def metric_name(self) -> str:
         """Name of the headline metric in results."""
         return metric_name(self.metric)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether its score counts in the average: those of another task's head never do."""
+        return self.in_average and self.head_of is None
 
     @property
     def regression(self) -> bool:
@@ -368,6 +375,10 @@ class SuiteConfig:
     def trained(self) -> dict[str, TaskConfig]:
         """Return the selected tasks that have a head of their own (AX, scored by MNLI's head, has none)."""
         return {name: task for name, task in self.selected().items() if task.head_of is None}
+
+    def scored_as(self, name: str) -> TaskConfig:
+        """Return the task whose head and metric score ``name``: itself, or the one that ``head_of`` names."""
+        return self.tasks[self.tasks[name].head_of or name]
 
     def selected(self) -> dict[str, TaskConfig]:
         """Return the tasks that ``include`` leaves, in the order of the suite."""

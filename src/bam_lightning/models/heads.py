@@ -27,6 +27,8 @@ from bam_lightning.models.batch import ABSENT
 from bam_lightning.models.kernels.dropout import Dropout
 from bam_lightning.store.ragged import Ragged
 
+BEYOND = 3.0  # standard deviations of a label's Gaussian that the bins of HLGaussHead reach beyond the range
+
 
 class ExportSpec(NamedTuple):
     """How a head's K logits are read where this library is not.
@@ -283,6 +285,80 @@ class RegressionHead(Head):
         """Return one output, and the way back to label units."""
         how = f"{self.low:.15g} + {self.high - self.low:.15g} * score"
         return ExportSpec(None if self.sigmoid else "regression", ("score",), how)
+
+
+class HLGaussHead(Head):
+    """A score in ``label_range`` as a distribution over equal bins: softmax and cross-entropy, in place of one number.
+
+    A label becomes a Gaussian around it, integrated over each bin (HL-Gauss: Imani and White 2018; Farebrother et al.
+    2024), and the prediction is the mean of the bins' centres. So a teacher passes on a distribution, whose absence is
+    the paper's explanation why distillation does little for STS-B (section 5). The bins reach three standard deviations
+    beyond the range, so that the mean of every label's target is the label. ``sigmoid`` is that of ``RegressionHead``.
+
+    Args:
+        bins: K.
+        sigma: standard deviation of a label's Gaussian, in bins.
+
+    Raises:
+        ValueError: If so few bins leave none for the range.
+    """
+
+    edges: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        label_range: Sequence[float],
+        label_names: Sequence[str] = (),
+        dropout: float = 0.1,
+        sigmoid: bool = True,
+        bins: int = 51,
+        sigma: float = 0.75,
+    ) -> None:
+        inside = bins - 2 * BEYOND * sigma
+        if sigma <= 0 or inside < 1:
+            raise ValueError(
+                f"bins={bins} and sigma={sigma:g} leave no bin for the labels: {2 * BEYOND:g} x sigma bins lie beyond "
+                "the range; give more bins, or a smaller sigma above 0"
+            )
+        super().__init__(width, bins, dropout)
+        low, high = label_range
+        size = (high - low) / inside
+        edges = low + size * (torch.arange(bins + 1, dtype=torch.float64) - BEYOND * sigma)
+        self.deviation = sigma * size
+        self.register_buffer("edges", edges.float(), persistent=False)
+
+    @property
+    def centres(self) -> Tensor:
+        """The middle of each bin ``[K]``, in label units."""
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+    def encode_labels(self, labels: Tensor) -> Tensor:
+        """Return the probability of each bin under a Gaussian around each label."""
+        below = torch.special.ndtr((self.edges - labels.float().unsqueeze(-1)) / self.deviation)  # [n, K + 1]
+        mass = below.diff(dim=-1)
+        return mass / mass.sum(dim=-1, keepdim=True)
+
+    def to_target_space(self, logits: Tensor) -> Tensor:
+        """Return probabilities."""
+        return torch.softmax(logits, dim=-1)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy to a distribution over bins."""
+        return F.cross_entropy(logits, target, reduction="none")
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Return the mean of the bins' centres, in label units."""
+        return self.to_target_space(logits) @ self.centres.to(logits.dtype)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return nothing: a score has no classes."""
+        return logits[:, :0]
+
+    def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
+        """Return an output for each bin, named by its centre."""
+        names = tuple(f"{centre:.6g}" for centre in self.centres.tolist())
+        return ExportSpec("single_label_classification", names, "the sum of each score times the number it is named by")
 
 
 class BinaryHeads(LabelHead, ABC):

@@ -169,11 +169,11 @@ class Store:
             StoreError: If they differ, naming ``key``.
         """
         trained = self.manifest(run_id)["spec"]["tasks"][task]["head"]
-        for name in ("_target_", "label_names", "label_range", "sigmoid"):
+        for name in ("_target_", "label_names", "label_range", "sigmoid", "options"):
             configured = getattr(head, name)
-            if trained[name] != configured:
+            if trained.get(name, {}) != configured:
                 raise StoreError(
-                    f"{key}: Run {run_id} was trained with head.{name} {trained[name]}, task {task!r} here has "
+                    f"{key}: Run {run_id} was trained with head.{name} {trained.get(name)}, task {task!r} here has "
                     f"{configured}; they must agree"
                 )
 
