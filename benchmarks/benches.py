@@ -152,6 +152,16 @@ BENCHES = {
         rounds=1,
         data="SST-2's training rows, one thread; rates by the processor's time",
     ),
+    "deploy": Bench(
+        {side: ["deploy", side, "10"] for side in ("student", "eight")},
+        [
+            Claim("serving eight tasks: questions a second, one student over eight models", "student", "eight", 6, 3),
+            Claim("the same: memory of the servers", "student", "eight", 0.2, 0.5, True, "peak_mib"),
+            Claim("the same: median time of a question", "student", "eight", 0.2, 0.5, True, "median_ms"),
+        ],
+        rounds=3,
+        data="pairs of texts; MiniLM, or random weights of its size",
+    ),
     "start": Bench(
         {"first_step": ["first_step"], "full_glue": ["full_glue"]},
         [

@@ -21,6 +21,10 @@ def main(side: str, *words: str) -> None:
         import predict
 
         found = predict.predict(CACHE, *words)
+    elif side == "deploy":
+        import deploy
+
+        found = deploy.run(*words)
     elif side == "gpu":
         import gpu
 
