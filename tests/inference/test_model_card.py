@@ -45,6 +45,19 @@ def test_the_card_has_each_tasks_answers_and_score_and_what_trained_it(trained):
     assert any(line.startswith("- command: `python -m bam_lightning.train +experiment=single_multi") for line in lines)
 
 
+def test_the_card_says_which_share_of_the_parameters_is_task_specific(trained):
+    """Heads of rte (2 classes), sst2 (2) and stsb (1 number) on vectors of width 32."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(trained.store / "runs" / trained.id / "model.safetensors")
+    total, heads = sum(map(torch.numel, weights.values())), (2 + 2 + 1) * (32 + 1)
+    share = f"{100 * heads / total:.3g}"
+    assert (f"- {total:,} parameters saved, of which {heads} ({share} %) are task-specific: the heads") in lines_of(
+        trained.store, trained.id
+    )
+
+
 def test_the_scores_of_other_seeds_stand_beside_its_own(seeds):
     store, *ids = seeds
     manifests = [json.loads((store / "runs" / run / "run.json").read_text()) for run in ids]

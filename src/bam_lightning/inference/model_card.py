@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ import yaml
 
 from bam_lightning.config.escaping import markdown
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo
+from bam_lightning.models.safe_loading import shapes
 from bam_lightning.store.job_records import FINISHED, JobRecord, read_records
+from bam_lightning.store.run_dir import WEIGHTS
 from bam_lightning.store.run_store import Store
 
 NAME = "README.md"
@@ -53,7 +56,8 @@ def make_card(info: ModelInfo) -> str:
         USAGE.format(row=row, task=first.name).strip(),
         "## Tasks\n\n" + _task_table(info.tasks, manifests),
         *(["## Calibration\n\n" + "\n".join(_calibration_lines(info))] if info.calibration else []),
-        "## Training\n\n" + "\n".join(f"- {line}" for line in _training_facts(info.manifest, job)),
+        "## Training\n\n"
+        + "\n".join(f"- {line}" for line in [_parameters(info), *_training_facts(info.manifest, job)]),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -112,6 +116,14 @@ def _calibration_lines(info: ModelInfo) -> list[str]:
         )
         lines.append(line + (f"; thresholds for {task.target}: {shown}" if shown else ""))
     return lines
+
+
+def _parameters(info: ModelInfo) -> str:
+    """Return the number of saved parameters, and the share that belongs to a single task (section 3.1)."""
+    sizes = {name: math.prod(shape) for name, shape in shapes(info.run.file(WEIGHTS)).items()}
+    total = sum(sizes.values())
+    heads = sum(size for name, size in sizes.items() if name.startswith("heads."))
+    return f"{total:,} parameters saved, of which {heads:,} ({100 * heads / total:.3g} %) are task-specific: the heads"
 
 
 def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[str]:
