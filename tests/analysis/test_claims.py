@@ -132,9 +132,13 @@ def test_the_glue_score_averages_two_metrics_and_both_sets_of_mnli(fake):
 
 
 def test_the_glue_score_counts_mismatched_mnli_where_it_is_scored(fake):
-    fake.add("single", 0, GLUE | {"mnli_mm": {"accuracy": 0.88}}, average=list(GLUE))
+    data = dict.fromkeys(GLUE, "d")  # rows that are only scored do not make a job another one
+    fake.add("single", 0, GLUE | {"mnli_mm": {"accuracy": 0.88}}, average=list(GLUE), data=data)
     cell = make(fake, "single").cells["single"]["GLUE"]
     assert cell.median == pytest.approx((60 + 93 + 90 + 89 + 90 + 87 + 92 + 70) / 8)
+    fake.add("single", 1, GLUE)  # a seed without it: then no seed counts it
+    cell = make(fake, "single").cells["single"]["GLUE"]
+    assert (cell.n, cell.median) == (2, pytest.approx((60 + 93 + 90 + 89 + 90 + 86 + 92 + 70) / 8))
 
 
 @pytest.mark.parametrize("missing", ["qnli", "mrpc"])
@@ -253,6 +257,39 @@ def test_equivalence_needs_a_difference_below_the_margin(fake, mean, verdict):
     assert result.estimate == pytest.approx(mean - 70)
     assert result.verdict == verdict
     assert result.test == "two one-sided t tests, margin 0.5, paired by seed"
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [(72, HOLDS), (70.01, UNDETERMINED), (68, OPPOSITE)])
+def test_a_row_is_above_another(fake, mean, verdict):
+    add_row(fake, "student", mean, scale=0.9)
+    add_row(fake, "again", 70, scale=-1)
+    (result,) = make(fake, "student", "again", claims=[claim("above", "student", "again")]).claims
+    assert (result.estimate, result.verdict) == (pytest.approx(mean - 70, abs=0.2), verdict)
+    assert result.test == "sign-flip test, paired by seed"
+
+
+@pytest.mark.parametrize(("collapsed", "verdict"), [(6, HOLDS), (1, UNDETERMINED)])
+def test_the_share_of_collapsed_scores_is_compared_over_seeds(fake, collapsed, verdict):
+    """Of 8 single-task seeds with 2 tasks each, ``collapsed`` are at the floor of one task, none of Multi's."""
+    for seed in range(8):
+        fake.add("single", seed, {"cola": 0.0 if seed < collapsed else 0.5, "rte": 0.6})
+        fake.add("multi", seed, {"cola": 0.5, "rte": 0.6})
+    floors = {"cola": 0.0, "rte": 52.7, "qnli": 50.5}
+    (result,) = make(fake, "multi", "single", claims=[claim("collapse", "multi", "single", floors=floors)]).claims
+    assert result.estimate == pytest.approx(-100 * collapsed / 16)
+    assert (result.column, result.n, result.verdict) == ("cola, rte", 8, verdict)
+    assert "(0 of 16 against " + f"{collapsed} of 16)" in result.test
+
+
+def test_without_any_collapse_there_is_nothing_to_test(fake):
+    add_row(fake, "multi", 70)
+    add_row(fake, "single", 60)
+    claims_ = [claim("collapse", "multi", "single", floors={"cola": 0})]
+    (result,) = make(fake, "multi", "single", claims=claims_).claims
+    assert (result.estimate, result.verdict) == (0, "cannot be tested: no seed differs from any other")
+    claims_ = [claim("collapse", "multi", "single", floors={"qnli": 0})]
+    (result,) = make(fake, "multi", "single", claims=claims_).claims
+    assert (result.n, result.verdict) == (0, TOO_FEW)
 
 
 def test_claims_of_few_seeds_have_an_estimate_and_no_verdict(fake):

@@ -33,7 +33,8 @@ class Claim:
 
     Attributes:
         n: Smallest number of seeds of a row.
-        estimate: Difference of means in points; for ``spread`` the ratio of standard deviations.
+        estimate: Difference of means in points; for ``spread`` the ratio of standard deviations, for ``collapse`` the
+            difference of the shares of collapsed scores in percent.
         interval: 95 % interval of the estimate.
         p: p value, and ``adjusted`` after Holm's correction over the claims of the table.
         verdict: ``holds``, ``the opposite holds``, ``undetermined`` or why it cannot be tested.
@@ -69,6 +70,8 @@ def _sign(config: ClaimConfig, claim: Claim) -> float:
     """Return a number above 0 if the estimate points the way the claim says."""
     if config.kind == "equivalence":
         return 1.0  # the p value itself is one-sided
+    if config.kind == "collapse":
+        return -claim.estimate  # the first row has fewer
     return 1 - claim.estimate if config.kind == "spread" else claim.estimate
 
 
@@ -134,7 +137,36 @@ def _equivalence(config: ClaimConfig, rows: Sequence[Row]) -> list[Claim]:
     return [Claim(config.text, config.column, _size(rows, config.column), estimate, interval, test, p)]
 
 
+def _above(config: ClaimConfig, rows: Sequence[Row]) -> list[Claim]:
+    """Test a - b > 0; seeds are pairs if both rows share order and heads."""
+    paired = rows[0].pairs_with(rows[1])
+    estimate, p, interval = contrast_test([row.values(config.column) for row in rows], (1, -1), paired)
+    test = "sign-flip test, paired by seed" if paired else "studentised bootstrap"
+    return [Claim(config.text, config.column, _size(rows, config.column), estimate, interval, test, p)]
+
+
+def _collapse(config: ClaimConfig, rows: Sequence[Row]) -> list[Claim]:
+    """Test whether a smaller share of a's scores than of b's is at or below the floor of its task.
+
+    A seed's tasks are not independent in a multi-task row, so the test is over the shares of the seeds.
+    """
+    floors = {task: floor for task, floor in config.floors.items() if all(task in row.scores for row in rows)}
+    shares = []
+    for row in rows:
+        below = {
+            task: {seed: score <= floor for seed, score in row.scores[task].items()} for task, floor in floors.items()
+        }
+        seeds = sorted(set.intersection(*map(set, below.values()))) if below else []
+        shares.append([100 * statistics.fmean(below[task][seed] for task in floors) for seed in seeds])
+    estimate, p, interval = contrast_test(shares, (1, -1), paired=False)
+    counts = [f"{round(sum(share) * len(floors) / 100)} of {len(share) * len(floors)}" for share in shares]
+    test = f"studentised bootstrap of the share of collapsed scores ({' against '.join(counts)})"
+    return [Claim(config.text, ", ".join(floors), min(map(len, shares)), estimate, interval, test, p)]
+
+
 EVALUATORS = {
+    "above": _above,
+    "collapse": _collapse,
     "interaction": _interaction,
     "surpasses_teacher": _surpasses_teacher,
     "spread": _spread,

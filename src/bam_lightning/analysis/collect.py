@@ -131,9 +131,11 @@ def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice:
         _check_comparable(with_jobs, manifests)
     _note_hardware(with_jobs, manifests)
     columns = _columns(table, with_jobs, manifests)
+    jobs = [job for row in rows for job in row.jobs]
+    mismatched = all(MISMATCHED in manifests.metrics(job) for job in jobs)  # else seeds would not be comparable
     for row in rows:
         row.columns = dict(columns)
-        _fill_scores(row, manifests)
+        _fill_scores(row, manifests, mismatched)
     return rows
 
 
@@ -360,28 +362,31 @@ def _columns(table: TableConfig, rows: Sequence[Row], manifests: _Manifests) -> 
     counted = [task for task in chosen if task in jobs[0].average]
     remaining = [task for task in counted if task not in table.without]
     averages = {AVERAGE: counted} if len(counted) > 1 else {}
-    if set(PAPER_TASKS) <= set(chosen) and all(_glue_score(manifests.metrics(job)) is not None for job in jobs):
+    if set(PAPER_TASKS) <= set(chosen) and all(_glue_score(manifests.metrics(job), False) is not None for job in jobs):
         averages[GLUE] = list(PAPER_TASKS)
     if 1 < len(remaining) < len(counted):
         averages[f"{AVERAGE} without {', '.join(task for task in counted if task not in remaining)}"] = remaining
     return averages | columns
 
 
-def _glue_score(metrics: Mapping[str, Mapping[str, float]]) -> float | None:
-    """Return the GLUE score as a fraction, without WNLI; None if a metric is missing."""
+def _glue_score(metrics: Mapping[str, Mapping[str, float]], mismatched: bool) -> float | None:
+    """Return the GLUE score as a fraction, without WNLI; None if a metric is missing.
+
+    With ``mismatched``, MNLI counts with the mean of both dev sets.
+    """
     scores = []
     for task in PAPER_TASKS:
         names = GLUE_METRICS.get(task, ("accuracy",))
         values = [metrics.get(task, {}).get(name) for name in names]
-        if task == "mnli" and MISMATCHED in metrics:
-            values.append(metrics[MISMATCHED].get("accuracy"))
+        if task == "mnli" and mismatched:
+            values.append(metrics.get(MISMATCHED, {}).get("accuracy"))
         if any(value is None or math.isnan(value) for value in values):
             return None
         scores.append(statistics.fmean(value for value in values if value is not None))
     return statistics.fmean(scores)
 
 
-def _fill_scores(row: Row, manifests: _Manifests) -> None:
+def _fill_scores(row: Row, manifests: _Manifests, mismatched: bool) -> None:
     """Fill in the scores x 100 of each seed, its stream and its teachers' scores."""
     row.scores = {column: {} for column in row.columns}
     for position, job in enumerate(row.jobs):
@@ -389,7 +394,7 @@ def _fill_scores(row: Row, manifests: _Manifests) -> None:
         key = position if row.mixed else job.seed
         for column, tasks in row.columns.items():
             if column == GLUE:
-                score = _glue_score(metrics)
+                score = _glue_score(metrics, mismatched)
                 assert score is not None  # else the column would not be there
             else:
                 score = statistics.fmean(metrics[task][job.metrics[task]] for task in tasks)

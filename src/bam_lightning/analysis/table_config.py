@@ -11,7 +11,14 @@ from bam_lightning.config.validation import check_choice, check_positive, sugges
 from bam_lightning.metrics.significance import TESTS
 
 PAPER_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # tasks of the paper's average
-CLAIM_ROWS = {"interaction": 4, "surpasses_teacher": 1, "spread": 2, "equivalence": 2}  # kind -> number of rows
+CLAIM_ROWS = {
+    "interaction": 4,
+    "surpasses_teacher": 1,
+    "spread": 2,
+    "equivalence": 2,
+    "above": 2,
+    "collapse": 2,
+}  # kind -> number of rows
 
 
 @dataclass
@@ -22,10 +29,13 @@ class ClaimConfig:
         text: The statement, for people.
         kind: ``interaction``: of rows [a, b, c, d], a - b is larger than c - d. ``surpasses_teacher``: the scores of
             row [a] are above those of its teachers, task by task. ``spread``: of rows [a, b], the seeds of a spread
-            less than those of b. ``equivalence``: the means of rows [a, b] differ by less than ``margin``.
+            less than those of b. ``equivalence``: the means of rows [a, b] differ by less than ``margin``. ``above``:
+            of rows [a, b], a scores higher than b. ``collapse``: of rows [a, b], a smaller share of a's scores is
+            below ``floors``.
         rows: Experiments, all of them rows of the table.
         column: Column of the scores; ``surpasses_teacher`` has one result per task instead.
         margin: Largest difference, in points, that counts as equal.
+        floors: Task -> score x 100 at or below which training has collapsed; tasks without one do not count.
     """
 
     text: str = ""
@@ -33,6 +43,7 @@ class ClaimConfig:
     rows: list[str] = field(default_factory=list)
     column: str = "average"
     margin: float = 0.5
+    floors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -93,6 +104,11 @@ class TableConfig:
             for row in claim.rows:
                 check_choice(f"table {name}: claims.rows", row, self.rows)
             check_positive(f"table {name}: claims.margin", claim.margin)
+            if (claim.kind == "collapse") != bool(claim.floors):
+                raise ConfigError(
+                    f"table {name}: floors belong to a claim of kind collapse, which needs them, as in "
+                    f"floors: {{mrpc: 70}}; got {claim.floors or 'none'} for kind {claim.kind}"
+                )
 
 
 def load_table(name: str, folder: Path) -> TableConfig:
