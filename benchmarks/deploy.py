@@ -130,6 +130,8 @@ def _ask_for(ports: list[int], seconds: float) -> list[float]:
 
 
 def _proportional_mib(pid: int) -> float:
-    """Return a process's memory, with its share of what it has in common with others (PSS)."""
+    """Return the memory of a process and its children, with their share of what they have in common (PSS)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return own + sum(_proportional_mib(int(child)) for of_thread in children for child in of_thread)

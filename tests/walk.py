@@ -36,6 +36,7 @@ FINGERPRINTS = (  # read into the fingerprints of rows, encoder and texts, which
     "encoder._target_",
     "encoder.pretraining.text",
     "optimization.use_tuned_decay",
+    "optimization.decays",
     "encoder.pretraining.sentences",
 )
 NO_BIT = (
@@ -83,6 +84,7 @@ OTHER: dict[str, Any] = {  # pattern -> another value, where the rule of ``other
     "*optimization*.epochs": 500.0,
     "*optimization*.layerwise_decay": 0.5,
     "*optimization*.min_steps": 100_000,
+    "optimization.decays": [1.0, 0.5],
     "suite.include": ["acceptability"],
     "suite.pair_head": "bam_lightning.SANHead",
     "suite.tasks.*.delimiter": ";",

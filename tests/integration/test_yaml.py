@@ -72,6 +72,7 @@ HEAD_FILES = {
     "multi_label": ("label_names: [low, middle, high]", 3),
     "ordinal": ("label_names: [low, middle, high]", 2),
     "regression": ("label_range: [1, 7]", 1),
+    "hl_gauss": ("label_range: [1, 7]", 51),
     "choice": ("label_names: [first, second, third]", 3),
     "tagging": ("label_names: [O, B-A, I-A]", 3),
     "span": ("", 2),

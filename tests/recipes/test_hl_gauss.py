@@ -26,7 +26,7 @@ def test_a_student_is_taught_the_teacher_s_bins(tiny_job, tmp_path):
     answers = [float(answer.label) for answer in model.predict(rows, task="stsb")]
     logits = torch.from_numpy(model.logits(rows, ["stsb"])["stsb"])
     head = bam.HLGaussHead(32, [0.0, 5.0], bins=21)
-    np.testing.assert_allclose(answers, torch.softmax(logits, dim=1) @ head.centres, atol=1e-4)
+    np.testing.assert_allclose(answers, torch.softmax(logits, dim=1) @ head.centres(), atol=1e-4)
     other = compose([*tiny_job, BINS[0], "+suite.tasks.stsb.head.options={bins: 31}", f"+teachers.stsb={teacher}"])
     with pytest.raises(ValueError, match=r"was trained with head\.options \{'bins': 21\}, task 'stsb' here has \{'b"):
         run_recipe(other, tmp_path / "other")

@@ -163,7 +163,9 @@ def test_a_bad_command_line_is_one_message(words, expected):
 def best(store: FakeStore, experiment: str) -> list[tuple[str, tuple[str, ...], float, int]]:
     """Return the best Runs of an experiment of the demo scale."""
     config = SimpleNamespace(scale="demo", fidelity="paper")
-    return [(run.id, run.tasks, round(run.score, 4), run.count) for run in best_runs(store.store, experiment, config)]
+    return [
+        (run.id, run.tasks, round(run.score, 4), run.n_candidates) for run in best_runs(store.store, experiment, config)
+    ]
 
 
 def test_of_multi_task_runs_the_one_with_the_highest_average_is_submitted(tmp_path):

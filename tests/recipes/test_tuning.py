@@ -9,7 +9,7 @@ import pytest
 from bam_lightning.config.compose import compose
 from bam_lightning.recipes.planner import plan_runs
 from bam_lightning.recipes.runner import load_data, run_recipe
-from bam_lightning.recipes.tuning import ChooseOptions, job
+from bam_lightning.recipes.tuning import ChooseOptions, job, untuned_tasks
 from bam_lightning.store import tuned_decays
 
 
@@ -54,6 +54,41 @@ def test_a_choice_is_for_its_data_and_may_be_left_aside(tiny_job, tmp_path):
     coded = {"rte": 0.9, "stsb": 0.9}  # the reference code has one decay for all tasks, and no choice on dev
     assert decays([*tiny_job, "fidelity=reference_code"]) == coded
     assert decays([*tiny_job, "+suite.tasks.rte.train_rows=30"]) == {"rte": 1.0, "stsb": 1.0}
+
+
+def test_a_job_chooses_the_decays_before_its_first_teacher(tiny_job, tmp_path, capsys):
+    words = [*tiny_job, "optimization.decays=[0.5,0.1]", "suite.tasks.stsb.layerwise_decay=0.7"]
+    found = run_recipe(compose(words), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "optimization.decays: rte alone, with each of the layer-wise decays 0.5, 0.1; the best on each" in said
+    (name, kept), *others = json.loads((tmp_path / "store" / "choices.json").read_text()).items()
+    assert name.startswith("rte ")
+    assert not others  # the decay of stsb was given
+    scores = {float(value): score for value, (score,) in kept["dev scores x 100"].items()}
+    assert scores[kept["layerwise_decay"]] == max(scores.values())
+    assert decays(words) == {"rte": kept["layerwise_decay"], "stsb": 0.7}
+    assert len(found["runs"]) == 3
+    assert f"single/rte: layer-wise decay {kept['layerwise_decay']:g}, chosen on its dev set" in said
+    run_recipe(compose([*words, "seed=1"]), tmp_path / "again")  # chosen once in a store
+    assert "optimization.decays" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word", ["optimization.layerwise_decay=0.9", "optimization.use_tuned_decay=false", "recipe=multi"]
+)
+def test_nothing_is_chosen_where_nothing_would_be_used(tiny_job, tmp_path, word):
+    config = compose([*tiny_job, "optimization.decays=[0.5,0.1]", word])
+    _, _, facts = load_data(config)
+    assert not untuned_tasks(config, facts)
+
+
+def test_the_papers_scale_chooses_as_section_4_does():
+    for scale, expected in (("paper", [1.0, 0.9]), ("base", [1.0, 0.9]), ("small", []), ("demo", [])):
+        assert compose([f"scale={scale}"]).optimization.decays == expected
+    with pytest.raises(
+        ValueError, match=r"^optimization\.decays must be at least two different numbers .* got \[0\.9\]$"
+    ):
+        compose(["optimization.decays=[0.9]"])
 
 
 def test_a_damaged_file_is_named(tiny_job, tmp_path):

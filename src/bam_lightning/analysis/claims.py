@@ -19,6 +19,7 @@ from bam_lightning.metrics.significance import (
     equivalence_test,
     holm,
     mean_difference,
+    permutation_test,
     spread_ratio_interval,
 )
 
@@ -158,9 +159,10 @@ def _collapse(config: ClaimConfig, rows: Sequence[Row]) -> list[Claim]:
         }
         seeds = sorted(set.intersection(*map(set, below.values()))) if below else []
         shares.append([100 * statistics.fmean(below[task][seed] for task in floors) for seed in seeds])
-    estimate, p, interval = contrast_test(shares, (1, -1), paired=False)
+    estimate, _, interval = contrast_test(shares, (1, -1), paired=False)
+    p = permutation_test(shares[0], shares[1]) if min(map(len, shares)) >= MIN_SEEDS else math.nan
     counts = [f"{round(sum(share) * len(floors) / 100)} of {len(share) * len(floors)}" for share in shares]
-    test = f"studentised bootstrap of the share of collapsed scores ({' against '.join(counts)})"
+    test = f"permutation test of the share of collapsed scores ({' against '.join(counts)})"
     return [Claim(config.text, ", ".join(floors), min(map(len, shares)), estimate, interval, test, p)]
 
 

@@ -36,7 +36,7 @@ def results(config: Config, runs: Sequence[Run], store: Store) -> dict[str, Any]
     averages = {}
     for stage in dict.fromkeys(run.stage for run in runs):
         scores = stage_scores(config, entries, stage)
-        counted = [value for task, value in scores.items() if config.suite.tasks[task].in_average]
+        counted = [value for task, value in scores.items() if config.suite.tasks[task].averaged]
         if counted:
             averages[stage] = sum(counted) / len(counted)
     return {
@@ -57,36 +57,45 @@ def stage_scores(config: Config, entries: Sequence[Mapping[str, Any]], stage: st
     for entry in entries:
         if entry["stage"] == stage:
             for task, values in entry["metrics"].items():
-                by_task.setdefault(task, []).append(values[config.suite.tasks[task].metric_name])
+                by_task.setdefault(task, []).append(values[config.suite.scored_as(task).metric_name])
     return {task: sum(scores) / len(scores) for task, scores in by_task.items()}
 
 
 def table(
-    config: Config, summary: Mapping[str, Any], majority: Mapping[str, float]
+    config: Config,
+    summary: Mapping[str, Any],
+    majority: Mapping[str, float],
+    dev_rows: Mapping[str, int],
+    over_rows: Mapping[str, str],
 ) -> tuple[list[str], list[list[str]]]:
     """Return title row and rows of the final table, scores times 100.
 
-    One column per stage that has scores; if the last stage has a teacher, also the difference from it. The difference
-    of averages is left out where some tasks have another teacher.
+    One column per stage that has scores; if the last stage has a teacher, also the difference from it, and how sure it
+    is over the dev rows. The difference of averages is left out where some tasks have another teacher.
     """
     stages = list(summary["average"])
     taught = config.recipe.stages[stages[-1]].teacher if stages else None
     taught = taught if taught in stages else None
     titles = [_title(config, stage, taught) for stage in stages]
-    head = ["task", "metric", "majority", *titles, *(["difference"] if taught else [])]
+    head = ["task", "metric", "dev rows", "majority", *titles, *(["difference", "over the dev rows"] if taught else [])]
     columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
     rows = []
     for task in dict.fromkeys(task for scores in columns.values() for task in scores):
         values = [columns[stage].get(task) for stage in stages]
-        name = task if config.suite.tasks[task].in_average else f"{task} (not in average)"
-        row = [name, config.suite.tasks[task].metric_name, f"{100 * majority[task]:.1f}"]
-        difference = [_difference(values[-1], columns[taught].get(task))] if taught else []
+        name = task if config.suite.tasks[task].averaged else f"{task} (not in average)"
+        row = [name, config.suite.scored_as(task).metric_name, *_of_dev_rows(task, majority, dev_rows)]
+        difference = [_difference(values[-1], columns[taught].get(task)), over_rows.get(task, "")] if taught else []
         rows.append([*row, *_cells(values), *difference])
     averages, difference = summary["average"], []
     if taught:
         same = columns[taught].keys() == columns[stages[-1]].keys()
-        difference = [_difference(averages[stages[-1]], averages[taught] if same else None)]
-    return head, [*rows, ["average", "", "", *_cells([averages[stage] for stage in stages]), *difference]]
+        difference = [_difference(averages[stages[-1]], averages[taught] if same else None), ""]
+    return head, [*rows, ["average", "", "", "", *_cells([averages[stage] for stage in stages]), *difference]]
+
+
+def _of_dev_rows(task: str, majority: Mapping[str, float], dev_rows: Mapping[str, int]) -> list[str]:
+    """Return the number of dev rows and the majority's score; blank if a Run was scored on rows that are gone."""
+    return [f"{dev_rows[task]:,}", f"{100 * majority[task]:.1f}"] if task in dev_rows else ["", ""]
 
 
 def _title(config: Config, stage: str, taught: str | None) -> str:
@@ -113,7 +122,7 @@ def no_better_than_majority(config: Config, summary: Mapping[str, Any], majority
         weak = [
             f"{task} ({settings.metric_name} {score:.3f}, not above {majority[task]:.3f})"
             for task, score in stage_scores(config, summary["runs"], stage).items()
-            if (settings := config.suite.tasks[task]).in_average and not score > majority[task] + 1e-9
+            if (settings := config.suite.tasks[task]).averaged and not score > majority[task] + 1e-9
         ]
         if weak:
             lines.append(

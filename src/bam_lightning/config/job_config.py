@@ -66,7 +66,9 @@ class OptimizationConfig(Hyperparameters):
 
     ``optimizer`` is any torch optimizer by ``_target_``; by default AdamW, or BERT's Adam without ``bias_correction``.
     ``finetuning_rate`` is for stages that go on from a multi-task Run (Table 3), by interpolation in their recipe.
-    ``use_tuned_decay`` has single tasks take the layer-wise decay that ``bam tune`` found on their dev set.
+    ``use_tuned_decay`` has single tasks take the layer-wise decay that was chosen on their dev set, by ``bam tune`` or
+    from ``decays``: a job first trains each single task with each of these values, once per store, with
+    ``teacher_seed``.
     """
 
     warmup: float = 0.1
@@ -78,6 +80,7 @@ class OptimizationConfig(Hyperparameters):
     lr_schedule: LRSchedule = LRSchedule.linear
     finetuning_rate: float = 1e-5
     use_tuned_decay: bool = True
+    decays: list[float] = field(default_factory=list)  # to choose from on dev; empty: the profile's
     single: Hyperparameters = field(default_factory=Hyperparameters)
     multi: Hyperparameters = field(default_factory=Hyperparameters)
 
@@ -89,6 +92,10 @@ class OptimizationConfig(Hyperparameters):
         check_positive(f"{key}.clip_norm", self.clip_norm)
         check_positive(f"{key}.epsilon", self.epsilon)
         check_positive(f"{key}.finetuning_rate", self.finetuning_rate)
+        for decay in self.decays:
+            check_range(f"{key}.decays", decay, 0, 1, open_low=True)
+        if self.decays and len(set(self.decays)) < 2:
+            raise ConfigError(f"{key}.decays must be at least two different numbers to choose from, got {self.decays}")
         for name, profile in (("single", self.single), ("multi", self.multi)):
             profile.check(f"{key}.{name}")
             for value in ("learning_rate", "batch_size", "epochs", "layerwise_decay", "min_steps"):
@@ -100,7 +107,8 @@ class OptimizationConfig(Hyperparameters):
 class StageConfig:
     """One step of a recipe: one Run per task, or one Run of all tasks; who teaches it; where it starts.
 
-    ``seeds`` above 1 trains each Run that often, from successive seeds: an ensemble, to teach a later stage.
+    ``seeds`` above 1 trains each Run that often, from successive seeds: an ensemble, to teach a later stage. ``folds``
+    above 0 trains that many Runs for each task, each without one part of its rows, which that Run then teaches.
     ``encoder`` and ``max_length``, where set, are this stage's own.
     """
 
@@ -109,6 +117,7 @@ class StageConfig:
     teacher: str | None = None  # the stage that teaches it; null: gold alone
     init_from: str | None = None  # the stage, or the finished Run, whose weights it starts from; null: the encoder
     seeds: int = 1  # Runs of successive seeds: an ensemble, to teach a later stage
+    folds: int = 0  # Runs of each task, each of which teaches the rows it was not trained on; 0: one Run of all rows
     tasks: list[str] = field(default_factory=list)  # the tasks of this stage; empty: all
     optimization: Hyperparameters = field(default_factory=Hyperparameters)
     encoder: EncoderConfig | None = None  # of this stage, as in the group encoder; null: the job's
@@ -147,12 +156,30 @@ class RecipeConfig:
                     f"{key}.init_from names stage {stage.init_from!r} of {self.stages[stage.init_from].seeds} seeds, "
                     "but weights start from one Run; set its seeds to 1"
                 )
+            if stage.folds:
+                self._check_folds(name, stage, suite)
             stage.optimization.check(f"{key}.optimization")
             if stage.encoder is not None:
                 stage.encoder.check(f"{key}.encoder")
             if stage.max_length is not None:
                 check_at_least(f"{key}.max_length", stage.max_length, 8, LARGEST)
             done.append(name)
+
+    def _check_folds(self, name: str, stage: StageConfig, suite: SuiteConfig) -> None:
+        key = f"recipe.stages.{name}.folds"
+        check_at_least(key, stage.folds, 2, 100)
+        others = self.stages.values()
+        if not stage.per_task or stage.seeds > 1 or not any(other.teacher == name for other in others):
+            raise ConfigError(
+                f"{key} is {stage.folds}, so the stage must have per_task: true and seeds: 1, and teach a later stage"
+            )
+        if any(other.init_from == name for other in others):
+            raise ConfigError(
+                f"{key} is {stage.folds}, but a stage starts from its weights, which needs one Run a task"
+            )
+        for task in stage.tasks or suite.trained():
+            if (kind := suite.tasks[task].kind_of_labels) in ("tagging", "span"):
+                raise ConfigError(f"{key}: task {task!r} predicts words ({kind}), whose rows cannot be put together")
 
 
 def shared_stages(stages: Mapping[str, StageConfig]) -> set[str]:

@@ -343,6 +343,17 @@ def cut_dev(
     return rows.take(np.flatnonzero(~chosen)), sort_by_key(rows.take(np.flatnonzero(chosen)).labelled())[1]
 
 
+def folds_of(keys: Sequence[bytes], count: int) -> NDArray[np.int64]:
+    """Return the fold of each row ``[N]``, from 0 to ``count - 1``, by content: rows of equal texts are in one fold.
+
+    >>> sorted(folds_of([b"a", b"b", b"a", b"c", b"d"], 2)[[0, 1, 3, 4]].tolist())
+    [0, 0, 1, 1]
+    """
+    ranked = sorted(set(keys), key=lambda key: hashlib.blake2b(b"fold" + key, digest_size=16).digest())
+    fold = {key: rank % count for rank, key in enumerate(ranked)}
+    return np.array([fold[key] for key in keys], dtype=np.int64)
+
+
 def load_split(name: str, task: Task, part: str, split: str | None = None) -> TaskSplit:
     """Read and check a labelled split.
 

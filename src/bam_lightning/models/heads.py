@@ -303,8 +303,6 @@ class HLGaussHead(Head):
         ValueError: If so few bins leave none for the range.
     """
 
-    edges: Tensor
-
     def __init__(
         self,
         width: int,
@@ -324,18 +322,23 @@ class HLGaussHead(Head):
         super().__init__(width, bins, dropout)
         low, high = label_range
         size = (high - low) / inside
-        edges = low + size * (torch.arange(bins + 1, dtype=torch.float64) - BEYOND * sigma)
         self.deviation = sigma * size
-        self.register_buffer("edges", edges.float(), persistent=False)
+        self.ends = (low - BEYOND * self.deviation, high + BEYOND * self.deviation)
 
-    @property
-    def centres(self) -> Tensor:
-        """The middle of each bin ``[K]``, in label units."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
+    def edges(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the edges of the bins ``[K + 1]``, in label units."""
+        return torch.linspace(*self.ends, self.outputs + 1, device=device)
+
+    def centres(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the middle of each bin ``[K]``, in label units."""
+        edges = self.edges(device)
+        return (edges[1:] + edges[:-1]) / 2
 
     def encode_labels(self, labels: Tensor) -> Tensor:
         """Return the probability of each bin under a Gaussian around each label."""
-        below = torch.special.ndtr((self.edges - labels.float().unsqueeze(-1)) / self.deviation)  # [n, K + 1]
+        below = torch.special.ndtr(
+            (self.edges(labels.device) - labels.float().unsqueeze(-1)) / self.deviation
+        )  # [n, K + 1]
         mass = below.diff(dim=-1)
         return mass / mass.sum(dim=-1, keepdim=True)
 
@@ -349,7 +352,7 @@ class HLGaussHead(Head):
 
     def decode(self, logits: Tensor) -> Tensor:
         """Return the mean of the bins' centres, in label units."""
-        return self.to_target_space(logits) @ self.centres.to(logits.dtype)
+        return self.to_target_space(logits) @ self.centres(logits.device).to(logits.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return nothing: a score has no classes."""
@@ -357,7 +360,7 @@ class HLGaussHead(Head):
 
     def export_spec(self, label_names: Sequence[str]) -> ExportSpec:
         """Return an output for each bin, named by its centre."""
-        names = tuple(f"{centre:.6g}" for centre in self.centres.tolist())
+        names = tuple(f"{centre:.6g}" for centre in self.centres().tolist())
         return ExportSpec("single_label_classification", names, "the sum of each score times the number it is named by")
 
 

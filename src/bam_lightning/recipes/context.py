@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from bam_lightning.config.job_config import Config, for_stage
-from bam_lightning.data.examples import TaskExamples, TaskSplit
+from bam_lightning.data.examples import TaskExamples, TaskSplit, folds_of
 from bam_lightning.store.run_spec import TEST, TRAIN, PredictionRequest
 from bam_lightning.store.run_store import Store
 from bam_lightning.training.distributed import rank
@@ -35,6 +37,7 @@ class Context:
         output: Folder for loggers.
         listener: Called with the number of each optimizer step.
         tests: Task -> its unlabelled rows to predict, if ``data.test`` is set.
+        scored: Task -> its dev rows, for tasks that are only scored, with the head of another one (``head_of``).
         others: The other ranks, on rank 0 of a job with several processes.
     """
 
@@ -45,6 +48,7 @@ class Context:
     output: Path
     listener: Callable[[int], None] = field(default=lambda step: None)
     tests: Mapping[str, TaskSplit] = field(default_factory=dict)
+    scored: Mapping[str, TaskSplit] = field(default_factory=dict)
     others: Others | None = None
 
     @property
@@ -65,7 +69,15 @@ class Context:
         """Return the rows of a request."""
         if request.split == TEST:
             return self.tests[request.task]
-        return self.rows[request.task].train if request.split == TRAIN else self.rows[request.task].dev
+        if request.task in self.scored:
+            return self.scored[request.task]
+        if request.split != TRAIN:
+            return self.rows[request.task].dev
+        train = self.rows[request.task].train
+        if request.fold is None:
+            return train
+        number, count = request.fold
+        return train.take(np.flatnonzero(folds_of(train.keys, count) == number))
 
     def together(self, name: str, *what: Any) -> AbstractContextManager[None]:
         """Have the other ranks, if there are any, run ``name`` while the context is open."""

@@ -20,7 +20,7 @@ from bam_lightning.config.instantiate import instantiate
 from bam_lightning.config.job_config import Config, StageKind
 from bam_lightning.config.signals import SignalListener, raise_on_signal
 from bam_lightning.data.collate import Examples, SharedRows, stream_units, unit_lengths
-from bam_lightning.data.examples import TaskExamples, TaskSplit, hash_texts, share_rows
+from bam_lightning.data.examples import TaskExamples, TaskSplit, folds_of, hash_texts, share_rows
 from bam_lightning.data.items import encode_rows, make_examples
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
 from bam_lightning.data.teacher_columns import Column
@@ -44,7 +44,6 @@ from bam_lightning.models.saving import load_encoder, save_state
 from bam_lightning.recipes import predictions
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.manifest import conditions, make_manifest
-from bam_lightning.recipes.planner import required_predictions
 from bam_lightning.recipes.teachers import column_named
 from bam_lightning.store.atomic_io import translate_os_errors, write_text
 from bam_lightning.store.run_spec import COLUMN, TRAIN, PredictionRequest, Run
@@ -109,7 +108,7 @@ def fit_run(run: Run, context: Context) -> dict[str, Any]:
         if run.kind is StageKind.finetune:
             if context.is_rank_zero:
                 context.store.delete_predictions(run.id)
-            _write_predictions(run.id, required_predictions(run, context.config), context, prepared)
+            _write_predictions(run.id, predictions.requests_of(run, context), context, prepared)
         module = prepared.module
         encoder = module.encoder if isinstance(module, MaskedModule) else module.model.encoder
         if isinstance(module, MaskedModule):
@@ -218,6 +217,8 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     train, splits = {}, {}
     for task in run.tasks:
         split = context.rows[task].train
+        if run.fold is not None:
+            split = split.take(np.flatnonzero(folds_of(split.keys, run.fold[1]) != run.fold[0]))
         if task not in run.teachers:
             split = split.labelled()
         splits[task] = split
@@ -331,6 +332,8 @@ def _heads(
 
 def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher:
     """Return what teaches a task: stored logits of Runs, predictions from outside, or nothing."""
+    if task in run.folded:
+        return Teacher(_out_of_fold_logits(run.teachers[task], context, task, split))
     columns = [
         column_named(name, context.rows[task])
         if name.startswith(COLUMN)
@@ -344,6 +347,22 @@ def _teacher(run: Run, context: Context, task: str, split: TaskSplit) -> Teacher
         head = build_head(f"suite.tasks.{task}.head", 1, context.config.suite.tasks[task].head.arguments())
     temperature = context.config.suite.tasks[task].temperature
     return combine_columns(task, str(context.rows[task].task.kind), columns, weights, head, temperature)
+
+
+def _out_of_fold_logits(teachers: Sequence[str], context: Context, task: str, split: TaskSplit) -> Any:
+    """Return for each row the logits ``[N, K]`` of the teacher that was not trained on it."""
+    fold_of = dict(zip(keys := context.rows[task].train.keys, folds_of(keys, len(teachers)), strict=True))
+    folds = np.array([fold_of[key] for key in split.keys])
+    found: Any = None
+    for number, teacher in enumerate(teachers):
+        rows = np.flatnonzero(folds == number)
+        if not len(rows):
+            continue
+        part = split.take(rows)
+        logits = load_logits(context.store, teacher, task, TRAIN, part.keys, part.texts)
+        found = np.empty((len(split.keys), *logits.shape[1:]), logits.dtype) if found is None else found
+        found[rows] = logits
+    return found
 
 
 def _start(run: Run, context: Context) -> tuple[Encoder, Any, dict[str, dict[str, torch.Tensor]]]:

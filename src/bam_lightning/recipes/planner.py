@@ -64,9 +64,10 @@ def plan_runs(config: Config, facts: DataSummary) -> list[Run]:
             _finetuning, name, stage, config=own, facts=summary, sampler=sampler, done=done, pretrained=start
         )
         runs = [
-            _fit(partial(make, tasks), seed, config, facts)
+            _fit(partial(make, tasks, fold=fold), seed, config, facts)
             for seed in range(first, first + stage.seeds)
-            for tasks in _groups(stage, config)
+            for fold in _folds(stage)
+            for tasks in task_groups(stage, config)
             if name == list(stages)[-1] or not _only_from_outside(tasks, config, facts)
         ]
         last = name == list(stages)[-1]
@@ -124,7 +125,7 @@ def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
     """Return the predictions that this recipe needs of a fine-tuned Run."""
     requests = [PredictionRequest(task, task, DEV) for task in run.tasks]
     if run.teaches:
-        requests += [PredictionRequest(task, task, TRAIN) for task in run.tasks]
+        requests += [PredictionRequest(task, task, TRAIN, run.fold) for task in run.tasks]
     if run.tests:
         for name, task in config.suite.selected().items():
             head = task.head_of or name
@@ -150,7 +151,13 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
     )
 
 
-def _groups(stage: StageConfig, config: Config) -> list[tuple[str, ...]]:
+def _folds(stage: StageConfig) -> list[tuple[int, int] | None]:
+    """Return number and count of each fold of a stage; None for Runs of all rows."""
+    return [(number, stage.folds) for number in range(stage.folds)] if stage.folds else [None]
+
+
+def task_groups(stage: StageConfig, config: Config) -> list[tuple[str, ...]]:
+    """Return the tasks of each Run of a stage."""
     tasks = tuple(stage.tasks) or tuple(config.suite.trained())
     return [(task,) for task in tasks] if stage.per_task else [tasks]
 
@@ -166,6 +173,7 @@ def _finetuning(
     sampler: Sampler,
     done: Mapping[str, list[Run]],
     pretrained: str | None,
+    fold: tuple[int, int] | None = None,
 ) -> Run:
     hyper = resolve(config, stage, tasks, facts.decays)
     assert hyper.epochs is not None
@@ -173,18 +181,23 @@ def _finetuning(
     assert hyper.min_steps is not None
     teachers: dict[str, tuple[str, ...]] = {}
     weights: dict[str, tuple[float, ...]] = {}
+    folded: tuple[str, ...] = ()
     if name == list(config.recipe.stages)[-1]:
         teachers = {task: names for task, names in external_teachers(config, facts).items() if task in tasks}
         weights = {task: values for task, values in external_weights(config).items() if task in tasks}
     if stage.teacher:
         asked = [task for task in tasks if config.suite.tasks[task].teacher and task not in teachers]
         teachers |= {task: _of_task(done[stage.teacher], task, name) for task in asked}
+        if config.recipe.stages[stage.teacher].folds:
+            folded = tuple(asked)
     sizes = facts.stream_sizes(tasks, teachers)
     if bare := [task for task in tasks if task not in teachers and facts.labelled.get(task) == 0]:
         raise ConfigError(
             f"recipe.stages.{name}: no training row of {bare[0]!r} has a gold label, and this stage has no teacher of "
             f"it; give one with teachers.{bare[0]}=FILE, or leave the task out of the stage"
         )
+    if fold:  # the planner knows no rows, so that a row more or less may be in the fold
+        sizes = {task: max(1, size - size // fold[1]) for task, size in sizes.items()}
     if len(tasks) > 1:
         steps = sampler.steps(sizes, hyper.epochs, hyper.batch_size)
     else:
@@ -197,7 +210,8 @@ def _finetuning(
     elif stage.init_from:
         base = done[stage.init_from]  # one Run serves all (STILTs, Table 3); of several, the task's own
         start = base[0].id if len(base) == 1 else _of_task(base, tasks[0], name)[0]
-    run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start, teacher_weights=weights)
+    run = Run(name, StageKind.finetune, tasks, seed, steps, hyper, teachers, start)
+    run = replace(run, teacher_weights=weights, fold=fold, folded=folded)
     return replace(run, spec=run_spec(run, config, facts))
 
 

@@ -116,7 +116,7 @@ def _leave() -> None:
 def _follow(config: Config, output: Path) -> dict[str, Any]:
     """Train the same Runs as rank 0 until it says that the job is done."""
     from bam_lightning.recipes.fit import backfill_predictions, fit_run
-    from bam_lightning.recipes.runner import load_data, test_rows
+    from bam_lightning.recipes.runner import load_data, scored_rows, test_rows
 
     context: Context | None = None
     while True:
@@ -131,12 +131,13 @@ def _follow(config: Config, output: Path) -> dict[str, Any]:
         if context is None:
             rows, texts, _ = load_data(config)
             store = Store(config.paths.store, create=False)
-            context = Context(config, rows, texts, store, output, tests=test_rows(config))
+            context = Context(config, rows, texts, store, output, tests=test_rows(config), scored=scored_rows(config))
         if name == TRAIN:
             fit_run(run_from_json(what[0]), context)
         else:
             run_id, requests = what
-            backfill_predictions(run_id, [PredictionRequest(*request) for request in requests], context)
+            requests = [PredictionRequest(*names, fold and tuple(fold)) for *names, fold in requests]
+            backfill_predictions(run_id, requests, context)
 
 
 @contextmanager

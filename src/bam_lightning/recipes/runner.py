@@ -23,18 +23,18 @@ from bam_lightning.analysis.terminal import View, show
 from bam_lightning.config.data_config import EncoderConfig, PretrainingConfig
 from bam_lightning.config.exceptions import ConfigError, StoreError, TeacherError, TrainingError
 from bam_lightning.config.hub import encoder_fingerprint
-from bam_lightning.config.job_config import Config, all_stages, for_stage
+from bam_lightning.config.job_config import Config, StageKind, all_stages, for_stage
 from bam_lightning.config.recheck import recheck
 from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.config.wandb_server import online
 from bam_lightning.data import row_cache
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_unlabelled, share_rows
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_split, load_unlabelled, share_rows
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
 from bam_lightning.models.pooling import Pooling, choose_pooling, family_of
-from bam_lightning.recipes import teachers
+from bam_lightning.recipes import teachers, tuning
 from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.job_file import save_job
 from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
@@ -73,10 +73,31 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
+    if config.optimization.decays:
+        _choose_decays(config, output, others, view)
     context, facts, runs, error = plan_recipe(config, output, view, others)
     save_job(config, output)
     runs = _execute_plan(runs, facts, error, context, view)
     return _report(config, runs, context, output)
+
+
+def _choose_decays(config: Config, output: Path, others: Others | None, view: View) -> None:
+    """Choose the layer-wise decay of each single task that has none yet; its trials' Runs may be the teachers."""
+    _, _, facts = load_data(config)
+    tasks, values = tuning.untuned_tasks(config, facts), config.optimization.decays
+    if not tasks:
+        return
+    view.say(_to_choose(tasks, values))
+    tuning.choose(
+        config, facts, tasks, values, [config.teacher_seed], lambda trial, name: _lead(trial, output / name, others)
+    )
+
+
+def _to_choose(tasks: Sequence[str], values: Sequence[float]) -> str:
+    return (
+        f"optimization.decays: {', '.join(tasks)} alone, with each of the layer-wise decays "
+        f"{', '.join(f'{value:g}' for value in values)}; the best on each dev set is kept in the store"
+    )
 
 
 def plan_recipe(
@@ -89,12 +110,14 @@ def plan_recipe(
     rows, texts, facts = load_data(config)
     _check_teachers(config, rows, store)
     facts, runs, error = _plan(config, rows, facts, store)
-    context = Context(config, rows, texts, store, output, view.step, test_rows(config), others)
+    context = Context(config, rows, texts, store, output, view.step, test_rows(config), scored_rows(config), others)
     finished = [run.id for run in runs if store.finished(run.id)]
     view.plan(runs, finished, [run.id for run in runs if store.has_checkpoint(run.id)])
     for run in runs:
         if uses_tuned_decay(run, config, facts):
             view.say(f"{run.label}: layer-wise decay {run.hyper.layerwise_decay:g}, chosen on its dev set")
+    if tasks := tuning.untuned_tasks(config, facts):  # a check: a job has chosen before it plans
+        view.say(f"trained before these: {_to_choose(tasks, config.optimization.decays)}")
     for stage in facts.stages:
         own = for_stage(config, stage)
         view.say(f"stage {stage}: encoder {own.encoder.name}, texts cut at {own.data.max_length} tokens")
@@ -239,6 +262,18 @@ def test_rows(config: Config) -> dict[str, TaskSplit]:
         for name, task in config.suite.selected().items()
         if task.test_split is not None and task.path != "generated"
     }
+
+
+def scored_rows(config: Config) -> dict[str, TaskSplit]:
+    """Return the dev rows of tasks that another task's head scores, as MNLI's mismatched ones, where they are there."""
+    found = {}
+    for name, task in config.suite.selected().items():
+        if task.head_of is not None and task.dev_split is not None and task.path != "generated":
+            scorer = config.suite.tasks[task.head_of]
+            described = task_from_config(name, replace(task, head=scorer.head, metric=scorer.metric), config.data)
+            with suppress(FileNotFoundError):  # a local folder need not have them
+                found[name] = load_split(name, described, "dev", task.dev_split)
+    return found
 
 
 def _plan(
@@ -421,7 +456,7 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
                 from bam_lightning.recipes.fit import fit_run
 
                 for task, names in run.teachers.items():
-                    for teacher in names:
+                    for teacher in () if task in run.folded else names:  # those of folds have predicted theirs
                         if not teacher.startswith(COLUMN):
                             _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
                 view.begin(run)
@@ -463,11 +498,18 @@ def _report(config: Config, runs: Sequence[Run], context: Context, output: Path)
     if found["average"]:
         from bam_lightning.data.outcomes import majority_score
 
+        splits = {**{name: task.dev for name, task in context.rows.items()}, **context.scored}
+        scorers = {name: config.suite.scored_as(name) for name in splits}
         base = {
-            name: majority_score(config.suite.tasks[name].metric, task.dev, task.label_names)
-            for name, task in context.rows.items()
+            name: majority_score(scorers[name].metric, split, scorers[name].head.label_names)
+            for name, split in splits.items()
         }
-        head, lines = job_report.table(config, found, base)
+        from bam_lightning.recipes.predictions import differences_over_rows
+
+        last = [run for run in runs if run.stage == runs[-1].stage and run.kind is StageKind.finetune]
+        over_rows = {task: text for run in last for task, text in differences_over_rows(run, context).items()}
+        dev_rows = {name: len(split.keys) for name, split in splits.items()}
+        head, lines = job_report.table(config, found, base, dev_rows, over_rows)
         show(f"{found['recipe']}, scale {found['scale']}, seed {found['seed']}: dev scores x 100", head, lines, sums=1)
         for line in job_report.no_better_than_majority(config, found, base):
             print(line)

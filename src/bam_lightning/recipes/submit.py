@@ -38,12 +38,12 @@ class MissingTestSet(ConfigError):
 
 
 class BestRun(NamedTuple):
-    """The Run of ``count`` candidates with the same tasks that has the highest mean dev score, a fraction."""
+    """The Run of ``n_candidates`` with the same tasks that has the highest mean dev score, a fraction."""
 
     id: str
     tasks: tuple[str, ...]
     score: float
-    count: int
+    n_candidates: int
 
 
 def best_runs(store: Store, experiment: str, config: Config) -> list[BestRun]:
@@ -58,7 +58,9 @@ def best_runs(store: Store, experiment: str, config: Config) -> list[BestRun]:
     """
     records = [job for job in read_records(store) if job.state == FINISHED]
     jobs = [
-        job for job in records if (job.experiment, job.scale, job.fidelity) == (experiment, config.scale, config.fidelity)
+        job
+        for job in records
+        if (job.experiment, job.scale, job.fidelity) == (experiment, config.scale, config.fidelity)
     ]
     if not jobs:
         known = sorted({f"{job.experiment} ({job.scale}, {job.fidelity})" for job in records})
@@ -168,7 +170,10 @@ def job(options: SubmitOptions, words_of_train: Sequence[str]) -> None:
     if options.best_of is not None:
         chosen = best_runs(Store(config.paths.store, create=False), options.best_of, config)
         for run in chosen:
-            print(f"best of {run.count}: Run {run.id} ({', '.join(run.tasks)}), dev {100 * run.score:.1f}", file=sys.stderr)
+            print(
+                f"best of {run.n_candidates}: Run {run.id} ({', '.join(run.tasks)}), dev {100 * run.score:.1f}",
+                file=sys.stderr,
+            )
         options = replace(options, run=[run.id for run in chosen])
     words, missing = submission(options, config)
     path = Path(options.output)

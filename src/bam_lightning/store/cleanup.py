@@ -118,6 +118,8 @@ def _score(manifest: Mapping[str, Any]) -> float | None:
     tasks = manifest["spec"].get("tasks", {})
     scores = []
     for task, values in manifest["metrics"].items():
+        if task not in manifest["tasks"]:
+            continue  # scored with the head of another task
         metric = tasks[task].get("metric") if isinstance(tasks, dict) and isinstance(tasks.get(task), dict) else None
         scores.append(values.get(str(metric), math.nan))
     return 100 * statistics.fmean(scores) if scores else None

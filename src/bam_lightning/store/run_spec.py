@@ -56,11 +56,15 @@ COLUMN = "column:"  # begins the name of a teacher that is no Run, before the di
 
 
 class PredictionRequest(NamedTuple):
-    """Rows that a Run is to predict: the task they belong to, the task whose head does it, the split."""
+    """Rows that a Run is to predict: the task they belong to, the task whose head does it, the split, and of it a fold.
+
+    A fold is its number, from 0, and the number of folds.
+    """
 
     task: str
     head: str
     split: str
+    fold: tuple[int, int] | None = None
 
 
 class EncoderSummary(NamedTuple):
@@ -128,8 +132,9 @@ class Run:
 
     ``steps`` are optimizer steps; ``teachers`` maps a task to the Runs that teach it, more than one of them for an
     ensemble, or ``column:DIGEST`` for predictions from outside; ``teacher_weights`` are those of an ensemble whose
-    members do not count alike; ``teaches`` and ``tests`` say whether it is to predict its own training rows, and the
-    test splits.
+    members do not count alike. ``fold`` is the part of the rows that a Run is not trained on and teaches, ``folded``
+    the tasks whose teachers teach one fold each. ``teaches`` and ``tests`` say whether it is to predict its training
+    rows, and the test splits.
     """
 
     stage: str
@@ -144,6 +149,8 @@ class Run:
     teaches: bool = False
     tests: bool = False
     teacher_weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fold: tuple[int, int] | None = None
+    folded: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -176,7 +183,8 @@ class Run:
     @property
     def label(self) -> str:
         """Short name for people: the stage, and the task where there is one."""
-        return f"{self.stage}/{self.tasks[0]}" if len(self.tasks) == 1 else self.stage
+        fold = f", without fold {self.fold[0] + 1} of {self.fold[1]}" if self.fold else ""
+        return f"{self.stage}/{self.tasks[0]}{fold}" if len(self.tasks) == 1 else self.stage
 
 
 def run_from_json(value: Mapping[str, Any]) -> Run:
@@ -187,13 +195,15 @@ def run_from_json(value: Mapping[str, Any]) -> Run:
         "hyper": Hyperparameters(**value["hyper"]),
         "teachers": {task: tuple(ids) for task, ids in value["teachers"].items()},
         "teacher_weights": {task: tuple(weights) for task, weights in value["teacher_weights"].items()},
+        "fold": value["fold"] and tuple(value["fold"]),
+        "folded": tuple(value["folded"]),
     }
     return Run(**{**value, **found})
 
 
 def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     optimization = asdict(config.optimization)
-    for name in ("single", "multi", "finetuning_rate", "use_tuned_decay", *asdict(run.hyper)):
+    for name in ("single", "multi", "finetuning_rate", "use_tuned_decay", "decays", *asdict(run.hyper)):
         optimization.pop(name)
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
@@ -235,6 +245,10 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
         spec["shared_rows"] = shared
     if run.teacher_weights:
         spec["teacher_weights"] = run.teacher_weights
+    if run.fold:
+        spec["fold"] = run.fold
+    if run.folded:
+        spec["folded"] = run.folded
     return dict(to_json(spec))
 
 

@@ -28,7 +28,7 @@ FILE = "choices.json"
 def key(task: str, config: Config, data: str, encoder: str) -> str:
     """Return the key of a tuned value: the task, its data, the encoder and a hash of the training settings."""
     training = to_json(asdict(config.optimization)) | {"max_steps": config.trainer.max_steps}
-    for name in ("layerwise_decay", "use_tuned_decay", "multi", "finetuning_rate"):
+    for name in ("layerwise_decay", "use_tuned_decay", "decays", "multi", "finetuning_rate"):
         training.pop(name)
     training["single"].pop("layerwise_decay")
     digest = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
