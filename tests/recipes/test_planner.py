@@ -49,7 +49,7 @@ def test_single_multi_has_a_teacher_per_task_and_one_student():
     assert not student.teaches
 
 
-@pytest.mark.parametrize("recipe", ["ensemble_multi", "single_multi_finetune", "stilts"])
+@pytest.mark.parametrize("recipe", ["ensemble_multi", "single_multi_finetune", "single_multi_out_of_fold", "stilts"])
 def test_a_run_is_the_same_after_json(recipe):
     for run in planned(f"recipe={recipe}"):
         again = run_from_json(json.loads(json.dumps(to_json(asdict(run)))))

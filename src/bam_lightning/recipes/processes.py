@@ -136,7 +136,9 @@ def _follow(config: Config, output: Path) -> dict[str, Any]:
             fit_run(run_from_json(what[0]), context)
         else:
             run_id, requests = what
-            requests = [PredictionRequest(*names, fold and tuple(fold)) for *names, fold in requests]
+            requests = [
+                PredictionRequest(task, head, split, fold and tuple(fold)) for task, head, split, fold in requests
+            ]
             backfill_predictions(run_id, requests, context)
 
 
