@@ -41,13 +41,14 @@ class Noted(transformers.TrainerCallback):
     """Notes when ``WARM`` steps are done, and when all are; counts from there."""
 
     def __init__(self, model: Counted) -> None:
-        self.model, self.begun, self.ended = model, 0.0, 0.0
+        self.model, self.begun, self.ended, self.cpu = model, 0.0, 0.0, 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the time."""
         self.ended = time.perf_counter()
         if state.global_step == WARM:
             self.begun, self.model.rows, self.model.tokens = self.ended, 0, 0
+            self.cpu = time.process_time()
 
 
 def read_task(name: str, root: str, share: int) -> Any:
@@ -85,7 +86,7 @@ def main(names: str, batch: str, steps: str, share: str) -> None:
         clock = Noted(model)
         trainer.add_callback(clock)
         trainer.train()
-    seconds = clock.ended - clock.begun
+    seconds, cpu = clock.ended - clock.begun, time.process_time() - clock.cpu
     print(
         json.dumps(
             {
@@ -94,6 +95,7 @@ def main(names: str, batch: str, steps: str, share: str) -> None:
                 "tokens": model.tokens,
                 "rate": model.tokens / seconds,
                 "row_rate": model.rows / seconds,
+                "rows_a_cpu_second": model.rows / cpu,
                 "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             }
         )

@@ -75,7 +75,7 @@ def make(tasks: list[str], batch: int, steps: int, data: str, encoder: str, cach
         pad = int(load_tokenizer(encoder).pad_token_id)
     else:
         config = compose(words)
-        examples, pad = _generated(tasks), 0
+        examples, pad = _generated(tasks, share), 0
     sampler = SizeProportionalSampler(0.75 if len(tasks) > 1 and share == 1 else 1.0)
     sizes = {name: len(one.labels) for name, one in examples.items()}
     return Work(examples, sampler.stream(sizes, steps, batch, seed=0), pad, encoder or None, config)
@@ -95,10 +95,11 @@ def _real(config: Config, data: str, encoder: str, cache: Path, share: int) -> d
     return found
 
 
-def _generated(tasks: list[str]) -> dict[str, Examples]:
+def _generated(tasks: list[str], share: int = 1) -> dict[str, Examples]:
     found = {}
     for number, name in enumerate(tasks):
         rows, mean, spread, outputs = SHAPES[name]
+        rows //= share
         rng = np.random.default_rng([number, 7])
         lengths = np.rint(np.clip(np.exp(rng.normal(mean, spread, rows)), 4, LONGEST)).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])

@@ -68,6 +68,12 @@ def test_generated_rows_have_glues_lengths_and_the_stream_its_proportions(module
             assert np.log(work.examples[name].tokens.lengths).mean() == pytest.approx(shape.mean, abs=0.05)
 
 
+def test_a_share_of_the_rows_is_drawn_row_by_row(module):
+    work = module("workload").make(["cola", "rte"], batch=32, steps=86, data="", encoder="", cache="", share=4)
+    assert {name: len(one.labels) for name, one in work.examples.items()} == {"cola": 2137, "rte": 622}
+    assert np.unique(work.stream.rows).size > 0.99 * work.stream.rows.size  # 2,752 of 2,759 rows
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.parametrize("side", ["packed", "padded"])
 def test_what_is_measured_on_a_gpu_runs(side, module, monkeypatch):
