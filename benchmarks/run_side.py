@@ -30,7 +30,11 @@ def main(side: str, *words: str) -> None:
 
         found = gpu.run(*words)
     elif side == "tasknet":
-        command = [os.environ["BAM_TASKNET_PYTHON"], str(Path(__file__).with_name("tasknet_side.py")), *words]
+        from bam_lightning.config.trainer_config import TrainerConfig
+        from bam_lightning.models import hardware
+
+        script = str(Path(__file__).with_name("tasknet_side.py"))
+        command = [os.environ["BAM_TASKNET_PYTHON"], script, *words, hardware.precision(TrainerConfig())]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
     else:

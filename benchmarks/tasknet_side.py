@@ -1,6 +1,6 @@
-"""tasknet's side, for the Python of an environment that has it: ``tasknet_side.py TASKS BATCH STEPS SHARE``.
+"""tasknet's side, for the Python of an environment that has it: ``tasknet_side.py TASKS BATCH STEPS SHARE PRECISION``.
 
-It trains on the same rows of GLUE as ``ours``, with the same encoder, minibatch, length and number of threads. This
+It trains on the same rows of GLUE as ``ours``, with the same encoder, minibatch, length, precision and threads. This
 library is not imported: the two need not fit into one environment. Prints JSON as its last line."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_task(name: str, root: str, share: int) -> Any:
     return tasknet.Classification(splits, name=name, y="label", **columns)
 
 
-def main(names: str, batch: str, steps: str, share: str) -> None:
+def main(names: str, batch: str, steps: str, share: str, precision: str) -> None:
     """Train, and print what was found."""
     encoder, root = os.environ["BAM_ENCODER_DIR"], os.environ["BAM_GLUE_DIR"]
     tasks = [read_task(name, root, int(share)) for name in names.split(",")]
@@ -75,6 +75,7 @@ def main(names: str, batch: str, steps: str, share: str) -> None:
             "max_steps": int(steps),
             "weight_decay": 0.01,
             "use_cpu": True,
+            "bf16": precision == "bf16-mixed",
             "eval_strategy": "no",
             "save_strategy": "no",
             "logging_strategy": "no",
