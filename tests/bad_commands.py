@@ -187,7 +187,13 @@ CASES = {
         file("o", ""),
         "output: cannot write into {tmp}/o (File exists); give another folder",
     ),
-    "submit: no run": ("submit", [], None, "Missing option '--run'; see `bam submit --help`"),
+    "submit: no run": (
+        "submit",
+        [],
+        None,
+        "give either --run RUN_ID, as in the Plan of the job that trained it, or --best-of EXPERIMENT, which takes its "
+        "best Runs on dev; got neither",
+    ),
     "submit: no such run": (
         "submit",
         ["--run=abc", "paths.store={store}"],

@@ -119,7 +119,7 @@ def test_a_teacher_given_by_its_id_is_judged_before_any_training(tiny_job, tmp_p
 )
 def test_fit_is_who_is_above_the_commonest_answer_by_more_than_the_margin(score, margin, in_average, fit):
     head = SimpleNamespace(label_names=["yes", "no"])
-    task = SimpleNamespace(metric=SimpleNamespace(value="accuracy"), in_average=in_average, head=head)
+    task = SimpleNamespace(metric="accuracy", metric_name="accuracy", in_average=in_average, head=head)
     config = SimpleNamespace(
         distillation=SimpleNamespace(teacher_margin=margin), suite=SimpleNamespace(tasks={"rte": task})
     )
