@@ -29,8 +29,8 @@ FILES = {
     "a head mistyped": (
         lambda good: good.replace("/head: classification", "/head: clasification"),
         (
-            "no head 'clasification'; choices: choice, classification, hl_gauss, multi_label, ordinal, regression, san, "
-            "span, tagging; did you mean 'classification'?"
+            "no head 'clasification'; choices: choice, classification, hl_gauss, multi_label, ordinal, regression, "
+            "san, span, tagging; did you mean 'classification'?"
         ),
     ),
     "defaults that are no list": (
