@@ -117,7 +117,7 @@ def test_a_body_that_does_not_arrive_is_given_up(strict, monkeypatch):
 def left_open(served, sent, parts=0):
     """Return all bytes that come back before the server closes; this side never closes, and may send spaces."""
     address = urlparse(served.url)
-    with socket.create_connection((address.hostname, address.port), timeout=5) as line:
+    with socket.create_connection((address.hostname, address.port), timeout=20) as line:
         line.sendall(sent)
         for _ in range(parts):
             time.sleep(0.05)

@@ -3,9 +3,12 @@
 import importlib
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.chaos
 def test_a_client_is_answered_while_the_server_is_attacked(trained, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     attack = importlib.import_module("attack")

@@ -33,6 +33,7 @@ TRAIN, BACKFILL, WAIT, DONE, FAILED = "train", "complete", "wait", "done", "fail
 COLLECTIVE = timedelta(minutes=30)  # longest wait of one rank for another
 ALIVE_SECONDS = 60.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KILLS = (-signal.SIGKILL, -signal.SIGSEGV)  # exit codes
 
 Lead = Callable[..., dict[str, Any]]
 
@@ -196,7 +197,9 @@ def launch(config: Config, output: Path) -> dict[str, Any]:
 
 
 def _reason(error: Any, output: Path) -> BaseException:
-    rank, failure = error.get_first_failure()
+    # a rank that loses its peer fails or aborts too, at times before torchrun has seen that the peer was killed
+    killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode in KILLS}
+    rank, failure = min(killed.items()) if killed else error.get_first_failure()
     if (output / ERROR).is_file():
         told = json.loads((output / ERROR).read_text())
         return getattr(exceptions, told["kind"], BamError)(told["message"])
