@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,8 @@ def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, m
         assert line.startswith(f"{head}{tmp_path}/multirun/")
     assert "sweep: 2 jobs ended, 1 of them failed" in second.stderr
     assert "job 1 (optimization.learning_rate=1e+30): Non-finite gradient at step " in second.stderr
+    while "RUNNING" in subprocess.run(["squeue"], capture_output=True, text=True, timeout=60, check=True).stdout:
+        time.sleep(0.1)  # a job whose results are there may still be ending
     third = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
     assert third.stderr.splitlines()[0] == "job 0 is finished"
     assert "submitted to SLURM: 1 of 2 jobs, as 71" in third.stderr
