@@ -230,10 +230,9 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     )
     dev = {}
     if config.run.validations:
-        dev = {
-            task: make_examples(split, tokenized(split), scored=True)
-            for task, split in ((task, context.rows[task].dev) for task in run.tasks)
-        }
+        for task in run.tasks:
+            split = context.rows[task].dev
+            dev[task] = make_examples(split, tokenized(split), scored=True)
     groups = run.spec.get("shared_rows", ())
     shared = {"+".join(tasks): SharedRows(share_rows({task: splits[task] for task in tasks})) for tasks in groups}
     data = ExamplesDataModule(

@@ -480,9 +480,9 @@ class BamModule(pl.LightningModule):
 
     def _update_metrics(self, batch: Batch) -> None:
         for task, logits in self(batch).items():
-            part, head = batch.tasks[task], self.model.head(task)
             if task not in self.metrics:
                 continue
+            part, head = batch.tasks[task], self.model.head(task)
             for metric in cast(Any, self.metrics[task]):
                 predictions = predictions_for(head, metric.metric, logits, *part.words)
                 metric.update(predictions, part.labels, part.offsets, part.references)
