@@ -46,6 +46,8 @@ from bam_lightning.store.run_store import Store
 
 WAIT_SECONDS = 1.0  # between checks of Runs that other processes are training
 
+Loaded = tuple[dict[str, TaskExamples], dict[tuple[tuple[str, ...], int], list[str]], DataSummary]
+
 
 def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
     """Train the recipe of ``config``, write its results to ``output`` and return them.
@@ -73,24 +75,29 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
-    if config.optimization.decays:
-        _choose_decays(config, output, others, view)
-    context, facts, runs, error = plan_recipe(config, output, view, others)
+    loaded = _choose_decays(config, output, others, view) if config.optimization.decays else None
+    context, facts, runs, error = plan_recipe(config, output, view, others, loaded)
     save_job(config, output)
     runs = _execute_plan(runs, facts, error, context, view)
     return _report(config, runs, context, output)
 
 
-def _choose_decays(config: Config, output: Path, others: Others | None, view: View) -> None:
-    """Choose the layer-wise decay of each single task that has none yet; its trials' Runs may be the teachers."""
-    _, _, facts = load_data(config)
+def _choose_decays(config: Config, output: Path, others: Others | None, view: View) -> Loaded | None:
+    """Choose the layer-wise decay of each single task that has none yet; its trials' Runs may be the teachers.
+
+    Returns:
+        What ``load_data`` returned, unless decays were chosen since.
+    """
+    loaded = load_data(config)
+    facts = loaded[2]
     tasks, values = tuning.untuned_tasks(config, facts), config.optimization.decays
     if not tasks:
-        return
+        return loaded
     view.say(_to_choose(tasks, values))
     tuning.choose(
         config, facts, tasks, values, [config.teacher_seed], lambda trial, name: _lead(trial, output / name, others)
     )
+    return None
 
 
 def _to_choose(tasks: Sequence[str], values: Sequence[float]) -> str:
@@ -101,13 +108,13 @@ def _to_choose(tasks: Sequence[str], values: Sequence[float]) -> str:
 
 
 def plan_recipe(
-    config: Config, output: Path, view: View, others: Others | None = None
+    config: Config, output: Path, view: View, others: Others | None = None, loaded: Loaded | None = None
 ) -> tuple[Context, DataSummary, list[Run], TeacherError | None]:
     """Read and check the data, and plan and print the Runs; return them with what they share; see ``_plan``."""
     store = Store(config.paths.store)
     for folder in (store.root, Path(config.paths.cache).expanduser()):
         delete_abandoned(folder)
-    rows, texts, facts = load_data(config)
+    rows, texts, facts = loaded or load_data(config)
     _check_teachers(config, rows, store)
     facts, runs, error = _plan(config, rows, facts, store)
     context = Context(config, rows, texts, store, output, view.step, test_rows(config), scored_rows(config), others)
@@ -317,9 +324,7 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Sto
                 raise TrainingError(f"{reason}; give another, or let it teach with distillation.teacher_margin=null")
 
 
-def load_data(
-    config: Config,
-) -> tuple[dict[str, TaskExamples], dict[tuple[tuple[str, ...], int], list[str]], DataSummary]:
+def load_data(config: Config) -> Loaded:
     """Read and check all rows and texts; return them with the summary that the planner needs."""
     cache = Path(config.paths.cache)
     rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
