@@ -8,6 +8,7 @@ a test is about imports, or about environment variables that a library reads on 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -70,12 +71,19 @@ def client(address: str) -> None:
         socket.send_fds(line, [len(order).to_bytes(8, "big")], [0, 1, 2])
         line.sendall(order)
         with line.makefile() as answers:
-            child = int(answers.readline())
+            child, sent = int(answers.readline()), [signal.SIGKILL]
+
+            def forward(got: int, _: object) -> None:
+                sent.append(signal.Signals(got))
+                os.kill(child, got)
+
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-                signal.signal(number, lambda got, _: os.kill(child, got))
+                signal.signal(number, forward)
             status = answers.readline()
-    if not status:
-        os.kill(os.getpid(), signal.SIGKILL)  # as that process was
+    if not status:  # that process was killed
+        with contextlib.suppress(OSError):
+            signal.signal(sent[-1], signal.SIG_DFL)
+        os.kill(os.getpid(), sent[-1])
     sys.exit(int(status))
 
 

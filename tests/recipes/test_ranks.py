@@ -1,8 +1,11 @@
-"""A job in two processes: a rank that is killed is named, and the same command ends bit-equal to an undisturbed job."""
+"""A job in two processes: a rank that is killed is named, the same command ends bit-equal, and no thread outlives it."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,30 @@ def test_a_killed_rank_is_named_and_the_job_ends_bit_equal(tiny_job, tmp_path, m
             weights("killed")
     assert list((tmp_path / "killed" / "building").glob("*/last.ckpt"))
     assert weights("killed") == weights("whole")
+
+
+LEAVER = """
+import atexit, os
+
+def threads():
+    names = {open(f"/proc/self/task/{number}/comm").read().strip() for number in os.listdir("/proc/self/task")}
+    assert not {name for name in names if "gloo" in name}, names
+    print("left")
+
+atexit.register(threads)  # runs last
+from bam_lightning.recipes import processes
+from bam_lightning.training import distributed
+
+processes._join()
+import torch.distributed.fsdp  # as Lightning does, later
+distributed.broadcast_json(["done"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_threads_of_a_group_end_before_the_interpreter(tmp_path):
+    Path("leaver.py").write_text(LEAVER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "leaver.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.count("left") == 2, done.stderr

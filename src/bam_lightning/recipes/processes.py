@@ -88,6 +88,7 @@ def lead_or_follow(config: Config, output: Path, lead: Lead) -> dict[str, Any]:
 
 def _join() -> None:
     import torch
+    import torch.distributed.nn  # imported later, its default arguments would hold the group for ever
     from torch import distributed as dist
 
     if dist.is_initialized():
@@ -107,11 +108,12 @@ def _join() -> None:
 
 
 def _leave() -> None:
-    """End the group before the interpreter does: threads of gloo that outlive it abort the process."""
+    """End the group before the interpreter: a thread of gloo that lets a tensor go after it aborts the process."""
     from torch import distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(0.1)  # groups that caches of DTensor hold go on; here their threads can have Python's lock
 
 
 def _follow(config: Config, output: Path) -> dict[str, Any]:
