@@ -1,4 +1,4 @@
-"""A job in two processes: a rank that is killed is named, the same command ends bit-equal, and no thread outlives it."""
+"""A job in two processes: a rank that is killed is named, the same command ends bit-equal, no thread outlives it."""
 
 from __future__ import annotations
 
