@@ -30,7 +30,7 @@ METHODS = {
     "LoRA r=8, mean": ["encoder.pooling=mean", LORA, "optimization.learning_rate=1e-3"],
 }
 TASKS = ("mrpc", "rte")
-FIELDS = ("method", "seed", "settings", "trained_parameters", "peak_mib", "train_seconds", *TASKS, "run")
+FIELDS = ("method", "seed", "settings", "trained_parameters", "peak_mib", "train_seconds", "cpu_seconds", *TASKS, "run")
 
 
 def train(method: str, seed: int, words: list[str], output: Path) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def train(method: str, seed: int, words: list[str], output: Path) -> dict[str, A
         "trained_parameters": sum(_product(size) for size in sizes),
         "peak_mib": round(usage.ru_maxrss / 1024),
         "train_seconds": round(manifest["train_seconds"], 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         **{task: next(iter(manifest["metrics"][task].values())) for task in TASKS},
         "run": entry["id"],
     }
@@ -97,14 +98,14 @@ def main() -> None:
 def table(rows: list[dict[str, str]]) -> str:
     """Return a Markdown table: medians over seeds, and the range of scores x 100."""
     lines = [
-        "| | seeds | trained parameters | peak memory, MiB | seconds | MRPC | RTE |",
-        "|---|---|---|---|---|---|---|",
+        "| | seeds | trained parameters | peak memory, MiB | seconds | CPU seconds | MRPC | RTE |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
         mine = [row for row in rows if row["method"] == method]
         if not mine:
             continue
-        numbers = [f"{statistics.median(float(row[name]) for row in mine):,.0f}" for name in FIELDS[3:6]]
+        numbers = [f"{statistics.median(float(row[name]) for row in mine):,.0f}" for name in FIELDS[3:7]]
         for task in TASKS:
             scores = sorted(100 * float(row[task]) for row in mine)
             numbers.append(f"{statistics.median(scores):.1f} ({scores[0]:.1f}-{scores[-1]:.1f})")
