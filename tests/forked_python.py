@@ -96,6 +96,7 @@ def serve(address: str) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     _generate_demo()
+    _compose_experiments()
     gc.freeze()  # else garbage collection in a child copies every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
     with socket.socket(socket.AF_UNIX) as listener:
@@ -122,6 +123,16 @@ def _generate_demo() -> None:
     for kind in DEMO_TASKS:
         task = yaml.safe_load((conf_dir() / "task" / f"generated_{kind}.yaml").read_text())
         generate_splits(kind, task["train_rows"], task["dev_rows"], 0)
+
+
+def _compose_experiments() -> None:
+    """Compose what the documentation's commands compose most; children inherit the trees."""
+    import warm_hydra
+    from bam_lightning.config.compose import compose
+
+    warm_hydra.install()
+    for experiment in ("single", "multi", "single_multi"):
+        compose([f"+experiment={experiment}", "+debug=short"])
 
 
 def _child(line: socket.socket) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import resource
 import subprocess
 from io import BytesIO, TextIOWrapper
 
@@ -13,6 +14,7 @@ from pyarrow import parquet
 
 import bam_lightning as bam
 from bam_lightning.inference.predict_file import PredictOptions, predict_file
+from bam_lightning.store.atomic_io import WriteError
 from conftest import sentences
 from forked_python import python
 
@@ -194,6 +196,20 @@ def test_what_was_done_before_a_failure_is_kept_and_the_output_is_not(command, t
     (part,) = tmp_path.glob("out.csv.*.part")
     assert len(part.read_text().splitlines()) == 41
     assert capsys.readouterr().err == f"stopped; the rows scored so far are in {part.name}\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python closes such a file late
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl"])
+def test_a_full_disk_is_one_sentence_with_the_file(command, tmp_path, monkeypatch, target):
+    write_pairs(tmp_path / "in.csv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(WriteError, match=rf"^cannot write .*/{target}.*part \(File too large\): .*make room$"):
+            command(task=["rte"], input="in.csv", output=str(tmp_path / target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / target).exists()
 
 
 def bam_chunks(records, size):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an ``OSError``
+
 
 class BamError(Exception):
     """Base class of the errors that this library raises on purpose."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bam_lightning.config.escaping import printable
-from bam_lightning.config.exceptions import BamError, ConfigError
+from bam_lightning.config.exceptions import DISK_FULL, BamError, ConfigError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import renamed
 from bam_lightning.config.validation import suggest
@@ -34,7 +33,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
 @contextmanager

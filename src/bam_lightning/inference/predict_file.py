@@ -11,12 +11,20 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError, DataPathError, OutputExistsError
+from bam_lightning.config.exceptions import (
+    DISK_FULL,
+    ConfigError,
+    ConfigPathError,
+    DataError,
+    DataPathError,
+    OutputExistsError,
+)
 from bam_lightning.config.validation import wrong_separator
 from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.data.readers import CHUNK_ROWS, STREAM, Record, TableFile, chunks, format_of
 from bam_lightning.data.writers import Writer, make_writer
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
+from bam_lightning.store.atomic_io import WriteError, explain
 
 if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Predictor
@@ -257,14 +265,17 @@ def _open_output(
     stream = None if kind == "parquet" else temporary.open("w", encoding="utf-8", errors=errors, newline="")
     writer = make_writer(stream or temporary, kind, columns, options.escape_formulas, numeric, types)
     try:
-        yield writer
-    except BaseException:
+        try:
+            yield writer
+        finally:
+            writer.close()
+            if stream:
+                stream.close()
+    except BaseException as error:
         print(f"stopped; the rows scored so far are in {temporary}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise WriteError(explain(temporary, error)) from error
         raise
-    finally:
-        writer.close()
-        if stream:
-            stream.close()
     temporary.replace(path)
 
 

@@ -206,10 +206,11 @@ def _reason(error: Any, output: Path) -> BaseException:
         told = json.loads((output / ERROR).read_text())
         return getattr(exceptions, told["kind"], BamError)(told["message"])
     code = failure.exitcode
-    if code < 0:
-        return TrainingError(f"rank {rank} was ended by signal {-code}; the same command goes on from the checkpoint")
-    if code > 128:
+    if code - 128 in SIGNALS:
         return Stopped(code - 128)
+    if code < 0 or code > 128:  # a shell in between tells a signal as 128 and its number
+        code = -code if code < 0 else code - 128
+        return TrainingError(f"rank {rank} was ended by signal {code}; the same command goes on from the checkpoint")
     return TrainingError(f"rank {rank} ended with exit code {code}; its traceback is printed above")
 
 

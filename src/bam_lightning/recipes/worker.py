@@ -10,6 +10,7 @@ from bam_lightning.config.exceptions import BamError
 from bam_lightning.config.signals import Stopped
 from bam_lightning.recipes.job_file import read_job
 from bam_lightning.recipes.processes import ERROR
+from bam_lightning.store.atomic_io import atomic_write
 
 
 def main() -> None:
@@ -25,7 +26,8 @@ def main() -> None:
         sys.exit(stop.status)
     except BamError as error:
         if distributed.rank() == 0:
-            (output / ERROR).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            with atomic_write(output / ERROR) as path:
+                path.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.exit(1)
 
 

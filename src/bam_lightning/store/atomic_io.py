@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bam_lightning.config.exceptions import BamError, StoreAccessError, StoreError
+from bam_lightning.config.exceptions import DISK_FULL, BamError, StoreAccessError, StoreError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH = ("write", "Write", "iostream", "unexpected pos")  # words in torch's messages about a file it could not write
 LITTLE = 1 << 20  # bytes; with less than this free, a writer that gives no reason met a full disk
 TEMPORARY = ".part"  # suffix of files that are being written
@@ -110,7 +109,7 @@ def explain(path: Path, error: BaseException) -> str:
     """Return a message: which path could not be written, why, and what to do."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    if number in FULL or (number is None and _free(path) < LITTLE):
+    if number in DISK_FULL or (number is None and _free(path) < LITTLE):
         reason = os.strerror(number or errno.ENOSPC)  # pyarrow's own is longer
         advice = f"{_free(path) >> 20} MiB are free there; make room"
     elif number == errno.EROFS:

@@ -33,8 +33,8 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    normal, split = BertNormalizer(), BertPreTokenizer()  # what the tokenizer does before it looks a word up
-    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(normal.normalize_str(text)))
+    text = BertNormalizer().normalize_str(" ".join(texts))  # what the tokenizer does before it looks a word up
+    counts = Counter(word for word, _ in BertPreTokenizer().pre_tokenize_str(text))
     letters = sorted({letter for word in counts for letter in word})
     common = sorted(counts, key=lambda word: (-counts[word], word))[:vocab_size]
     words = [*SPECIAL, *dict.fromkeys([*common, *letters, *(f"##{letter}" for letter in letters)])]
