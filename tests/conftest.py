@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+RAM = "/dev/shm"  # the store syncs each file to its disk, which costs milliseconds; in a container it may be tiny
+if os.path.isdir(RAM) and shutil.disk_usage(RAM).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM)
 
 import json
+import logging
 import resource
 import threading
 from collections.abc import Iterator
@@ -50,10 +55,14 @@ def _no_plots(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
-    """Seed everything and work in an empty folder."""
+    """Seed everything and work in an empty folder, in which no log is written to once the test is over."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     np.random.seed(0)
+    yield
+    for handler in [one for one in logging.root.handlers if isinstance(one, logging.FileHandler)]:
+        logging.root.removeHandler(handler)
+        handler.close()
 
 
 WORDS = "a the cat dog man woman sleeps rests eats runs good bad not is it was who what where in on".split()
