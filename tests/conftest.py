@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-RAM = "/dev/shm"  # the store syncs each file to its disk, which costs milliseconds; in a container it may be tiny
-if os.path.isdir(RAM) and shutil.disk_usage(RAM).free > 8 << 30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM)
 
 import json
 import logging
 import resource
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +24,9 @@ import pytest
 import torch
 
 
+RAM = "/dev/shm"  # the store syncs each file to its disk, which costs milliseconds; in a container this may be tiny
+
+
 def pytest_addoption(parser):
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden instead of comparing with it")
     parser.addoption("--processes", type=int, default=2, help="processes that work on one store at once")
@@ -36,6 +36,8 @@ def pytest_configure(config):
     import warm_hydra
 
     warm_hydra.install()
+    if os.path.isdir(RAM) and shutil.disk_usage(RAM).free > 8 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
