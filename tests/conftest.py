@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import torch
 
-
 RAM = "/dev/shm"  # the store syncs each file to its disk, which costs milliseconds; in a container this may be tiny
 
 
