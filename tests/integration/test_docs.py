@@ -53,7 +53,8 @@ def shell(tmp_path_factory):
     (folder / "bam").write_text(f'#!/bin/bash\nexec {forked_python.python()} -m bam_lightning.cli "$@"\n')
     for command in ("python", "bam"):
         (folder / command).chmod(0o755)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "WANDB_MODE": "disabled"}
+    path = f"{folder}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHON_EXEC": forked_python.python(), "WANDB_MODE": "disabled"}  # of torchrun
 
 
 @pytest.fixture(scope="session")
