@@ -43,6 +43,9 @@ Split = Annotated[str | None, typer.Option(help="Split of a folder or hub datase
 Subset = Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")]
 Label = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the gold labels.")]
 Separator = Annotated[str, typer.Option(help="Separates the labels of a multi-label row in a text column.")]
+Delimiter = Annotated[
+    str | None, typer.Option(metavar="SIGN", help="Separator of CSV and TSV. Default: found in the header.")
+]
 HeadClasses = Annotated[
     list[str], typer.Option("--head", metavar="CLASS", help="Dotted name of a custom head class to trust; repeatable.")
 ]
@@ -219,6 +222,7 @@ def predict(
     output_format: Annotated[
         FileFormat | None, typer.Option(help="Format of the output, if its name does not end with it.")
     ] = None,
+    delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     escape_formulas: Annotated[
         bool, typer.Option("--escape-formulas", help="CSV, TSV: put ' before cells that a spreadsheet would execute.")
@@ -242,8 +246,8 @@ def predict(
     return predict_file(
         PredictOptions(
             run=run, store=store, task=task, input=input, output=output, input_format=input_format,
-            output_format=output_format, columns=columns, escape_formulas=escape_formulas, device=device,
-            precision=precision, heads=heads, overwrite=overwrite, embeddings=embeddings,
+            output_format=output_format, delimiter=delimiter, columns=columns, escape_formulas=escape_formulas,
+            device=device, precision=precision, heads=heads, overwrite=overwrite, embeddings=embeddings,
         )
     )  # fmt: skip
 
@@ -262,6 +266,7 @@ def evaluate(
     subset: Subset = None,
     label: Label = "label",
     separator: Separator = "|",
+    delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Also score the rows of each value of this column.")
@@ -284,8 +289,8 @@ def evaluate(
     evaluate(
         EvaluateOptions(
             run=run, task=task, input=input, store=store, split=split, subset=subset, label=label,
-            separator=separator, columns=columns, by=by, worst=worst, output=output, device=device,
-            precision=precision, heads=heads,
+            separator=separator, delimiter=delimiter, columns=columns, by=by, worst=worst, output=output,
+            device=device, precision=precision, heads=heads,
         )
     )  # fmt: skip
 
@@ -307,6 +312,7 @@ def compare(
     subset: Subset = None,
     label: Label = "label",
     separator: Separator = "|",
+    delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     output: Annotated[
         str, typer.Option(metavar="DIR", help="Folder for compare.json, compare.md and flipped.csv.")
@@ -325,8 +331,8 @@ def compare(
     return compare(
         CompareOptions(
             old=old, new=new, margin=margin, task=task, input=input, store=store, split=split, subset=subset,
-            label=label, separator=separator, columns=columns, output=output, device=device, precision=precision,
-            heads=heads,
+            label=label, separator=separator, delimiter=delimiter, columns=columns, output=output, device=device,
+            precision=precision, heads=heads,
         )
     )  # fmt: skip
 
@@ -357,6 +363,7 @@ def calibrate(
     subset: Subset = None,
     label: Label = "label",
     separator: Separator = "|",
+    delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     device: Device = "auto",
     precision: Precisions = "auto",
@@ -375,8 +382,8 @@ def calibrate(
     calibrate(
         CalibrateOptions(
             run=run, task=task, target=Target(at_precision, at_recall, at_agreement), input=input, store=store,
-            split=split, subset=subset, label=label, separator=separator, columns=columns, device=device,
-            precision=precision, heads=heads, force=force,
+            split=split, subset=subset, label=label, separator=separator, delimiter=delimiter, columns=columns,
+            device=device, precision=precision, heads=heads, force=force,
         )
     )  # fmt: skip
 

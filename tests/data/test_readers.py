@@ -8,11 +8,12 @@ import threading
 from contextlib import nullcontext, suppress
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bam_lightning.data.readers import TableFile, chunks, format_of
+from bam_lightning.data.readers import DELIMITER, TableFile, chunks, find_dialect, format_of
 from bam_lightning.data.writers import make_writer
 
 
@@ -109,7 +110,7 @@ def test_formulas_are_escaped_where_that_is_asked_for(tmp_path, cell, escape, be
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_what_is_written_is_read_again(tmp_path, seed, kind):
     rng = np.random.default_rng(seed)
     letters = [*"ab,\"'\n\r\t=<>&", "\u00e9", "\u4e2d"]
@@ -121,6 +122,32 @@ def test_what_is_written_is_read_again(tmp_path, seed, kind):
         writer.write(rows[10:])
         writer.close()
     assert [one.values for one in TableFile(str(path), kind)] == rows
+    if kind in DELIMITER:
+        frame = pd.read_csv(path, sep=DELIMITER[kind], dtype=str, keep_default_na=False)
+        assert frame.to_dict("records") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        ('"Name, first";text;label\na;b;c\n', ";"),
+        ("Name, first;text;label\na;b, c;d\n", ";"),
+        ("Text, German;label\none;1\ntwo, three, four;0\n", ";"),
+        ("Text, German;label;id\n", ";"),
+        ("text,labels|more\none,a|b|c\ntwo,a\n", ","),
+        ("text;label,id\none;1,2\ntwo;0,3\n", ","),
+        ("text\none, two; three\n", ","),
+        ('text;label\n"one;\ntwo, three";1\n', ";"),
+        ("text,label\none,1\na bad row\nanother\n", ","),
+    ],
+)
+def test_the_delimiter_is_the_one_that_separates_the_rows_like_the_header(text, delimiter):
+    assert find_dialect(text, "csv", None, None).delimiter == delimiter
+
+
+def test_a_line_separator_in_a_text_ends_no_row_of_tsv(tmp_path):
+    found = rows_of(tmp_path / "a.tsv", 'a\tb\n"x ""y"""\tone\u2028two\n', "tsv")
+    assert [one.values for one in found] == [{"a": 'x "y"', "b": "one\u2028two"}]
 
 
 def test_several_labels_are_joined_in_cells_and_a_list_in_json(tmp_path):

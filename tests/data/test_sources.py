@@ -21,7 +21,7 @@ from bam_lightning.config.hub import encoder_fingerprint
 from bam_lightning.data.examples import load_examples
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.sources import local_path
-from bam_lightning.data.task import task_from_config
+from bam_lightning.data.task import Task, task_from_config
 
 ROWS = {"text": ["one", "two"], "label": [0, 1]}
 
@@ -181,6 +181,17 @@ def test_quoting_and_delimiter_may_be_given(folder):
     assert read(folder, delimiter=":", text=["text,more"]) == {"text,more": ["one"], "label": ["0"]}
 
 
+@pytest.mark.parametrize("cell", ["one", "one, two"])
+def test_a_wrong_delimiter_is_named(folder, cell):
+    (folder / "train.csv").write_text(f"text;label\n{cell};0\n")
+    described = Task.from_file(folder / "train.csv", text="text", delimiter=",")
+    with pytest.raises(ValueError) as error:
+        load_examples("mine", described)
+    assert str(error.value).endswith(
+        "; delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found"
+    )
+
+
 def test_what_is_in_an_unused_column_does_not_matter(folder):
     (folder / "train.jsonl").write_text(
         '{"text": "one", "label": 0, "more": 1}\n{"text": "two", "label": 1, "more": {"a": [1, "x"]}}\n'
@@ -293,7 +304,7 @@ def test_broken_jsonl_is_named(folder):
 ASK_THE_HUB = """
 import time
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
-from bam_lightning.data.task import task_from_config
+from bam_lightning.data.task import Task, task_from_config
 head = HeadConfig(label_names=["a", "b"])
 task = TaskConfig(path="nyu-mll/glue", subset="rte", text=["sentence1"], head=head)
 start = time.monotonic()

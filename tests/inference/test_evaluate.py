@@ -124,3 +124,11 @@ def test_what_cannot_be_scored_is_named(evaluate, tmp_path, words, message):
     status, text = evaluate(*words)
     assert status == 1
     assert text.startswith(f"error: {message}".replace("{tmp}/", ""))
+
+
+def test_a_delimiter_may_be_given_and_a_wrong_one_is_named(evaluate, tmp_path):
+    (tmp_path / "in.csv").write_text("sentence;label\na cat, a dog;positive\n")
+    assert evaluate("--task=sst2", "--input=in.csv", "--delimiter=;")[0] == 0
+    status, text = evaluate("--task=sst2", "--input=in.csv", "--delimiter=,")
+    assert status == 1
+    assert "--delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found" in text

@@ -8,6 +8,7 @@ import subprocess
 from io import BytesIO, TextIOWrapper
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -268,3 +269,26 @@ def test_training_files_can_be_predicted_as_they_are(command, tmp_path):
         (row,) = read_rows(tmp_path / f"{name}.jsonl")
         found.append(row)
     assert found[0] == {**found[1], "n": "1"}
+
+
+def test_csv_keeps_the_separator_and_the_byte_order_mark_of_its_input(command, tmp_path):
+    """As spreadsheets write them in much of Europe."""
+    (tmp_path / "in.csv").write_bytes('\ufeff"Name, first";sentence\nÄnn;"the ""cat"";\neats"\n'.encode())
+    for target in ("out.csv", "out.tsv"):
+        command(task=["sst2"], input=f"{tmp_path}/in.csv", output=f"{tmp_path}/{target}")
+    assert (tmp_path / "out.csv").read_bytes().startswith("\ufeffName, first;sentence;".encode())
+    assert (tmp_path / "out.tsv").read_bytes().startswith(b"Name, first\tsentence\t")
+    for target, separator in (("out.csv", ";"), ("out.tsv", "\t")):
+        (text,) = pd.read_csv(tmp_path / target, sep=separator)["sentence"]
+        assert text == 'the "cat";\neats'
+
+
+def test_a_delimiter_may_be_given_and_a_wrong_one_is_named(command, tmp_path):
+    (tmp_path / "in.csv").write_text("sentence:id\nthe cat:1\n")
+    command(task=["sst2"], input=f"{tmp_path}/in.csv", output=f"{tmp_path}/out.jsonl", delimiter=":")
+    assert read_rows(tmp_path / "out.jsonl")[0]["id"] == "1"
+    (tmp_path / "in.csv").write_text("sentence;id\nthe cat;1\n")
+    with pytest.raises(ValueError, match="--delimiter is ',', but the header seems to be separated by ';'; leave it"):
+        command(task=["sst2"], input=f"{tmp_path}/in.csv", delimiter=",")
+    with pytest.raises(ValueError, match="--delimiter must be one character, got ';;'"):
+        command(task=["sst2"], input=f"{tmp_path}/in.csv", delimiter=";;")

@@ -13,7 +13,7 @@ from typing import Any
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.names import check_name
 from bam_lightning.config.text_fields import parse_field
-from bam_lightning.config.validation import check_at_least, check_choice, check_positive, check_range
+from bam_lightning.config.validation import check_at_least, check_choice, check_delimiter, check_positive, check_range
 
 MISSING: Any = "???"
 POOLINGS = ("cls", "pooler", "mean", "last")
@@ -273,8 +273,7 @@ class TaskConfig:
                 check_at_least(f"{key}.{name}", rows, 1, LARGEST)
         if not self.label_separator:
             raise ConfigError(f"{key}.label_separator must be at least one character, got ''")
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise ConfigError(f"{key}.delimiter must be one character, got {self.delimiter!r}")
+        check_delimiter(f"{key}.delimiter", self.delimiter)
         if self.symmetric and len(self.text) != 2:
             raise ConfigError(f"{key}.symmetric needs two text columns, got {self.text}")
         for name in ("weight", "temperature"):

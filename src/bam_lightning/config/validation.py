@@ -70,17 +70,32 @@ def check_range(
         raise ConfigError(f"{key} must be in {span}, got {value}")
 
 
-def wrong_separator(columns: Iterable[str], ending: str) -> str:
-    """Return a hint where a table's only column looks like several, put apart by another separator than its ending's.
+def check_delimiter(key: str, delimiter: str | None) -> None:
+    """Raise ``ConfigError`` for a delimiter that the csv module does not take; ``None`` is found in the file."""
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ConfigError(f"{key} must be one character, got {delimiter!r}")
 
-    >>> wrong_separator(["a;b;label"], "csv")
-    "; the columns seem to be separated by ';', a csv has ','"
+
+def wrong_separator(columns: Iterable[str], option: str, given: str | None = None) -> str:
+    """Return a hint where the names of a table's columns hold another separator more often than they were put apart.
+
+    Args:
+        columns: The names.
+        option: How the user sets the separator.
+        given: The separator, if the user set it.
+
+    >>> wrong_separator(["Name", " first;age;label"], "--delimiter")
+    "; the columns seem to be separated by ';': set --delimiter"
+    >>> wrong_separator(["a;b"], "--delimiter", ",")
+    "; --delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found"
     """
-    names, own = list(columns), "\t" if ending == "tsv" else ","
-    other = next((one for one in (";", "\t", ",", "|") if len(names) == 1 and one != own and one in names[0]), None)
-    if other is None or ending not in ("csv", "tsv"):
+    names = list(columns)
+    other = max((";", "\t", ",", "|"), key=lambda sign: sum(name.count(sign) for name in names))
+    if sum(name.count(other) for name in names) < max(len(names), 1):
         return ""
-    return f"; the columns seem to be separated by {other!r}, a {ending} has {own!r}"
+    if given is None:
+        return f"; the columns seem to be separated by {other!r}: set {option}"
+    return f"; {option} is {given!r}, but the header seems to be separated by {other!r}; leave it out to have it found"
 
 
 def require_extra(what: str, packages: Iterable[str], extra: str) -> None:

@@ -26,6 +26,7 @@ from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.leaks import join_groups, latest_rows
 from bam_lightning.data.readers import expand_columns
 from bam_lightning.data.soft_labels import add_label_column, read_distributions, read_weights, soft_label_names
+from bam_lightning.data.sources import FileSource
 from bam_lightning.data.task import CUTS, Layout, Task
 from bam_lightning.data.word_labels import blank_labels, join_words
 from bam_lightning.store.ragged import Ragged, concatenate
@@ -500,7 +501,10 @@ def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[
                 if task.config_key
                 else "text=, label= or id_column="
             )
-            raise DataError(f"{where}: no column {column!r}; columns there: {', '.join(there)}; set {options}")
+            hint = task.source.separator_hint(there) if isinstance(task.source, FileSource) else ""
+            raise DataError(
+                f"{where}: no column {column!r}; columns there: {', '.join(there)}{hint or f'; set {options}'}"
+            )
         if there.count(column) > 1:
             raise DataError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")
     if table.num_rows == 0:

@@ -6,6 +6,7 @@ read with the reason; ``read_columns`` needs every row and raises an error for t
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import json
@@ -13,6 +14,8 @@ import lzma
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import LARGEST
 from bam_lightning.config.exceptions import DataError, DataPathError
-from bam_lightning.config.validation import check_choice, expand_path
+from bam_lightning.config.validation import check_choice, expand_path, wrong_separator
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -33,7 +36,9 @@ LARGEST_JSON = 256 << 20  # bytes of a JSON array, which is read as a whole
 LARGEST_BATCH = 1 << 30  # bytes of the text in CHUNK_ROWS rows of Parquet
 EXPANSION, FREELY = 200, 1 << 30  # Parquet's text is at most so many times its file, or so many bytes
 SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
+DELIMITER = {"csv": ",", "tsv": "\t"}
 DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_ROWS = 1_000  # of CSV and TSV, to find the delimiter
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what damaged compressed files raise
 
@@ -106,6 +111,8 @@ class TableFile:
     Attributes:
         columns: Names in the header of CSV and TSV or in Parquet's schema, known once the first row was asked for;
             each row of JSON has its own.
+        byte_order_mark: Whether the file begins with one, known then too.
+        found: The dialect of CSV and TSV, known then too.
     """
 
     def __init__(
@@ -119,6 +126,8 @@ class TableFile:
         self.name, self.kind = name, kind
         self.delimiter, self.quoting, self.unique_columns = delimiter, quoting, unique_columns
         self.columns: list[str] = []
+        self.byte_order_mark = False
+        self.found: Dialect | None = None
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the rows.
@@ -178,14 +187,16 @@ class TableFile:
                 raise DataError(f"{self.name}: line {number + 1} is longer than {longest >> 20} MiB; is it a table?")
             if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise DataError(f"{self.name} is UTF-16 text, not UTF-8; save it as UTF-8")
+            if not number:
+                self.byte_order_mark = line.startswith(codecs.BOM_UTF8)
             yield line.decode("utf-8" if number else "utf-8-sig", "surrogateescape")
 
     def _csv(self, lines: _CountedLines) -> Iterator[Record]:
         csv.field_size_limit(LONGEST_FIELD)
         sample = lines.peek(1 if self.name == STREAM else SAMPLE_BYTES)  # a pipe is not waited for: its header alone
         title = self.kind.upper()
-        found = find_dialect(sample, self.kind, self.delimiter, self.quoting)
-        rows = csv.reader(lines, **found.options)
+        self.found = find_dialect(sample, self.kind, self.delimiter, self.quoting)
+        rows = csv.reader(lines, **self.found.options)
         try:
             header: list[str] | None = []
             while header is not None and not header:
@@ -293,19 +304,21 @@ class _CountedLines:
 def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | None) -> Dialect:
     """Return the delimiter and quoting of CSV or TSV, as far as they are not given, from the file's first lines.
 
-    The delimiter is the ending's own (comma, tab), or another usual one that the header has instead. CSV is quoted.
+    The delimiter of TSV is the tab if its header has one. Else it is the one that separates most rows like the header,
+    then the one that the header has most often outside quotes, then the ending's own. CSV is quoted.
     TSV is quoted, as pandas writes it, unless a line cannot be read that way: GLUE's files use ``"`` as a letter.
 
-    >>> find_dialect('a;b;label\\n', "csv", None, None)
+    >>> find_dialect('"Name, first";b;label\\n', "csv", None, None)
     Dialect(delimiter=';', quoting=True)
     >>> find_dialect('a\\tb\\n"one\\ttwo\\n', "tsv", None, None)
     Dialect(delimiter='\\t', quoting=False)
     """
-    header = next((line for line in sample.splitlines() if line.strip()), "")
-    usual = "\t" if kind == "tsv" else ","
     if delimiter is None:
-        others = sorted(DELIMITERS, key=header.count, reverse=True)
-        delimiter = usual if usual in header or not any(map(header.count, others)) else others[0]
+        header = next((line for line in sample.splitlines() if line.strip()), "")
+        usual = DELIMITER[kind]
+        signs = [sign for sign in (usual, *DELIMITERS) if sign in header] or [usual]
+        certain = kind == "tsv" and signs[0] == usual
+        delimiter = usual if certain else max(dict.fromkeys(signs), key=lambda sign: _fit(sample, sign))
     if kind == "csv":
         quoting = True
     elif quoting is None:
@@ -313,10 +326,29 @@ def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | 
     return Dialect(delimiter, quoting)
 
 
+def _fit(sample: str, delimiter: str) -> tuple[float, int]:
+    """Return how well a delimiter fits: the share of rows with as many fields as the header, and that number; zeros
+    if the header is one field."""
+    csv.field_size_limit(LONGEST_FIELD)
+    widths: list[int] = []
+    with suppress(csv.Error):  # a field that is too long
+        for row in islice(csv.reader(_sample_lines(sample), delimiter=delimiter), SAMPLE_ROWS):
+            widths += [len(row)] * bool(row)
+    if not widths or widths[0] == 1:
+        return 0.0, 0
+    return widths.count(widths[0]) / len(widths), widths[0]
+
+
+def _sample_lines(sample: str) -> list[str]:
+    """Return the lines as they are read, which end in line feeds alone, without one that may be cut off."""
+    lines = list(StringIO(sample, newline="\n"))
+    return lines if len(sample) < SAMPLE_BYTES else lines[:-1]
+
+
 def _reads_quoted(sample: str, delimiter: str) -> bool:
     """Return whether each line of a sample has as many fields as the first if ``"`` quotes fields."""
     csv.field_size_limit(LONGEST_FIELD)
-    lines = sample.splitlines(keepends=True)[: None if len(sample) < SAMPLE_BYTES else -1]
+    lines = _sample_lines(sample)
     if not any('"' in line for line in lines):
         return True
     try:
@@ -406,11 +438,16 @@ def expand_columns(wanted: Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 def read_columns(
-    path: Path, wanted: Sequence[str], delimiter: str | None = None, quoting: bool | None = None
+    path: Path,
+    wanted: Sequence[str],
+    delimiter: str | None = None,
+    quoting: bool | None = None,
+    option: str = "delimiter",
 ) -> Columns:
     """Return the wanted columns of a file, those that exist; what is in the others does not matter.
 
     Columns of CSV and TSV are text. Those of JSON have the type of their values; labels of several types become text.
+    ``option`` is how the user sets ``delimiter``.
 
     Raises:
         DataError: If the file or a row of it cannot be read.
@@ -426,7 +463,8 @@ def read_columns(
     rows = 0
     for rows, record in enumerate(source, start=1):
         if record.fault:
-            raise DataError(f"row {rows - 1}: {record.fault}; mend that row")
+            hint = wrong_separator(source.columns, option, delimiter)
+            raise DataError(f"row {rows - 1}: {record.fault}{hint or '; mend that row'}")
         if kind in ("json", "jsonl"):
             found.update(dict.fromkeys(record.values))
         for column, cells in values.items():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from bam_lightning.config.exceptions import ConfigError, DataError, DataPathError
+from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
-from bam_lightning.config.validation import check_choice, expand_path
+from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, wrong_separator
 from bam_lightning.data.readers import (
     FORMATS,
     Columns,
@@ -67,6 +67,7 @@ class FileSource:
         subset: Subfolder to look in first, as data sets of the hub with several configurations have them.
         delimiter: Of CSV and TSV; ``None`` finds it.
         quoting: Whether ``"`` quotes fields of TSV; ``None`` finds out.
+        delimiter_option: How the user sets ``delimiter``.
     """
 
     files: Mapping[str, Path] | Path
@@ -74,11 +75,11 @@ class FileSource:
     subset: str | None = None
     delimiter: str | None = None
     quoting: bool | None = None
+    delimiter_option: str = "delimiter"
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for a delimiter that the csv module does not take."""
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise ConfigError(f"delimiter must be one character, got {self.delimiter!r}")
+        check_delimiter(self.delimiter_option, self.delimiter)
 
     def split_names(self) -> list[str]:
         """Return the names of the splits that exist."""
@@ -120,7 +121,7 @@ class FileSource:
         if not kind:
             raise DataError(f"task {name!r}: {path} has none of the endings {', '.join(FORMATS)}")
         try:
-            return read_columns(path, columns, self.delimiter, self.quoting)
+            return read_columns(path, columns, self.delimiter, self.quoting, self.delimiter_option)
         except (pa.ArrowException, ValueError, OSError, EOFError) as error:
             reason = read_error(error).replace(f"{path} ", "it ", 1)
             raise DataError(f"task {name!r}: {path} cannot be read as {kind}: {reason}") from error
@@ -141,6 +142,10 @@ class FileSource:
             there = _names_of_files(path.parent)
             raise DataPathError(f"task {name!r}: no file {path}; files there: {', '.join(there) or 'none'}")
         return [path]
+
+    def separator_hint(self, columns: Sequence[str]) -> str:
+        """Return a hint where names of columns look like several, put apart by another separator."""
+        return wrong_separator(columns, self.delimiter_option, self.delimiter)
 
     def paths(self, split: str) -> list[Path]:
         """Return the files of a split, if they exist."""

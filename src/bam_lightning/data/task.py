@@ -480,7 +480,9 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
             folder.is_file() and (task.dev_split is None or bool(task.split)) and task.train_split is not None
         )
         files = {str(task.train_split): folder} if alone else folder
-        source = FileSource(files, True, task.subset, task.delimiter, task.quoting)
+        source = FileSource(
+            files, True, task.subset, task.delimiter, task.quoting, delimiter_option=f"suite.tasks.{name}.delimiter"
+        )
     else:
         source = HubSource(task.path, task.subset)
     names = tuple(task.head.label_names)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 from bam_lightning.config.escaping import FORMULA
 from bam_lightning.config.exceptions import DataError
-from bam_lightning.data.readers import Dialect
+from bam_lightning.data.readers import DELIMITER
 
 
 class Writer(Protocol):
@@ -31,6 +31,8 @@ def make_writer(
     escape: bool,
     numbers: Sequence[str] = (),
     types: Mapping[str, Any] | None = None,
+    delimiter: str | None = None,
+    byte_order_mark: bool = False,
 ) -> Writer:
     """Return what writes rows with the given columns.
 
@@ -41,10 +43,16 @@ def make_writer(
         numbers: of Parquet: columns of numbers, though the first rows may have none.
         types: of Parquet: Arrow types of columns, where they are known; others are those of the first rows' values.
         escape: put an apostrophe before cells of CSV and TSV that a spreadsheet would run as a formula.
+        delimiter: of CSV and TSV; ``None``: comma or tab.
+        byte_order_mark: begin CSV and TSV with one, by which Excel knows UTF-8.
     """
     if isinstance(target, Path):
         return _ParquetWriter(target, columns, numbers, types or {})
-    return _JsonWriter(target) if kind == "jsonl" else _CsvWriter(target, kind, columns, escape)
+    if kind == "jsonl":
+        return _JsonWriter(target)
+    if byte_order_mark:
+        target.write("\ufeff")
+    return _CsvWriter(target, delimiter or DELIMITER[kind], columns, escape)
 
 
 class _JsonWriter:
@@ -68,9 +76,9 @@ class _Lines(NamedTuple):
 class _CsvWriter:
     """Lines end in ``\\n``, but the module is told ``\\r\\n``, for else it would not quote a ``\\r`` in a cell."""
 
-    def __init__(self, stream: TextIO, kind: str, columns: Sequence[str], escape: bool) -> None:
-        self.stream, self.columns, self.kind, self.escape = stream, columns, kind, escape
-        self.writer = csv.writer(_Lines(stream), **({} if kind == "csv" else Dialect("\t", False).options))
+    def __init__(self, stream: TextIO, delimiter: str, columns: Sequence[str], escape: bool) -> None:
+        self.stream, self.columns, self.escape = stream, columns, escape
+        self.writer = csv.writer(_Lines(stream), delimiter=delimiter)
         self.writer.writerow([self._text(name) for name in columns])
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -81,8 +89,6 @@ class _CsvWriter:
 
     def _text(self, value: Any) -> str:
         text = "" if value is None else _writable(_flat(value))
-        if self.kind == "tsv":
-            text = " ".join(text.splitlines()).replace("\t", " ")
         return f"'{text}" if self.escape and not isinstance(value, (int, float)) and text.startswith(FORMULA) else text
 
 

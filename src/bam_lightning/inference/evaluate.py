@@ -51,6 +51,7 @@ class LabelledInput:
     subset: str | None = None
     label: str = "label"
     separator: str = "|"
+    delimiter: str | None = None
     columns: Sequence[str] = field(default_factory=list)
 
 
@@ -106,25 +107,27 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
     assert options.input is not None
     path = Path(options.input).expanduser()
     source: Source
+    read_by: dict[str, Any] = {"delimiter": options.delimiter, "delimiter_option": "--delimiter"}
     if path.is_file():
         if options.split is not None:
             raise ConfigError(f"input: {path} is a file, which has no splits; omit --split")
         split = path.stem
-        source = FileSource({split: path})
+        source = FileSource({split: path}, **read_by)
     elif options.split is None:
         raise ConfigPathError(f"input: no file {path}; name a split of a folder or hub dataset with --split")
     else:
         split = options.split
-        source = FileSource(path) if path.is_dir() else HubSource(options.input, options.subset)
+        source = FileSource(path, **read_by) if path.is_dir() else HubSource(options.input, options.subset)
     described = _describe(task, source, options.label, options.separator)
     table, columns, where = source.read(task.name, described, split, more)
     if not columns:  # an empty file of JSON lines
         raise DataError(f"{where}: expected labelled rows, found none")
     for column in [*described.columns, *more]:
         if column not in table.column_names:
+            hint = source.separator_hint(columns) if isinstance(source, FileSource) else ""
             raise DataError(
-                f"{where}: no column {column!r}; its columns: {', '.join(columns)}; choose others with "
-                "--column, --label or --by"
+                f"{where}: no column {column!r}; its columns: {', '.join(columns)}"
+                f"{hint or '; choose others with --column, --label or --by'}"
             )
     if table.num_rows == 0:
         raise DataError(f"{where}: expected labelled rows, found none")

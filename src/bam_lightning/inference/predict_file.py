@@ -19,9 +19,9 @@ from bam_lightning.config.exceptions import (
     DataPathError,
     OutputExistsError,
 )
-from bam_lightning.config.validation import wrong_separator
+from bam_lightning.config.validation import check_delimiter, wrong_separator
 from bam_lightning.data.items import ITEM_KINDS
-from bam_lightning.data.readers import CHUNK_ROWS, STREAM, Record, TableFile, chunks, format_of
+from bam_lightning.data.readers import CHUNK_ROWS, DELIMITER, STREAM, Record, TableFile, chunks, format_of
 from bam_lightning.data.writers import Writer, make_writer
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 from bam_lightning.store.atomic_io import WriteError, explain
@@ -45,6 +45,7 @@ class PredictOptions:
     output: str = STREAM
     input_format: str | None = None
     output_format: str | None = None
+    delimiter: str | None = None
     columns: Sequence[str] = field(default_factory=list)
     escape_formulas: bool = False
     device: str = "auto"
@@ -64,8 +65,9 @@ def predict_file(options: PredictOptions) -> int:
     stream_format = "jsonl" if input_format in ("json", "parquet") else input_format
     given = options.output_format or (stream_format if options.output == STREAM else None)
     output_format = format_of("output", options.output, given)
+    check_delimiter("--delimiter", options.delimiter)
     _check_paths(options)
-    source = TableFile(options.input, input_format)
+    source = TableFile(options.input, input_format, options.delimiter)
     batches = chunks(source)
     first = next(batches, [])
     info = read_model_info(find_model(options.run, options.store))
@@ -90,7 +92,10 @@ def predict_file(options: PredictOptions) -> int:
     types = _column_types(source, output_format)
     copied = [column for column in dict.fromkeys([*_column_names(source, first), *types]) if column != ERROR_COLUMN]
     numeric = [column for column in added if not column.endswith((".label", ".scores")) and column != EMBEDDING]
-    with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric, types) as writer:
+    layout = {}
+    if output_format == input_format and source.found:  # a spreadsheet opens the output as it did the input
+        layout = {"delimiter": source.found.delimiter, "byte_order_mark": source.byte_order_mark}
+    with _open_output(options, output_format, [*copied, *added, ERROR_COLUMN], numeric, types, layout) as writer:
         counts = _score_batches(model, plan, first, batches, writer, _file_size(options.input), options.embeddings)
     _print_summary(counts, options.output)
     return 1 if counts.rows and counts.failed == counts.rows else 0
@@ -149,7 +154,9 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
     if unmet is None and plan:
         return plan
     problem = f"task {unmet.name!r} reads {', '.join(plan[unmet.name])}" if unmet else "no task's columns are in it"
-    hint = wrong_separator(available, format_of("input", options.input, options.input_format))
+    hint = ""
+    if format_of("input", options.input, options.input_format) in DELIMITER:
+        hint = wrong_separator(available, "--delimiter", options.delimiter)
     example = unmet or next(iter(info.tasks.values()))
     raise DataError(
         f"input: {problem}; its columns: {', '.join(available) or 'none'}{hint}; "
@@ -249,21 +256,26 @@ def score_records(
 
 @contextmanager
 def _open_output(
-    options: PredictOptions, kind: str, columns: Sequence[str], numeric: Sequence[str], types: Mapping[str, Any]
+    options: PredictOptions,
+    kind: str,
+    columns: Sequence[str],
+    numeric: Sequence[str],
+    types: Mapping[str, Any],
+    layout: Mapping[str, Any],
 ) -> Iterator[Writer]:
     """Yield a writer to a temporary file, which is renamed on success. After a failure the temporary file remains."""
     errors = "backslashreplace" if kind == "jsonl" else "surrogateescape"  # copy bytes that are not UTF-8 as they are
     if options.output == STREAM:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors=errors, newline="")
-        writer = make_writer(sys.stdout, kind, columns, options.escape_formulas)
+        writer = make_writer(sys.stdout, kind, columns, options.escape_formulas, **layout)
         yield writer
         writer.close()
         return
     path = Path(options.output).expanduser()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     stream = None if kind == "parquet" else temporary.open("w", encoding="utf-8", errors=errors, newline="")
-    writer = make_writer(stream or temporary, kind, columns, options.escape_formulas, numeric, types)
+    writer = make_writer(stream or temporary, kind, columns, options.escape_formulas, numeric, types, **layout)
     try:
         try:
             yield writer
