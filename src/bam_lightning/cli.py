@@ -41,8 +41,13 @@ Labelled = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of a folder or hub dataset.")]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")]
-Label = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the gold labels.")]
-Separator = Annotated[str, typer.Option(help="Separates the labels of a multi-label row in a text column.")]
+Label = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column of the gold labels; default: the task's in its job.")
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(help="Separates the labels of a multi-label row in a text column; default: the task's in its job."),
+]
 Delimiter = Annotated[
     str | None, typer.Option(metavar="SIGN", help="Separator of CSV and TSV. Default: found in the header.")
 ]
@@ -264,8 +269,8 @@ def evaluate(
     store: Store = "store",
     split: Split = None,
     subset: Subset = None,
-    label: Label = "label",
-    separator: Separator = "|",
+    label: Label = None,
+    separator: Separator = None,
     delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     by: Annotated[
@@ -310,8 +315,8 @@ def compare(
     store: Store = "store",
     split: Split = None,
     subset: Subset = None,
-    label: Label = "label",
-    separator: Separator = "|",
+    label: Label = None,
+    separator: Separator = None,
     delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     output: Annotated[
@@ -361,8 +366,8 @@ def calibrate(
     store: Store = "store",
     split: Split = None,
     subset: Subset = None,
-    label: Label = "label",
-    separator: Separator = "|",
+    label: Label = None,
+    separator: Separator = None,
     delimiter: Delimiter = None,
     columns: Columns = [],  # noqa: B006
     device: Device = "auto",

@@ -94,6 +94,22 @@ def test_without_an_input_the_dev_rows_of_the_job_are_scored(trained, tmp_path, 
         assert report["rows"] == 24
 
 
+def test_labels_are_read_from_the_column_that_the_task_had(model, gold, tmp_path, capsys):
+    manifest = json.loads((model / "run.json").read_text())
+    manifest["reads"]["sst2"]["label"] = "Urteil"
+    (model / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
+    assert read_model_info(find_model(str(model))).task("stsb").label == "label"  # as in manifests without it
+    (tmp_path / "own.csv").write_text((tmp_path / "gold.csv").read_text().replace("label", "Urteil", 1))
+    assert bam_command("evaluate", "--run", model, "--task", "sst2", "--input", "own.csv") == 0
+    capsys.readouterr()
+    for name, near in (("label", "label"), ("SST2", "SST2"), ("Urteile", "Urteile"), ("x", None)):
+        (tmp_path / "own.csv").write_text((tmp_path / "gold.csv").read_text().replace("label", name, 1))
+        assert bam_command("evaluate", "--run", model, "--task", "sst2", "--input", "own.csv") == 1
+        said = capsys.readouterr().err
+        assert f"no column 'Urteil'; its columns: sentence, {name}; choose another with --label" in said
+        assert said.endswith(f"; did you mean --label {near}?\n" if near else "--label\n")
+
+
 def test_a_model_whose_job_is_not_known_needs_an_input(model, capsys):
     assert bam_command("evaluate", "--run", model) == 1
     assert capsys.readouterr().err.endswith("so its rows are not; give labelled rows with --input\n")
@@ -167,6 +183,9 @@ def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(mod
     words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-precision", "0.9"]
     assert bam_command(*words) == 0, capsys.readouterr().err
     labels = np.array([prediction.label for prediction in bam.load(model, device="cpu").predict(ROWS, task="sst2")])
+    count = int((labels != ABSTAIN).sum())
+    said = capsys.readouterr().out
+    assert said.endswith(f"\nsst2: answered {count} of 80 ({round(100 * count / 80)} %)\n")
     assert set(labels) == {"negative", "positive", ABSTAIN}
     for name in ("negative", "positive"):
         assert (np.array(gold)[labels == name] == name).mean() >= 0.9
@@ -177,6 +196,18 @@ def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(mod
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["answered"]["rows"] == (labels != ABSTAIN).sum()
     assert report["answered"]["metrics"]["accuracy"]["value"] >= 0.9
+
+
+def test_a_label_that_is_never_predicted_rightly_is_named(model, gold, tmp_path, capsys):
+    predicted = bam.load(model, device="cpu").predict(ROWS, task="sst2")
+    wrong = [f"{row},negative" for row, one in zip(ROWS, predicted, strict=True) if one.label == "positive"]
+    (tmp_path / "gold.csv").write_text("\n".join(["sentence,label", *wrong]))
+    words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-precision", "0.9"]
+    assert bam_command(*words) == 0
+    said = capsys.readouterr().out
+    assert "sst2: answered 0 of " in said
+    for name in ("negative", "positive"):
+        assert f"sst2: the label {name!r} is never predicted rightly; ask for less, or train on more rows" in said
 
 
 def test_weights_of_classes_and_smoothing_are_no_part_of_a_calibration(model, gold):

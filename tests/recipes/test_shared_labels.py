@@ -148,6 +148,9 @@ def test_a_recipe_trains_teachers_and_a_student_that_predicts_and_is_evaluated(w
     (answer,) = model.predict(["the cat eats"], task="urgency")
     assert answer.label in ("low", "mid", "high")
     reports = evaluate(EvaluateOptions(run=results["runs"][-1]["id"], store=str(tmp_path / "store"), output="report"))
+    rows = EvaluateOptions(run=results["runs"][-1]["id"], store=str(tmp_path / "store"), task=["topic"])
+    rows.input = f"{tmp_path}/tickets/validation.jsonl"  # the task's label column is `subject`
+    assert evaluate(rows)[0]["metrics"] == reports[0]["metrics"]
     scores = results["runs"][-1]["metrics"]
     for report in reports:
         task, metric = report["task"], report["metric"]

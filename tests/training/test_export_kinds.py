@@ -87,8 +87,8 @@ def test_the_manifest_and_the_readme_say_how_to_read_each(folder, tmp_path, monk
     assert tasks["tags"]["label"] == "the tag with the highest score at a word's first token"
     assert tasks["answer"]["outputs"] == ["start", "end"]
     assert tasks["choice"]["label"].startswith("the choice with the highest score")
-    monkeypatch.chdir(folder)
     for name in ("tags", "choice", "answer"):
+        monkeypatch.chdir(folder / name)
         text = (folder / name / "README.md").read_text()
         exec(text.split("```python\n")[1].split("```")[0], {})
 
@@ -137,10 +137,17 @@ def test_a_model_without_pooler_has_no_choices_in_transformers(model, tmp_path):
 
 @pytest.mark.slow  # torch's exporter takes seconds
 @pytest.mark.xdist_group("export")
-def test_one_graph_has_all_kinds(model, tmp_path):
+def test_one_graph_has_all_kinds(model, tmp_path, monkeypatch, capsys):
     import onnxruntime
 
     assert model.export(tmp_path / "out", "onnx") <= 1e-4
+    monkeypatch.chdir(tmp_path / "out")
+    exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], {})
+    printed = capsys.readouterr().out.splitlines()
+    tags = [line for line in printed if line.startswith("tags ")]
+    tokens = model.tokenizer("A first text.").tokens()
+    assert [line.split()[1] for line in tags] == tokens  # each with the score of each tag
+    assert {line.split()[0] for line in printed} == {"mood", "tags", "choice", "answer"}
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     shapes = {one.name: len(one.shape) for one in session.get_outputs()}
     assert shapes == {"mood": 2, "tags": 3, "choice": 2, "answer": 3}

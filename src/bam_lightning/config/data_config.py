@@ -5,7 +5,7 @@ Imports neither torch nor Hydra. Each check names the key, the value that came a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -71,6 +71,7 @@ KINDS_OF_HEADS = {  # of two heads for a kind, the last is its default
     "bam_lightning.SpanHead": "span",
 }
 HEADS_OF_KINDS = {kind: head for head, kind in KINDS_OF_HEADS.items()}
+LABEL_OPTIONS = {"label": "label", "label_separator": "|"}  # and their defaults
 KINDS = ("classification", "regression", "ordinal", "multi_label", "choice", "tagging", "span")
 
 
@@ -115,6 +116,12 @@ def check_metric(key: str, metric: Any, kind: str, n_names: int) -> None:
         raise ConfigError(f"{key}.input={given}: a regression task has no probabilities; leave it out")
     if given == "positive" and (n_names != 2 or kind == "multi_label"):
         raise ConfigError(f"{key}.input=positive is for two classes, but the task has {n_names}; use probabilities")
+
+
+def label_columns(label: str, annotators: Sequence[str], separator: str) -> dict[str, str]:
+    """Return where new rows have their labels, as far as one column holds them and nothing is at its default."""
+    given = {"label": "" if annotators or "*" in label else label, "label_separator": separator}
+    return {name: value for name, value in given.items() if value and value != LABEL_OPTIONS[name]}
 
 
 def kind_of(head: str, metric: Any, in_range: bool) -> str:

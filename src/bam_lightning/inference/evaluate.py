@@ -4,6 +4,8 @@ N rows, K outputs of a head, C label names of a task."""
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
+from bam_lightning.config.validation import suggest
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.outcomes import compare
@@ -44,13 +47,16 @@ WORST = 20
 
 @dataclass(kw_only=True)
 class LabelledInput:
-    """Where labelled rows are read. ``input`` is a file, a folder of splits or a hub dataset."""
+    """Where labelled rows are read. ``input`` is a file, a folder of splits or a hub dataset.
+
+    ``label``, ``separator`` and ``columns`` are those of the task unless they are given.
+    """
 
     input: str | None = None
     split: str | None = None
     subset: str | None = None
-    label: str = "label"
-    separator: str = "|"
+    label: str | None = None
+    separator: str | None = None
     delimiter: str | None = None
     columns: Sequence[str] = field(default_factory=list)
 
@@ -118,20 +124,30 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
     else:
         split = options.split
         source = FileSource(path, **read_by) if path.is_dir() else HubSource(options.input, options.subset)
-    described = _describe(task, source, options.label, options.separator)
+    label = task.label if options.label is None else options.label
+    described = _describe(task, source, label, options.separator or task.label_separator)
     table, columns, where = source.read(task.name, described, split, more)
     if not columns:  # an empty file of JSON lines
         raise DataError(f"{where}: expected labelled rows, found none")
     for column in [*described.columns, *more]:
         if column not in table.column_names:
+            flag = "--label" if column == label else "--by" if column in more else "--column"
             hint = source.separator_hint(columns) if isinstance(source, FileSource) else ""
+            near = _nearest(column, task, columns) if column == label else suggest(column, columns)
             raise DataError(
                 f"{where}: no column {column!r}; its columns: {', '.join(columns)}"
-                f"{hint or '; choose others with --column, --label or --by'}"
+                f"{hint or f'; choose another with {flag}{near}'}"
             )
     if table.num_rows == 0:
         raise DataError(f"{where}: expected labelled rows, found none")
     return table, where, described
+
+
+def _nearest(label: str, task: TaskInfo, columns: Sequence[str]) -> str:
+    """Return a hint at the column that may hold a task's labels: named like it, like the task, or ``label``."""
+    same = [column for name in (label, task.name, "label") for column in columns if column.lower() == name.lower()]
+    near = same or difflib.get_close_matches(label, columns, n=1)
+    return f"; did you mean --label {shlex.quote(near[0])}?" if near else ""
 
 
 def _describe(info: TaskInfo, source: Source, label: str = "label", separator: str = "|") -> Task:

@@ -53,7 +53,7 @@ Largest difference of its logits from those of the original model: {difference:.
 ```python
 from transformers import pipeline
 
-classifier = pipeline("text-classification", model="{task}", truncation=True)  # this folder
+classifier = pipeline("text-classification", model=".", truncation=True)  # this folder
 print(classifier([{inputs}], top_k=None))
 ```
 
@@ -72,8 +72,8 @@ Largest difference of its logits from those of the original model: {difference:.
 ```python
 from transformers import {kind}, AutoTokenizer
 
-model = {kind}.from_pretrained("{task}")  # this folder
-tokenizer = AutoTokenizer.from_pretrained("{task}")
+model = {kind}.from_pretrained(".")  # this folder
+tokenizer = AutoTokenizer.from_pretrained(".")
 inputs = tokenizer({inputs}, truncation=True, return_tensors="pt")
 print(model({call}))
 ```

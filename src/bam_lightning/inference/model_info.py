@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bam_lightning.config.data_config import TRUNCATIONS, check_metric, kind_of, metric_name
+from bam_lightning.config.data_config import LABEL_OPTIONS, TRUNCATIONS, check_metric, kind_of, metric_name
 from bam_lightning.config.exceptions import DataError, StoreError, StorePathError
 from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.names import name_error
@@ -40,6 +40,8 @@ class TaskInfo(NamedTuple):
         choices: The columns of its choices, or one column of lists of them.
         own_metrics: The headline metric and those beside it, where one of them is not one of the library's names or
             stands beside it.
+        label: The column of its labels.
+        label_separator: Between the labels of a multi-label row where the column is text.
     """
 
     name: str
@@ -54,6 +56,8 @@ class TaskInfo(NamedTuple):
     kind: str = "classification"
     choices: tuple[str, ...] = ()
     own_metrics: tuple[Any, ...] = ()
+    label: str = LABEL_OPTIONS["label"]
+    label_separator: str = LABEL_OPTIONS["label_separator"]
 
     @property
     def metrics(self) -> tuple[Any, ...]:
@@ -287,4 +291,5 @@ def _task_info(name: str, manifest: Mapping[str, Any]) -> TaskInfo:
         str(kind),
         tuple(choices),
         tuple(metrics) if len(metrics) > 1 or not isinstance(metrics[0], str) else (),
+        **{option: str(reads.get(option) or default) for option, default in LABEL_OPTIONS.items()},
     )

@@ -58,22 +58,32 @@ folder = Path(".")  # this folder
 manifest = json.loads((folder / "export.json").read_text())
 tokenizer = AutoTokenizer.from_pretrained(folder)
 session = onnxruntime.InferenceSession(folder / "{graph}")
-names = [node.name for node in session.get_inputs()]
+columns = [node.name for node in session.get_inputs()]
 
-texts = {texts}  # one list for each text of a row
-inputs = tokenizer(*texts, padding=True, truncation=True, max_length=manifest["max_length"], return_tensors="np")
-results = session.run(None, {{name: inputs[name].astype(np.int64) for name in names}})
-for output, logits in zip(session.get_outputs(), results):
-    task = manifest["tasks"][output.name]
-    if task["problem_type"] == "single_label_classification":
-        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
-    elif task["problem_type"] == "regression":
-        scores = logits
-    else:
-        scores = 1 / (1 + np.exp(-logits))
-    for row in scores.tolist():
-        print(output.name, dict(zip(task["outputs"], row)), task["label"])
+examples = [{examples}]  # the texts of a row, and the tasks that read so many
+for row, tasks in examples:
+    texts = [[text] for text in row]  # a list for each text of a row
+    inputs = tokenizer(*texts, padding=True, truncation=True, max_length=manifest["max_length"], return_tensors="np")
+    results = session.run(tasks, {{column: inputs[column].astype(np.int64) for column in columns}})
+    for name, logits in zip(tasks, results):
+        task = manifest["tasks"][name]
+        if task["problem_type"] == "single_label_classification":
+            scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            scores /= scores.sum(axis=-1, keepdims=True)
+        elif task["problem_type"] == "regression":
+            scores = logits
+        else:
+            scores = 1 / (1 + np.exp(-logits))
+        if scores.ndim == 3:  # one row for each token
+            for token, values in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), scores[0].tolist()):
+                print(name, token, dict(zip(task["outputs"], values)), task["label"])
+        elif not task["label_range"]:
+            print(name, dict(zip(task["outputs"], scores[0].tolist())), task["label"])
+        elif len(task["outputs"]) == 1:  # a number, in the units of the labels
+            low, high = task["label_range"]
+            print(name, low + (high - low) * scores[0, 0])
+        else:  # probabilities of numbers
+            print(name, scores[0] @ np.array(task["outputs"], dtype=float))
 ```
 """
 INT8_README = """`{graph}` is the same graph with 8-bit weights. On {rows} rows of random words its logits differ from
@@ -119,10 +129,13 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = (), int8:
         if int8:
             _quantize(folder)
             more["int8"] = _compare_int8(model, _ExportedGraph(folder, model, INT8_GRAPH), checks)
+        examples: dict[tuple[str, ...], list[str]] = {}
+        for name in names:
+            examples.setdefault(example_row(model.tasks[name]), []).append(name)
         readme = README.format(
             run=model.info.id, count=len(names), difference=difference,
             graph=INT8_GRAPH if int8 else GRAPH, int8=INT8_README.format(**more["int8"]) if int8 else "",
-            texts=[[text] for text in example_row(model.tasks[names[0]])],
+            examples=", ".join(f"({list(row)}, {tasks})" for row, tasks in examples.items()),
         )  # fmt: skip
         (folder / "README.md").write_text(readme, encoding="utf-8")
         write_manifest(folder, model, "onnx", names, difference, **more)

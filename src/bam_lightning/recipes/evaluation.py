@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -158,12 +158,13 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
         raise ConfigError("no task of this model has labels; a regression has no probabilities to calibrate")
     labelled = [labelled_rows(info, task, options) for task in tasks]
     model = options.load(options.run)
-    found, lines = {}, []
+    found, lines, notes = {}, [], list[str]()
     for rows in labelled:
         name = rows.task.name
         logits = model.logits(rows.rows, [name])[name]
         found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where, options.force)
         lines += _calibration_rows(model, rows, logits)
+        notes += [f"{name}: {note}" for note in _threshold_notes(model, rows, logits)]
     model.save_calibration(info.run.path)
     errors = "calibration error"
     show(
@@ -181,6 +182,7 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
         ],
         lines,
     )
+    print(*notes, sep="\n", end="\n" if notes else "")
     for name, calibration in found.items():
         if calibration.note:
             print(f"{name}: {calibration.note}; --force uses it all the same")
@@ -204,17 +206,36 @@ def _calibration_rows(model: Predictor, labelled: LabelledRows, logits: NDArray[
     ]
     if not calibration.thresholds:
         return [[*head, "", "", "", ""]]
-    values, _, answered = model.decode(name, logits)
     lines = []
-    for label, threshold in calibration.thresholds.items():
-        index = labelled.task.label_names.index(label)
-        several = values.ndim == 2
-        given = values[:, index] == 1 if several else (values == index) & answered
-        right = labelled.gold[:, index] == 1 if several else labelled.gold == index
-        hits = int((given & right).sum())
+    for label, given, right in _given_and_right(model, labelled, logits):
+        threshold, hits = calibration.thresholds[label], int((given & right).sum())
         shares = [f"{hits / count:.4f}" if (count := int(rows.sum())) else "" for rows in (given, right)]
         lines.append([label, "never" if threshold is None else f"{threshold:.4f}", *shares])
     return [[*(head if number == 0 else [""] * len(head)), *line] for number, line in enumerate(lines)]
+
+
+def _given_and_right(
+    model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield each label that has a threshold, which rows are given it and which have it ``[N]``."""
+    values, _, answered = model.decode(labelled.task.name, logits)
+    for label in model.calibration[labelled.task.name].thresholds:
+        index = labelled.task.label_names.index(label)
+        several = values.ndim == 2
+        given = values[:, index] == 1 if several else (values == index) & answered
+        yield label, given, labelled.gold[:, index] == 1 if several else labelled.gold == index
+
+
+def _threshold_notes(model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]) -> Iterator[str]:
+    """Yield what thresholds leave of the rows: how many are answered, and labels that none of them is rightly given."""
+    name, thresholds = labelled.task.name, model.calibration[labelled.task.name].thresholds
+    answered = model.decode(name, logits).answered
+    if thresholds and labelled.gold.ndim == 1:
+        count, total = int(answered.sum()), len(answered)
+        yield f"answered {count:,} of {total:,} ({count / total:.0%})".replace("%", " %")
+    for label, given, right in _given_and_right(model, labelled, logits):
+        if not (given & right).any():
+            yield f"the label {label!r} is never predicted rightly; ask for less, or train on more rows of it"
 
 
 @dataclass(kw_only=True)

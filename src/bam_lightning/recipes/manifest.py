@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bam_lightning.config.data_config import TaskConfig
+from bam_lightning.config.data_config import TaskConfig, label_columns
 from bam_lightning.config.job_config import Config
 from bam_lightning.models import hardware
 from bam_lightning.recipes.context import Context
@@ -85,4 +85,5 @@ def _describe_teachers(run: Run, task: str, context: Context) -> Iterator[str]:
 def _reads(task: TaskConfig) -> dict[str, Any]:
     """Return what prediction on new rows needs and the Run's id does not cover."""
     more = {name: value for name, value in (("choices", task.choices), ("kind", task.kind)) if value}
+    more |= label_columns(task.label, task.annotators, task.label_separator)
     return {"text": task.text, "allow_empty_text": task.allow_empty_text, **more}

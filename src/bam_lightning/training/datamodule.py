@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bam_lightning.config.data_config import TRUNCATIONS
+from bam_lightning.config.data_config import TRUNCATIONS, label_columns
 from bam_lightning.config.exceptions import ConfigError, DataError, TrainingError
 from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
@@ -306,6 +306,7 @@ class MultiTaskDataModule(ExamplesDataModule):
                 "text": list(task.text) if not isinstance(task.text, str) else [task.text],
                 "choices": list(task.choices),
                 "kind": task.kind,
+                **label_columns(task.label, task.annotators, task.label_separator),
                 "metric": to_plain(task.metric),
                 **({"secondary_metrics": to_plain(task.secondary_metrics)} if task.secondary_metrics else {}),
                 "allow_empty_text": bool(task.allow_empty_text),

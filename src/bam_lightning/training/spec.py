@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bam_lightning.config.data_config import LABEL_OPTIONS
 from bam_lightning.config.exceptions import ConfigError, OutputExistsError
 from bam_lightning.config.trainer_config import PRECISIONS
 from bam_lightning.data.tokenization import LONGEST_FIRST
@@ -131,7 +132,7 @@ def save_folder(
             "metrics": {},
             "reads": {
                 task: {"text": part["text"], "allow_empty_text": part["allow_empty_text"]}
-                | {name: part[name] for name in ("choices", "kind") if part.get(name)}
+                | {name: part[name] for name in ("choices", "kind", *LABEL_OPTIONS) if part.get(name)}
                 for task, part in tasks.items()
             },
             "spec": {
