@@ -61,7 +61,7 @@ CASES = {
         "predict",
         [*RUN, "--input=in.xlsx"],
         None,
-        "input: 'in.xlsx' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them",
+        "input: 'in.xlsx' is a spreadsheet; save the sheet as CSV",
     ),
     "predict: no such format": (
         "predict",
@@ -83,7 +83,7 @@ CASES = {
         [*RUN, *INTO, "--task=sst2"],
         pairs,
         (
-            "input: task 'sst2' reads sentence; its columns: sentence1, sentence2; name the columns to read, as in "
+            "input: task 'sst2' reads sentence; the file's columns: sentence1, sentence2; name those to read, as in "
             "--task sst2 --column sentence"
         ),
     ),
@@ -92,7 +92,7 @@ CASES = {
         [*RUN, *INTO],
         file("in.csv", "first;second\na;b\n"),
         (
-            "input: no task's columns are in it; its columns: first, second; name the columns to read, as in --task "
+            "input: no task's columns are in it; the file's columns: first, second; name those to read, as in --task "
             "sst2 --column sentence"
         ),
     ),

@@ -31,7 +31,16 @@ Columns = Annotated[
     list[str],
     typer.Option("--column", metavar="NAME", help="Column of the first text, then of the second; default: the task's."),
 ]
-Tasks = Annotated[list[str], typer.Option(metavar="TASK", help="A task; repeatable. Default: all.")]
+
+
+def _tasks(names: list[str]) -> list[str]:
+    """Return the names of tasks; none, which means all of them, for the word `all`."""
+    return [] if names == ["all"] else names
+
+
+Tasks = Annotated[
+    list[str], typer.Option(metavar="TASK", callback=_tasks, help="A task; repeatable. Default: all, as with `all`.")
+]
 Labelled = Annotated[
     str | None,
     typer.Option(
@@ -215,7 +224,12 @@ def predict(
     run: Run,
     store: Store = "store",
     task: Annotated[
-        list[str], typer.Option(metavar="TASK", help="A task; repeatable. Default: all whose columns are in the input.")
+        list[str],
+        typer.Option(
+            metavar="TASK",
+            callback=_tasks,
+            help="A task; repeatable. Default: all whose columns are in the input, as with `all`.",
+        ),
     ] = [],  # noqa: B006
     input: Annotated[
         str, typer.Option(metavar="FILE", help="CSV, TSV, JSON lines or Parquet; -: standard input.")
@@ -404,7 +418,12 @@ def export(
     store: Store = "store",
     format: Annotated[Literal["bam", "hf", "onnx"], typer.Option(help="Format of the export.")] = "bam",
     task: Annotated[
-        list[str], typer.Option(metavar="TASK", help="hf, onnx: export only this task; repeatable. Default: all tasks.")
+        list[str],
+        typer.Option(
+            metavar="TASK",
+            callback=_tasks,
+            help="hf, onnx: export only this task; repeatable. Default: all tasks, as with `all`.",
+        ),
     ] = [],  # noqa: B006
     int8: Annotated[bool, typer.Option("--int8", help="onnx: also write a graph with 8-bit weights.")] = False,
     heads: HeadClasses = [],  # noqa: B006

@@ -37,7 +37,7 @@ def test_tsv_in_which_quotes_do_not_pair_has_none_as_in_glue(tmp_path):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("only one", "1 fields, the header has 2"),
+        ("only one", "1 field, the header has 2"),
         ("one,two,three", "3 fields, the header has 2"),
         ('"a"b,c', "not CSV: ',' expected after '\"'"),
     ],
@@ -163,10 +163,11 @@ def test_several_labels_are_joined_in_cells_and_a_list_in_json(tmp_path):
     ("name", "given", "message"),
     [
         ("x.xlsx", None,
-         "input: 'x.xlsx' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them"),
-        ("-", None,
-         "input: '-' has none of the endings csv, tsv, json, jsonl, parquet; give input_format, one of them"),
-        ("-", "parquet", "input: Parquet cannot be streamed; give a file, or input_format=jsonl"),
+         "input: 'x.xlsx' is a spreadsheet; save the sheet as CSV"),
+        ("x.txt", None, "input: 'x.txt' has none of the endings csv, tsv, json, jsonl, parquet; rename it, or give "
+         "--input-format"),
+        ("-", None, "input: a stream has no ending; give --input-format, one of csv, tsv, json, jsonl, parquet"),
+        ("-", "parquet", "input: Parquet cannot be streamed; give a file, or --input-format jsonl"),
     ],
 )  # fmt: skip
 def test_a_format_that_is_not_known_is_asked_for(name, given, message):
@@ -258,6 +259,6 @@ def test_parquet_is_written_with_the_types_of_the_input(tmp_path):
 
 def test_the_output_is_written_uncompressed_so_other_endings_are_refused():
     for name in ("a.csv.gz", "a.json"):
-        with pytest.raises(ValueError, match=r"has none of the endings csv, tsv, jsonl, parquet; give output_format"):
+        with pytest.raises(ValueError, match=r"endings csv, tsv, jsonl, parquet; .* --output-format"):
             format_of("output", name, None)
     assert format_of("input", "a.CSV.gz", None) == "csv"

@@ -81,6 +81,15 @@ def test_groups_of_a_column_have_the_scores_of_their_rows(evaluate, trained, tmp
     assert "| &#124; | 8 |" in text
 
 
+def test_groups_may_have_values_of_several_types(evaluate, tmp_path):
+    rows = [{"sentence": "a cat", "label": "positive", "channel": value} for value in (1, "mail", None, 1.5)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, text = evaluate("--task=sst2", "--input=in.jsonl", "--by=channel", "--output=out")
+    assert status == 0, text
+    groups = json.loads((tmp_path / "out" / "report.json").read_text())["by"]["groups"]
+    assert sorted(groups) == ["1", "1.5", "None", "mail"]
+
+
 def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
     rows = [{"premise": text, "gold": "positive"} for text in sentences(12, seed=3)]
     (tmp_path / "mine").mkdir()
@@ -108,6 +117,8 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
             ["--task=sst2", "--input=in.csv", "--label=gold"],
             "{tmp}/in.csv: no column 'gold'; its columns: sentence, label",
         ),
+        (["--task=sst2", "--input=splits"], "input: splits is a folder; give --split, one of: dev, train"),
+        (["--task=all", "--input=in.csv"], "name the task of the rows with --task; tasks: sst2, stsb, rte"),
         (["--task=sst2", "--input=in.csv", "--by=x"], "{tmp}/in.csv: no column 'x'; its columns: sentence, label"),
         (
             ["--task=sst2", "--input=in.csv"],
@@ -121,6 +132,9 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
 )
 def test_what_cannot_be_scored_is_named(evaluate, tmp_path, words, message):
     (tmp_path / "in.csv").write_text("sentence,label\na cat,positive\na dog,neutral\n")
+    (tmp_path / "splits").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / "splits" / f"{split}.csv").write_text("sentence,label\n")
     status, text = evaluate(*words)
     assert status == 1
     assert text.startswith(f"error: {message}".replace("{tmp}/", ""))

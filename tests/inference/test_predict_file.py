@@ -14,7 +14,9 @@ import pytest
 from pyarrow import parquet
 
 import bam_lightning as bam
-from bam_lightning.inference.predict_file import PredictOptions, predict_file
+from bam_lightning.config.exceptions import DataError
+from bam_lightning.inference.model_info import find_model, read_model_info
+from bam_lightning.inference.predict_file import PredictOptions, _plan_tasks, predict_file
 from bam_lightning.store.atomic_io import WriteError
 from conftest import sentences
 from forked_python import python
@@ -73,6 +75,8 @@ def test_every_format_gives_the_numbers_of_the_python_api_in_order(command, mode
     np.testing.assert_allclose(shares, [list(one.probabilities.values()) for one in expected["rte"]], atol=1e-6)
     scores = [float(row["stsb.score"]) for row in found]
     np.testing.assert_allclose(scores, [one.label for one in expected["stsb"]], atol=1e-6)
+    numbers = [*scores, *(share for row in shares for share in row)]
+    assert [repr(number) for number in numbers] == [str(np.float32(number)) for number in numbers]  # no digit too many
 
 
 def test_parquet_in_keeps_its_columns(command, tmp_path):
@@ -106,7 +110,7 @@ def test_rows_that_cannot_be_scored_are_named_and_do_not_stop_the_rest(command, 
     labels = [one.label for one in model.predict(sound, task="rte")]
     assert [row["rte.label"] for row in found if "rte.label" in row] == labels
     said = capsys.readouterr().err
-    assert said.startswith(f"60 rows, 56 scored: {tmp_path}/out.jsonl\n  row 4: sentence1 is empty\n")
+    assert said.startswith(f"60 rows, 56 scored: {tmp_path}/out.jsonl\n  row 3: sentence1 is empty\n")
     assert said.endswith("  and 1 more; see column prediction_error\n")
 
 
@@ -115,6 +119,13 @@ def test_without_a_task_all_whose_columns_are_there_are_asked(command, tmp_path)
     assert command(input="in.jsonl", output="out.jsonl") == 0
     (row,) = read_rows(tmp_path / "out.jsonl")
     assert list(row) == ["sentence", "sst2.label", "sst2.negative", "sst2.positive"]
+
+
+def test_the_suggested_command_can_be_pasted(trained, tmp_path):
+    info = read_model_info(find_model(trained.id, str(trained.store)))
+    info.tasks["sst2"] = info.tasks["sst2"]._replace(columns=("the text",))
+    with pytest.raises(DataError, match=r"as in --task sst2 --column 'the text'$"):
+        _plan_tasks(info, PredictOptions(run="", task=["sst2"], input="in.csv"), ["a"])
 
 
 def test_other_columns_can_be_read(command, model, tmp_path):
@@ -138,7 +149,7 @@ def test_standard_input_and_output_make_a_pipe(trained):
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first["sst2.label"] in ("negative", "positive")
     assert second["prediction_error"].startswith("not JSON: ")
-    assert done.stderr.startswith("2 rows, 1 scored\n  row 2: not JSON: ")
+    assert done.stderr.startswith("2 rows, 1 scored\n  row 1: not JSON: ")
 
 
 def test_no_row_scored_is_a_failure(command, tmp_path):
@@ -155,15 +166,17 @@ def test_no_row_scored_is_a_failure(command, tmp_path):
          "output: there.csv exists; give another file, or --overwrite"),
         ({"task": ["rte"], "input": "in.csv", "output": "no/such/out.csv"}, "output: no folder no/such"),
         ({"task": ["rte"], "input": "in.csv", "output": "out.xlsx"},
-         "output: 'out.xlsx' has none of the endings csv, tsv, jsonl, parquet; give output_format, one of them"),
+         "output: 'out.xlsx' is a spreadsheet; save the sheet as CSV"),
         ({"task": ["rtee"], "input": "in.csv"}, "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
         ({"task": ["sst2"], "input": "in.csv"},
-         "input: task 'sst2' reads sentence; its columns: n, sentence1, sentence2; "
-         "name the columns to read, as in --task sst2 --column sentence"),
+         "input: task 'sst2' reads sentence; the file's columns: n, sentence1, sentence2; "
+         "name those to read, as in --task sst2 --column sentence"),
         ({"task": ["rte"], "columns": ["sentence1"], "input": "in.csv"},
-         "columns has 1 names, but task 'rte' reads 2: sentence1, sentence2"),
-        ({"input": "there.csv"}, "input: no task's columns are in it; its columns: rte.label, x; "
-         "name the columns to read, as in --task sst2 --column sentence"),
+         "--column names 1, but task 'rte' reads 2: sentence1, sentence2"),
+        ({"input": "there.csv"}, "input: no task's columns are in it; the file's columns: rte.label, x; "
+         "name those to read, as in --task sst2 --column sentence"),
+        ({"task": ["sst2"], "columns": ["x y; $z"], "input": "in.csv"}, "input: task 'sst2' reads x y; $z; the file's "
+         "columns: n, sentence1, sentence2; name those to read, as in --task sst2 --column sentence"),
         ({"task": ["rte"], "columns": ["x", "x"], "input": "there.csv"},
          "input has a column 'rte.label', which the output needs; rename it"),
     ],
@@ -253,7 +266,7 @@ def test_a_stream_says_ahead_that_late_columns_are_left_out(command, tmp_path, m
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b'{"sentence": "the cat"}\n')))
     command(task=["sst2"], input_format="jsonl", output=f"{tmp_path}/out.csv")
     assert capsys.readouterr().err.splitlines()[0] == (
-        "standard input cannot be read ahead: a column that first appears after row 4,096 will be left out; "
+        "standard input cannot be read ahead: a column that first appears after 4,096 rows will be left out; "
         "--output-format jsonl keeps all"
     )
 

@@ -37,6 +37,7 @@ LARGEST_BATCH = 1 << 30  # bytes of the text in CHUNK_ROWS rows of Parquet
 EXPANSION, FREELY = 200, 1 << 30  # Parquet's text is at most so many times its file, or so many bytes
 SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
 DELIMITER = {"csv": ",", "tsv": "\t"}
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_ROWS = 1_000  # of CSV and TSV, to find the delimiter
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -89,12 +90,25 @@ def format_of(key: str, name: str, given: str | None) -> str:
     ending = split_ending(name)[1] if key == "input" else Path(name).suffix.lower().removeprefix(".")
     found = given or ("" if name == STREAM else ending)
     if given is not None:
-        check_choice(f"{key}_format", given, formats)
+        check_choice(f"--{key}-format", given, formats)
+    if found not in formats and name == STREAM:
+        raise DataError(f"{key}: a stream has no ending; give --{key}-format, one of {', '.join(formats)}")
     if found not in formats:
-        raise DataError(f"{key}: {name!r} has none of the endings {', '.join(formats)}; give {key}_format, one of them")
+        raise DataError(f"{key}: {name!r} {no_format(name, formats, f'--{key}-format')}")
     if found == "parquet" and name == STREAM:
-        raise DataError(f"{key}: Parquet cannot be streamed; give a file, or {key}_format=jsonl")
+        raise DataError(f"{key}: Parquet cannot be streamed; give a file, or --{key}-format jsonl")
     return found
+
+
+def no_format(name: str, formats: Sequence[str] = FORMATS, option: str = "") -> str:
+    """Return why the format of a file is not known, and what to do; ``option`` also sets it.
+
+    >>> no_format("a.xlsx")
+    'is a spreadsheet; save the sheet as CSV'
+    """
+    if Path(name).suffix.lower() in SPREADSHEETS:
+        return "is a spreadsheet; save the sheet as CSV"
+    return f"has none of the endings {', '.join(formats)}; rename it{f', or give {option}' if option else ''}"
 
 
 class TableFile:
@@ -219,7 +233,7 @@ class TableFile:
             if fault is None and not row:
                 continue  # an empty line
             if fault is None and len(row) != len(header):
-                fault = f"{len(row)} fields, the header has {len(header)}"
+                fault = f"{len(row)} field{'s'[: len(row) != 1]}, the header has {len(header)}"
             fields = [*row, *[None] * len(header)][: len(header)]
             yield Record(dict(zip(header, fields, strict=True)), fault, lines.place)
 
@@ -443,11 +457,12 @@ def read_columns(
     delimiter: str | None = None,
     quoting: bool | None = None,
     option: str = "delimiter",
+    mixed: Sequence[str] = (),
 ) -> Columns:
     """Return the wanted columns of a file, those that exist; what is in the others does not matter.
 
-    Columns of CSV and TSV are text. Those of JSON have the type of their values; labels of several types become text.
-    ``option`` is how the user sets ``delimiter``.
+    Columns of CSV and TSV are text. Those of JSON have the type of their values; values of several types become
+    text in the columns ``mixed``. ``option`` is how the user sets ``delimiter``.
 
     Raises:
         DataError: If the file or a row of it cannot be read.
@@ -473,18 +488,20 @@ def read_columns(
     arrays = {}
     for column, cells in values.items():
         if column in names:
-            arrays[column] = _column(column, cells)
+            arrays[column] = _column(column, cells, column in mixed)
     table = pa.table(arrays) if arrays else pa.table({"": pa.nulls(rows)}).select([])
     return Columns(table, names)
 
 
-def _column(column: str, cells: list[Any]) -> pa.Array:
+def _column(column: str, cells: list[Any], mixed: bool) -> pa.Array:
     try:
         return pa.array(cells)
     except UnicodeEncodeError as error:
         row = next(row for row, cell in enumerate(cells) if isinstance(cell, str) and not _is_utf8(cell))
         raise DataError(f"row {row}: column {column!r} is not UTF-8 text; save the file as UTF-8") from error
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        if mixed:
+            return pa.array([None if cell is None else str(cell) for cell in cells])
         kinds = ", ".join(sorted({type(cell).__name__ for cell in cells if cell is not None}))
         raise DataError(
             f"column {column!r} holds values of several types ({kinds}); write all of them as text"

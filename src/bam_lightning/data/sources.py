@@ -17,6 +17,7 @@ from bam_lightning.data.readers import (
     FORMATS,
     Columns,
     expand_columns,
+    no_format,
     path_exists,
     read_columns,
     read_error,
@@ -101,7 +102,7 @@ class FileSource:
             DataError: If a file cannot be parsed.
         """
         paths = self._find(name, task, split)
-        parts = [self._read_file(name, path, [*task.columns, *more]) for path in paths]
+        parts = [self._read_file(name, path, [*task.columns, *more], more) for path in paths]
         for path, part in zip(paths[1:], parts[1:], strict=True):
             if part.table.schema.names != parts[0].table.schema.names:
                 raise DataError(
@@ -116,12 +117,12 @@ class FileSource:
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more shards"
         return Rows(table, parts[0].names, where)
 
-    def _read_file(self, name: str, path: Path, columns: Sequence[str]) -> Columns:
+    def _read_file(self, name: str, path: Path, columns: Sequence[str], mixed: Sequence[str]) -> Columns:
         kind = split_ending(path.name)[1]
         if not kind:
-            raise DataError(f"task {name!r}: {path} has none of the endings {', '.join(FORMATS)}")
+            raise DataError(f"task {name!r}: {path} {no_format(path.name)}")
         try:
-            return read_columns(path, columns, self.delimiter, self.quoting, self.delimiter_option)
+            return read_columns(path, columns, self.delimiter, self.quoting, self.delimiter_option, mixed)
         except (pa.ArrowException, ValueError, OSError, EOFError) as error:
             reason = read_error(error).replace(f"{path} ", "it ", 1)
             raise DataError(f"task {name!r}: {path} cannot be read as {kind}: {reason}") from error

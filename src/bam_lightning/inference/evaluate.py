@@ -119,6 +119,13 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
             raise ConfigError(f"input: {path} is a file, which has no splits; omit --split")
         split = path.stem
         source = FileSource({split: path}, **read_by)
+    elif options.split is None and path.is_dir():
+        splits = FileSource(path).split_names()
+        raise ConfigError(
+            f"input: {path} is a folder; give --split, one of: {', '.join(splits)}"
+            if splits
+            else f"input: no split in the folder {path}; expected files such as dev.csv"
+        )
     elif options.split is None:
         raise ConfigPathError(f"input: no file {path}; name a split of a folder or hub dataset with --split")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from bam_lightning.config.exceptions import (
     DISK_FULL,
@@ -114,7 +117,7 @@ def _column_types(source: TableFile, to_kind: str) -> dict[str, Any]:
     types = source.schema()
     if types is None and rows_have_columns:
         print(
-            f"standard input cannot be read ahead: a column that first appears after row {CHUNK_ROWS:,} will be left "
+            f"standard input cannot be read ahead: a column that first appears after {CHUNK_ROWS:,} rows will be left "
             "out; --output-format jsonl keeps all",
             file=sys.stderr,
         )
@@ -142,7 +145,7 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
         for task in selected:
             if options.columns and len(options.columns) != len(task.columns):
                 raise ConfigError(
-                    f"columns has {len(options.columns)} names, but task {task.name!r} reads {len(task.columns)}: "
+                    f"--column names {len(options.columns)}, but task {task.name!r} reads {len(task.columns)}: "
                     f"{', '.join(task.columns)}"
                 )
     elif options.columns:
@@ -159,8 +162,8 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
         hint = wrong_separator(available, "--delimiter", options.delimiter)
     example = unmet or next(iter(info.tasks.values()))
     raise DataError(
-        f"input: {problem}; its columns: {', '.join(available) or 'none'}{hint}; "
-        f"name the columns to read, as in --task {example.name} {' '.join(f'--column {c}' for c in example.columns)}"
+        f"input: {problem}; the file's columns: {', '.join(available) or 'none'}{hint}; name those to read, as in "
+        f"--task {example.name} {' '.join(f'--column {shlex.quote(column)}' for column in example.columns)}"
     )
 
 
@@ -203,7 +206,7 @@ def _score_batches(
             scored = score_records(model, plan, batch, embeddings)
             positions = [position for position, row in enumerate(scored) if ERROR_COLUMN in row]
             reasons += [
-                f"row {rows + position + 1}: {scored[position][ERROR_COLUMN]}"
+                f"row {rows + position}: {scored[position][ERROR_COLUMN]}"
                 for position in positions[: MAX_REASONS - len(reasons)]
             ]
             failed += len(positions)
@@ -243,15 +246,22 @@ def score_records(
                 positions.append(position)
         if embeddings:
             for position, vector in zip(positions, model.embed([info.render(row) for row in texts]), strict=True):
-                rows[position][EMBEDDING] = vector.tolist()
+                rows[position][EMBEDDING] = vector.astype(str).astype(float).tolist()  # see _shortest
             continue
         logits = model.row_logits(texts, tasks)
         for task in tasks:
             added = _output_columns(model.tasks[task])
             for position, prediction in zip(positions, model.postprocess(task, logits[task], texts), strict=True):
                 values = (prediction.label, *prediction.probabilities.values(), *(prediction.details or {}).values())
-                rows[position] |= dict(zip(added, values, strict=True))
+                rows[position] |= dict(zip(added, map(_shortest, values), strict=True))
     return rows
+
+
+def _shortest(value: Any) -> Any:
+    """Return a number of a model as the one with the fewest digits that is the same in float32; other values as is."""
+    if isinstance(value, list):
+        return [_shortest(each) for each in value]
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 @contextmanager
