@@ -37,8 +37,9 @@ CASES = {
         {"a": ["x"], "b": ["y"], "label": pa.array([None], pa.list_(pa.string()))},
         SETS,
         (
-            "task 'mine', {tmp}/train.parquet, row 0: the labels are missing; give an empty list if it has none, "
-            "or remove the row"
+            "task 'mine', {tmp}/train.parquet, row 0: the label is missing (1 of 1 rows has none); give an empty list "
+            "where a row has no label, remove such rows, or set suite.tasks.mine.allow_missing_labels=true: a teacher "
+            "alone then teaches them"
         ),
     ),
     "an array of rows": (

@@ -7,7 +7,8 @@ CASES = {
         "train.csv",
         "a,b,label\none,x,\ntwo,y,1\n",
         {},
-        "task 'mine', {tmp}/train.csv, row 0: the label is missing; fill it or remove the row",
+        "task 'mine', {tmp}/train.csv, row 0: the label is missing (1 of 2 rows has none); fill or remove such rows, "
+        "or set suite.tasks.mine.allow_missing_labels=true: a teacher alone then teaches them",
     ),
     "a label NaN": (
         "train.csv",

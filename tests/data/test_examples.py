@@ -54,6 +54,10 @@ UNLABELLED = (
 )
 NO_COLUMN = "columns there: {there}; set text, label or id_column (null: none) under suite.tasks.mine"
 BAD_ID = "label {label} is neither one of no, yes nor a class id from 0 to 1; check suite.tasks.mine.head.label_names"
+MISSING = (
+    "the label is missing (1 of 3 rows has none); fill or remove such rows, or set "
+    "suite.tasks.mine.allow_missing_labels=true: a teacher alone then teaches them"
+)
 BAD = {
     "empty split": (
         {"a": pa.array([], pa.string()), "b": pa.array([], pa.string()), "label": pa.array([], pa.int64())},
@@ -90,14 +94,14 @@ BAD = {
     ),
     "class id too high": ({**GOOD, "label": [0, 2, 1]}, {}, ", row 1: " + BAD_ID.format(label=2)),
     "class id below 0": ({**GOOD, "label": [0, 1, -1]}, {}, ", row 2: " + BAD_ID.format(label=-1)),
-    "unknown class name": ({**GOOD, "label": ["no", "yes", "Yes"]}, {}, ", row 2: " + BAD_ID.format(label="'Yes'")),
-    "score for a class": ({**GOOD, "label": [0.5, 1.0, 1.0]}, {}, ", row 0: " + BAD_ID.format(label=0.5)),
-    "missing label": ({**GOOD, "label": [0, None, 1]}, {}, ", row 1: the label is missing; fill it or remove the row"),
-    "NaN label": (
-        {**GOOD, "label": [0.0, 1.0, NAN]},
-        {"head": RANGE},
-        ", row 2: the label is missing; fill it or remove the row",
+    "unknown class name": (
+        {**GOOD, "label": ["no", "yes", "Yes"]},
+        {},
+        ", row 2: " + BAD_ID.format(label="'Yes'") + "; did you mean 'yes'?",
     ),
+    "score for a class": ({**GOOD, "label": [0.5, 1.0, 1.0]}, {}, ", row 0: " + BAD_ID.format(label=0.5)),
+    "missing label": ({**GOOD, "label": [0, None, 1]}, {}, ", row 1: " + MISSING),
+    "NaN label": ({**GOOD, "label": [0.0, 1.0, NAN]}, {"head": RANGE}, ", row 2: " + MISSING),
     "score above its range": (
         {**GOOD, "label": [0.0, 5.0, 5.5]},
         {"head": RANGE},

@@ -12,9 +12,10 @@ import pytest
 from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, Metric, TaskConfig
+from bam_lightning.config.exceptions import DataError
 from bam_lightning.data import examples
 from bam_lightning.data.examples import load_unlabelled
-from bam_lightning.data.task import task_from_config
+from bam_lightning.data.task import Task, task_from_config
 
 TOPICS = HeadConfig(label_names=["art", "sport", "law"])
 SETS = [["law", "art"], [], ["sport"]]
@@ -87,28 +88,32 @@ NONE = (
     ": no row has a label, so it can be neither trained on nor scored; choose another split or label under "
     "suite.tasks.mine"
 )
+MISSING = (
+    "the label is missing (1 of 3 rows has none); give an empty {} where a row has no label, remove such rows, or set "
+    "suite.tasks.mine.allow_missing_labels=true: a teacher alone then teaches them"
+)
 BAD = {
-    "unknown name": ("csv", ["law", "art|slaw", ""], ", row 1: " + UNKNOWN.format(label="'slaw'") + NAMES + SEPARATOR),
+    "unknown name": (
+        "csv",
+        ["law", "art|slaw", ""],
+        ", row 1: " + UNKNOWN.format(label="'slaw'") + NAMES + SEPARATOR + "; did you mean 'law'?",
+    ),
     "other separator": (
         "csv",
         ["law;art", "", ""],
         ", row 0: " + UNKNOWN.format(label="'law;art'") + NAMES + SEPARATOR,
     ),
     "nothing between": ("csv", ["law||art", "", ""], ", row 0: " + UNKNOWN.format(label="''") + NAMES + SEPARATOR),
-    "unknown name in a list": ("parquet", [["law"], [], ["Art"]], ", row 2: " + UNKNOWN.format(label="'Art'") + NAMES),
+    "unknown name in a list": (
+        "parquet",
+        [["law"], [], ["Art"]],
+        ", row 2: " + UNKNOWN.format(label="'Art'") + NAMES + "; did you mean 'art'?",
+    ),
     "id too high": ("jsonl", [[0], [], [3]], ", row 2: " + UNKNOWN.format(label=3) + NAMES),
     "0 and 1 for each": ("parquet", [[1, 0, 0], [1, 0, 1], [0, 0, 1]], f", row 0: label 0 stands there twice; {TWICE}"),
     "twice in a text": ("csv", ["law", "art|law|0", ""], f", row 1: label '0' stands there twice; {TWICE}"),
-    "missing list": (
-        "parquet",
-        [["law"], None, []],
-        ", row 1: the labels are missing; give an empty list if it has none, or remove the row",
-    ),
-    "missing text": (
-        "parquet",
-        ["law", "art", None],
-        ", row 2: the labels are missing; give an empty text if it has none, or remove the row",
-    ),
+    "missing list": ("parquet", [["law"], None, []], ", row 1: " + MISSING.format("list")),
+    "missing text": ("parquet", ["law", "art", None], ", row 2: " + MISSING.format("text")),
     "one id a row": (
         "parquet",
         [0, 1, 2],
@@ -240,8 +245,8 @@ def test_truth_values_are_no_class_ids_and_the_remedy_is_said(tmp_path, ending):
         load(tmp_path, f"train.{ending}", [True, False, True], head=HeadConfig(label_names=["yes", "no"]),
              metric=Metric.accuracy)  # fmt: skip
     assert str(caught.value).endswith(
-        "row 0: label True is neither one of yes, no nor a class id from 0 to 1; check "
-        "suite.tasks.mine.head.label_names, or write class ids for truth values"
+        "row 0: label True is neither one of yes, no nor a class id from 0 to 1; 3 rows have unknown labels: True, "
+        "False; check suite.tasks.mine.head.label_names, or write class ids for truth values"
     )
 
 
@@ -249,3 +254,22 @@ def test_truth_values_are_no_class_ids_and_the_remedy_is_said(tmp_path, ending):
 def test_whole_numbers_may_be_written_with_a_point(tmp_path, labels):
     found = load(tmp_path, "train.parquet", labels, head=HeadConfig(label_names=["no", "yes"]), metric=Metric.accuracy)
     assert found.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (["gut", "gutt", "Gut", "x", "y", "y"], "gut schlecht",
+         "row 1: label 'gutt' is neither one of gut, schlecht nor a class id from 0 to 1; 5 rows have unknown labels: "
+         "'gutt', 'Gut', 'x' and 1 more; check labels; did you mean 'gut'?"),
+        (["1", "2", "GUT"], "1 2", "row 2: label 'GUT' is none of 1, 2; check labels"),
+        (["neutral", "negative"], "negative positive",
+         "row 0: label 'neutral' is neither one of negative, positive nor a class id from 0 to 1; check labels"),
+    ],
+)  # fmt: skip
+def test_unknown_labels_are_counted_and_what_is_near_is_named(labels, names, message):
+    given = [{"text": str(row), "label": label} for row, label in enumerate(labels)]
+    described = Task.from_list(given, text="text", labels=names.split(), kind="classification")
+    with pytest.raises(DataError) as error:
+        examples.load_examples("t", described)
+    assert str(error.value) == f"task 't', the list (train), {message}"

@@ -63,6 +63,33 @@ def test_a_label_may_be_missing_only_where_that_is_allowed():
         load_examples("t", replace(task, allow_missing_labels=True, split={"dev": "train"}))
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "row"),
+    [
+        (["", "bad", "a"], CLASSES, 1),
+        ([None, "a", None, "bad"], CLASSES, 3),
+        ([None, 0, 7], {"range": (1, 5)}, 1),
+        ([None, ["a"], ["bad"]], {"kind": "multi_label", **CLASSES}, 2),
+        ([None, ["a"], ["a", "a"]], {"kind": "multi_label", **CLASSES}, 2),
+    ],
+)
+def test_a_bad_label_is_named_with_its_row_where_others_are_missing(labels, options, row):
+    with pytest.raises(DataError, match=f"row {row}: label "):
+        load(labels, **options)
+
+
+def test_missing_labels_are_counted_and_the_option_is_named():
+    task = bam.Task.from_list({"train": rows(["a", None, ""]), "dev": rows(["a"])}, text="text", **CLASSES)
+    with pytest.raises(
+        DataError, match=r"row 1: the label is missing \(2 of 3 rows have none\).*allow_missing_labels=True"
+    ):
+        load_examples("t", task)
+    with pytest.raises(
+        DataError, match=r"row 1: the label is missing \(2 of 3 rows have none\); fill or remove such rows$"
+    ):
+        load_examples("t", replace(task, allow_missing_labels=True, split={"dev": "train"}))
+
+
 def test_an_unlabelled_split_adds_rows_whose_labels_are_not_looked_at():
     more = [{"text": "a transfer set", "label": "neither"}, {"text": "of two rows", "label": None}]
     splits = {"train": rows(["a", "b"]), "dev": rows(["a", "b"]), "more": more}

@@ -122,7 +122,8 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
         (["--task=sst2", "--input=in.csv", "--by=x"], "{tmp}/in.csv: no column 'x'; its columns: sentence, label"),
         (
             ["--task=sst2", "--input=in.csv"],
-            "{tmp}/in.csv, row 1: label 'neutral' is neither one of negative, positive",
+            "{tmp}/in.csv, row 1: label 'neutral' is neither one of negative, positive nor a class id from 0 to 1; "
+            "check --label (the label names are those of the model)",
         ),
         (
             ["--task=rte", "--input=in.csv", "--column=sentence"],

@@ -11,14 +11,15 @@ from pathlib import Path
 from bam_lightning.config.exceptions import ConfigError
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the nearest known name, or an empty string.
+def suggest(name: str, known: Iterable[str], similar: float = 0.6) -> str:
+    """Return ``; did you mean 'x'?`` for the nearest known name, or an empty string; upper case does not matter.
 
     >>> suggest("sede", ["seed", "scale"])
     "; did you mean 'seed'?"
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    spelled = {one.casefold(): one for one in reversed(list(known))}
+    near = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=similar)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:

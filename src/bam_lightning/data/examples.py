@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.text_fields import is_template, render, text_columns_of
-from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, read_labels
+from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, missing_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.leaks import join_groups, latest_rows
 from bam_lightning.data.readers import expand_columns
@@ -410,11 +410,13 @@ def load_unlabelled(
     return TaskSplit(texts, labels, task_keys(name, task, texts), layout=task.layout)
 
 
-def _make_split(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
+def _make_split(
+    where: str, name: str, task: Task, table: pa.Table, check_range: bool, may_lack: bool = False
+) -> TaskSplit:
     texts = text_columns(where, task, table)
-    labels = read_labels(where, name, task, table, check_range, texts)
-    if isinstance(labels, Ragged) and (bare := np.flatnonzero(~_with_gold(labels))).size:
-        raise DataError(f"{where}, row {int(bare[0])}: the label is missing; fill it or remove the row")
+    labels = read_labels(where, name, task, table, check_range, texts, may_lack=may_lack)
+    if isinstance(labels, Ragged) and (bare := np.flatnonzero(~_with_gold(labels)).tolist()):
+        raise missing_labels(where, task, bare, table.num_rows, may_lack)
     if task.kind == "choice":
         _check_choices(where, task, texts, labels)
     return TaskSplit(texts, labels, task_keys(name, task, texts), row_ids(task, table), layout=task.layout)
@@ -437,7 +439,7 @@ def row_ids(task: Task, table: pa.Table) -> list[str] | None:
 def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range: bool) -> TaskSplit:
     """Return training rows, which need no gold where the task allows that."""
     if not (task.allow_missing_labels or task.row_group):
-        return _make_split(where, name, task, table, check_range)
+        return _make_split(where, name, task, table, check_range, may_lack=True)
     if task.kind in ("tagging", "span"):
         texts = text_columns(where, task, table)
         labels = read_labels(where, name, task, table, check_range, texts)
@@ -452,10 +454,10 @@ def _make_train(where: str, name: str, task: Task, table: pa.Table, check_range:
     texts = text_columns(where, task, table)
     labels = np.zeros((len(values), len(task.labels or ())) if task.multi_label else len(values), dtype=np.int64)
     if has_gold.any():
-        filler = values[int(np.argmax(has_gold))]  # rows keep their numbers, which error messages name
-        filled = [value if there else filler for value, there in zip(values, has_gold, strict=True)]
-        place, field = table.column_names.index(task.label), table.schema.field(task.label)
-        labels = read_labels(where, name, task, table.set_column(place, field, [filled]), check_range)
+        rows = np.flatnonzero(has_gold)
+        given = read_labels(where, name, task, table.take(rows), check_range, rows=rows.tolist())
+        labels = np.repeat(given[:1], len(values), axis=0)  # some value where there is none
+        labels[rows] = given
     elif task.regression:
         labels = np.full(len(values), task.range[0] if task.range else 0.0, dtype=np.float32)
     if task.kind == "choice":

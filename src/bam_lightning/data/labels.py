@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
+from bam_lightning.config.validation import suggest
 from bam_lightning.data.task import Task
 from bam_lightning.data.word_labels import read_answers, read_tags
 
@@ -22,6 +23,8 @@ UNLABELLED = -1
 _UNLABELLED = (UNLABELLED, "-1", "-1.0")
 MOST_CLASSES = 1_000  # inferred ones; more of them are scores, ids or texts
 SHOWN_NAMES = 8
+SHOWN_VALUES = 3  # unknown ones
+SIMILAR = 0.75  # of a name that is suggested: neutral is not meant for negative
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+\Z")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
@@ -168,7 +171,14 @@ def has_labels(task: Task, table: pa.Table) -> bool:
 
 
 def read_labels(
-    where: str, name: str, task: Task, table: pa.Table, check_range: bool = True, texts: tuple[Sequence[str], ...] = ()
+    where: str,
+    name: str,
+    task: Task,
+    table: pa.Table,
+    check_range: bool = True,
+    texts: tuple[Sequence[str], ...] = (),
+    rows: Sequence[int] | None = None,
+    may_lack: bool = False,
 ) -> Any:
     """Return int64 class ids or float32 scores ``[N]``; of a multi-label task int64 0 and 1 ``[N, C]``.
 
@@ -181,31 +191,45 @@ def read_labels(
         table: The split.
         check_range: Refuse scores outside the range.
         texts: Columns of texts, for tags and answers.
+        rows: Numbers of the rows in the file, for error messages; default: from 0.
+        may_lack: Whether ``allow_missing_labels`` would accept rows without a label, as it does in training rows.
 
     Raises:
         DataError: If a label is missing or unknown to the task; the message names row and label.
     """
+    rows = range(table.num_rows) if rows is None else rows
     _check_names(where, task, table.schema)
     column = table.column(task.label)
     if task.kind == "tagging":
-        return read_tags(where, task.label, column, texts[0], partial(_numbered, where, task))
+        return read_tags(where, task.label, column, texts[0], partial(_numbered, where, task, rows=rows))
     if task.kind == "span":
         return read_answers(where, task.label, column, texts[1])
     if task.multi_label:
-        return _sets(where, name, task, column)
+        return _sets(where, name, task, column, rows, may_lack)
     values = column.to_pylist()
-    for row, value in enumerate(values):
-        if value is None or value != value or value == "":
-            raise DataError(f"{where}, row {row}: the label is missing; fill it or remove the row")
+    bare = [row for row, value in zip(rows, values, strict=True) if value is None or value != value or value == ""]
+    if bare:
+        raise missing_labels(where, task, bare, len(values), may_lack)
     if all(value in _UNLABELLED for value in values):
-        under = f"under {task.config_key}" if task.config_key else "with split="
+        under = f"under {task.config_key}" if task.config_key else f"with {task.spelled.get('split', 'split=')}"
         raise DataError(
             f"{where}: all labels are -1, so this is an unlabelled test split, which can be neither "
             f"trained on nor scored; choose another split {under}"
         )
     if task.regression:
-        return _scores(where, task, values, check_range)
-    return np.asarray([number for _, _, number in _numbered(where, task, enumerate(values))], dtype=np.int64)
+        return _scores(where, task, values, check_range, rows)
+    return np.asarray([number for _, _, number in _numbered(where, task, enumerate(values), rows)], dtype=np.int64)
+
+
+def missing_labels(
+    where: str, task: Task, bare: Sequence[int], total: int, may_lack: bool, empty: str = "fill or remove such rows"
+) -> DataError:
+    """Return the error about rows without a label: the first of them, how many of how many, and what to do."""
+    accept = f", or set {task.setting('allow_missing_labels', True)}: a teacher alone then teaches them"
+    return DataError(
+        f"{where}, row {bare[0]}: the label is missing ({len(bare):,} of {total:,} rows "
+        f"{'has' if len(bare) == 1 else 'have'} none); {empty}{accept if may_lack else ''}"
+    )
 
 
 def _stored_names(task: Task, schema: pa.Schema) -> list[str] | None:
@@ -231,29 +255,54 @@ def _check_names(where: str, task: Task, schema: pa.Schema) -> None:
 
 
 def _numbered(
-    where: str, task: Task, labels: Iterable[tuple[int, Any]], more: str = ""
+    where: str, task: Task, labels: Iterable[tuple[int, Any]], rows: Sequence[int], more: str = ""
 ) -> Iterator[tuple[int, Any, int]]:
-    """Yield (row, label, class id) for each (row, label); ``more`` ends the message about an unknown label.
+    """Yield (position, label, class id) for each (position, label).
 
     A label is a name. If no name is a number from 0 to C - 1, it may be a class id instead, so that no label has two
     meanings. ``1.0`` is 1, and ``True`` is ``true``.
+
+    Args:
+        where: What error messages begin with.
+        task: The task.
+        labels: Positions and labels.
+        rows: The row of each position, for error messages.
+        more: Ends the message about an unknown label.
     """
-    names, ids = task.labels or (), _class_ids(task)
-    for row, label in labels:
+    ids, pairs = _class_ids(task), iter(labels)
+    for position, label in pairs:
         word = label if isinstance(label, str) else str(label)
         if word not in ids:
             word = _spell(word, ids)
         if word not in ids:
-            hint = ""
-            if "True" in names:
-                hint = "; YAML reads yes, no, on and off as truth values, so quote them"
-            elif word.lower() in ("true", "false"):
-                hint = ", or write class ids for truth values"
-            raise DataError(
-                f"{where}, row {row}: label {label!r} is neither one of {', '.join(names)} nor a class "
-                f"id from 0 to {len(names) - 1}; check {task.option('labels')}{hint}{more}"
-            )
-        yield row, label, ids[word]
+            raise _unknown_label(where, task, [(position, label), *pairs], rows, more)
+        yield position, label, ids[word]
+
+
+def _unknown_label(
+    where: str, task: Task, labels: Sequence[tuple[int, Any]], rows: Sequence[int], more: str
+) -> DataError:
+    """Return the error about unknown labels, of which the first is one: row, label, what is near it, how many rows."""
+    names, ids = task.labels or (), _class_ids(task)
+    unknown = [(position, label) for position, label in labels if find_class(task, str(label)) is None]
+    position, label = unknown[0]
+    numbers = f" nor a class id from 0 to {len(names) - 1}"
+    known = f"neither one of {', '.join(names)}{numbers}" if len(ids) > len(names) else f"none of {', '.join(names)}"
+    several = len({position for position, _ in unknown})
+    values = list(dict.fromkeys(repr(label) for _, label in unknown))
+    shown = ", ".join(values[:SHOWN_VALUES]) + (
+        f" and {len(values) - SHOWN_VALUES:,} more" * (len(values) > SHOWN_VALUES)
+    )
+    count = f"; {several:,} rows have unknown labels: {shown}" if several > 1 else ""
+    hint = ""
+    if "True" in names:
+        hint = "; YAML reads yes, no, on and off as truth values, so quote them"
+    elif str(label).lower() in ("true", "false") and len(ids) > len(names):
+        hint = ", or write class ids for truth values"
+    return DataError(
+        f"{where}, row {rows[position]}: label {label!r} is {known}{count}; "
+        f"check {task.option('labels')}{hint}{more}{suggest(str(label), names, SIMILAR)}"
+    )
 
 
 def _class_ids(task: Task) -> dict[str, int]:
@@ -283,54 +332,52 @@ def _spell(word: str, known: Iterable[str]) -> str:
     return word.partition(".")[0] if _WHOLE.match(word) else word
 
 
-def _scores(where: str, task: Task, values: list, check_range: bool) -> NDArray[np.generic]:
+def _scores(where: str, task: Task, values: list, check_range: bool, rows: Sequence[int]) -> NDArray[np.generic]:
     assert task.range is not None
     low, high = task.range
     numbers = [_number(value) for value in values]
-    for row, (value, number) in enumerate(zip(values, numbers, strict=True)):
+    for row, value, number in zip(rows, values, numbers, strict=True):
         if number is None or not math.isfinite(number) or (check_range and not low <= number <= high):
             option = task.option("range").rpartition(".")[2]
             raise DataError(f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} ({option})")
     return np.asarray(numbers, dtype=np.float32)
 
 
-def _sets(where: str, name: str, task: Task, column: pa.ChunkedArray) -> NDArray[np.int64]:
+def _sets(
+    where: str, name: str, task: Task, column: pa.ChunkedArray, rows: Sequence[int], may_lack: bool
+) -> NDArray[np.int64]:
     text = _is_text(column.type)
-    rows = _split(where, task, column) if text else _lists(where, name, task, column)
+    if not text and not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise DataError(
+            f"{where}: column {task.label!r} holds {column.type}, but a row of {name!r} may have any number of "
+            "labels; give lists of names or ids, or text with the label_separator between them"
+        )
+    sets: list[Any] = column.to_pylist()
+    bare = [row for row, labels in zip(rows, sets, strict=True) if labels is None]
+    if bare:
+        empty = f"give an empty {'text' if text else 'list'} where a row has no label, remove such rows"
+        raise missing_labels(where, task, bare, len(sets), may_lack, empty)
+    sets = _split(where, task, sets) if text else sets
     more = f", and {task.option('label_separator')}, now {task.label_separator!r}" if text else ""
-    pairs = ((row, label) for row, labels in enumerate(rows) for label in labels)
-    found = np.zeros((len(rows), len(task.labels or ())), dtype=np.int64)
-    for row, label, number in _numbered(where, task, pairs, more):
+    pairs = ((row, label) for row, labels in enumerate(sets) for label in labels)
+    found = np.zeros((len(sets), len(task.labels or ())), dtype=np.int64)
+    for row, label, number in _numbered(where, task, pairs, rows, more):
         if found[row, number]:
             raise DataError(
-                f"{where}, row {row}: label {label!r} stands there twice; a row holds the names or ids of its labels, "
-                "each once (not a 0 or 1 for every label); mend the file"
+                f"{where}, row {rows[row]}: label {label!r} stands there twice; a row holds the names or ids of its "
+                "labels, each once (not a 0 or 1 for every label); mend the file"
             )
         found[row, number] = 1
     if not found.any():
-        other = f"or label under {task.config_key}" if task.config_key else "with split=, or column with label="
+        flags = task.spelled.get("split", "split="), task.spelled.get("label", "label=")
+        other = f"or label under {task.config_key}" if task.config_key else "with {}, or column with {}".format(*flags)
         raise DataError(
             f"{where}: no row has a label, so it can be neither trained on nor scored; choose another split {other}"
         )
     return found
 
 
-def _lists(where: str, name: str, task: Task, column: pa.ChunkedArray) -> list[list]:
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        raise DataError(
-            f"{where}: column {task.label!r} holds {column.type}, but a row of {name!r} may have any number of "
-            "labels; give lists of names or ids, or text with the label_separator between them"
-        )
-    rows: list[list] = column.to_pylist()
-    for row, labels in enumerate(rows):
-        if labels is None:
-            raise DataError(
-                f"{where}, row {row}: the labels are missing; give an empty list if it has none, or remove the row"
-            )
-    return rows
-
-
-def _split(where: str, task: Task, column: pa.ChunkedArray) -> list[list[str]]:
+def _split(where: str, task: Task, texts: Sequence[str]) -> list[list[str]]:
     """Return the labels of each text; those of an empty one are none."""
     separator = task.label_separator
     for label in task.labels or ():
@@ -339,11 +386,5 @@ def _split(where: str, task: Task, column: pa.ChunkedArray) -> list[list[str]]:
             raise DataError(
                 f"{where}: column {task.label!r} is text, but label {label!r} of {names} holds its "
                 f"separator {separator!r}; use another in the file and as {task.option('label_separator')}"
-            )
-    texts: list[str] = column.to_pylist()
-    for row, text in enumerate(texts):
-        if text is None:
-            raise DataError(
-                f"{where}, row {row}: the labels are missing; give an empty text if it has none, or remove the row"
             )
     return [[part.strip() for part in text.split(separator)] if text.strip() else [] for text in texts]

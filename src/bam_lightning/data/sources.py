@@ -316,7 +316,7 @@ def _select(table: pa.Table, columns: Sequence[str], where: str) -> Rows:
 def _split_option(task: Task) -> str:
     if task.config_key:
         return f"{task.config_key}.train_split=, .dev_split= or .test_split="
-    return "split={'train': ..., 'dev': ..., 'test': ...}"
+    return task.spelled.get("split", "split={'train': ..., 'dev': ..., 'test': ...}")
 
 
 def _arrow_table(dataset: Any) -> pa.Table:

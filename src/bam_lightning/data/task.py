@@ -111,6 +111,7 @@ class Task:
         row_group: Name of the source that several tasks label, made by ``labels={...}`` of a constructor; empty for a
             task with rows of its own.
         range_inferred: Whether ``range`` was taken from the training split.
+        spelled: Keyword -> what error messages call it, where the user sets options in another way.
     """
 
     source: Source
@@ -140,6 +141,7 @@ class Task:
     config_key: str = ""
     row_group: str = ""
     range_inferred: bool = False
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` unless the options fit together."""
@@ -310,7 +312,9 @@ class Task:
         if isinstance(options.get("labels"), Mapping):
             return {name: cls._make(source, text, own) for name, own in _label_options(options).items()}
         known = [
-            name for name in cls.__dataclass_fields__ if name not in ("source", "text", "config_key", "range_inferred")
+            name
+            for name in cls.__dataclass_fields__
+            if name not in ("source", "text", "config_key", "range_inferred", "spelled")
         ]
         for name in options:
             check_choice("the options of Task", name, known)
@@ -328,6 +332,8 @@ class Task:
 
     def option(self, keyword: str) -> str:
         """Return how the user spells an option: a keyword of ``Task``, or the YAML key of a configured task."""
+        if keyword in self.spelled:
+            return self.spelled[keyword]
         return f"{self.config_key}.{_YAML_NAMES.get(keyword, keyword)}" if self.config_key else keyword
 
     def setting(self, keyword: str, value: bool | None) -> str:

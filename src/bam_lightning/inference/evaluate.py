@@ -43,6 +43,15 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 WORST = 20
+FLAGS = {  # how options of a task are spelled on the command line
+    "text": "--column",
+    "label": "--label",
+    "labels": "--label (the label names are those of the model)",
+    "range": "the range of the model",
+    "label_separator": "--separator",
+    "split": "--split",
+    "path": "--input",
+}
 
 
 @dataclass(kw_only=True)
@@ -132,7 +141,7 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
         split = options.split
         source = FileSource(path, **read_by) if path.is_dir() else HubSource(options.input, options.subset)
     label = task.label if options.label is None else options.label
-    described = _describe(task, source, label, options.separator or task.label_separator)
+    described = _describe(task, source, FLAGS, label, options.separator or task.label_separator)
     table, columns, where = source.read(task.name, described, split, more)
     if not columns:  # an empty file of JSON lines
         raise DataError(f"{where}: expected labelled rows, found none")
@@ -157,7 +166,9 @@ def _nearest(label: str, task: TaskInfo, columns: Sequence[str]) -> str:
     return f"; did you mean --label {shlex.quote(near[0])}?" if near else ""
 
 
-def _describe(info: TaskInfo, source: Source, label: str = "label", separator: str = "|") -> Task:
+def _describe(
+    info: TaskInfo, source: Source, spelled: Mapping[str, str], label: str = "label", separator: str = "|"
+) -> Task:
     """Return the task with which labelled rows are read."""
     first = len(info.columns) - len(info.choices)
     return Task(
@@ -170,6 +181,7 @@ def _describe(info: TaskInfo, source: Source, label: str = "label", separator: s
         range=(info.label_range[0], info.label_range[1]) if info.label_range else None,
         label_separator=separator,
         allow_empty_text=info.allow_empty_text,
+        spelled=spelled,
     )
 
 
@@ -185,7 +197,7 @@ def encode_labels(info: TaskInfo, rows: Sequence[Sequence[Any]], labels: list[An
     if info.kind in ("multi_label", "tagging"):
         labels = [list(value) if isinstance(value, tuple) else value for value in labels]
     table = pa.table({"label": pa.array(labels)})
-    described = _describe(info, TableSource({}, "the given labels"))
+    described = _describe(info, TableSource({}, "the given labels"), {"labels": "the given labels"})
     return read_labels(f"task {info.name!r}", info.name, described, table, texts=_texts_of(rows))
 
 

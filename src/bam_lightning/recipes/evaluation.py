@@ -4,7 +4,6 @@ The rows are those of a file, or the dev rows of the job that trained the model.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from bam_lightning.config.escaping import csv_cell
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data import row_cache
+from bam_lightning.data.writers import make_writer
 from bam_lightning.inference.calibration import Target, TaskCalibration
 from bam_lightning.inference.evaluate import (
     WORST,
@@ -415,9 +415,9 @@ def _write_comparison(
     write_text(folder / "compare.md", text)
     write_text(folder / "compare.json", json.dumps(_json(comparisons, options), indent=1) + "\n")
     with atomic_write(folder / "flipped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["task", "row", "change", "gold", "old", "new", "text", "text_pair"])
-        writer.writerows([csv_cell(cell) for cell in row] for row in flipped)
+        columns = ["task", "row", "change", "gold", "old", "new", "text", "text_pair"]
+        writer = make_writer(stream, "csv", columns, escape=False)
+        writer.write([dict(zip(columns, map(csv_cell, row), strict=True)) for row in flipped])
     print(f"{len(flipped):,} changed rows: {(folder / 'flipped.csv').resolve()}")
     if any(one.verdict == "undetermined" for one in comparisons):
         print("undetermined: too few rows to show a difference within the margin; give more, or a larger margin")
