@@ -90,6 +90,25 @@ def test_groups_may_have_values_of_several_types(evaluate, tmp_path):
     assert sorted(groups) == ["1", "1.5", "None", "mail"]
 
 
+def test_worst_rows_of_pairs_show_both_texts_and_errors_in_the_labels_units(trained, evaluate, tmp_path):
+    texts = [(first * 30, second) for first, second in zip(sentences(8, 5, 20), sentences(8, 6), strict=True)]
+    gold = [0.0, 5.0] * 4
+    lines = [f"{first},{second},{score}" for (first, second), score in zip(texts, gold, strict=True)]
+    (tmp_path / "in.csv").write_text("\n".join(["sentence1,sentence2,label", *lines]))
+    status, text = evaluate("--task=stsb", "--input=in.csv", "--worst=8", "--output=out")
+    assert status == 0, text
+    predicted = [one.label for one in bam.load(trained.id, store=trained.store).predict(texts, task="stsb")]
+    errors = np.abs(np.array(predicted) - gold)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["error"] for row in report["worst_rows"]] == pytest.approx(sorted(errors, reverse=True), abs=1e-4)
+    assert report["mean_absolute_error"] == pytest.approx(errors.mean(), abs=1e-4)
+    assert f"Mean absolute error: {errors.mean():.3g}" in text
+    assert "| row | gold | predicted | error | texts |" in text
+    for row in report["worst_rows"][:5]:
+        first, second = texts[row["row"]]
+        assert f"{first[:78]} &#124; {second} |" in text
+
+
 def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
     rows = [{"premise": text, "gold": "positive"} for text in sentences(12, seed=3)]
     (tmp_path / "mine").mkdir()

@@ -15,7 +15,7 @@ from bam_lightning.store.atomic_io import write_text
 Report = Mapping[str, Any]
 Section = tuple[str, list[str], list[list[str]]]  # title, heading, rows
 SHOWN_WORST = 5  # worst rows in Markdown; the page and the JSON have all
-WIDTH = 160  # characters of a text in Markdown
+WIDTH = 160  # characters of a row's texts in Markdown
 
 
 def save(report: Report, folder: Path) -> None:
@@ -29,7 +29,7 @@ def save(report: Report, folder: Path) -> None:
 def format_markdown(report: Report) -> str:
     """Return a report as Markdown: metrics, classes, confusion matrix, worst rows and groups, one table each."""
     parts = [f"# {report['task']}: Run {report['run']}", *map(markdown, _notes(report))]
-    for title, heading, rows in sections(report):
+    for title, heading, rows in sections(report, WIDTH):
         rows = rows[:SHOWN_WORST] if title == "Worst rows" else rows
         parts += [f"## {markdown(title)}"] if title else []
         parts.append(markdown_table(heading, [[cell[:WIDTH] for cell in row] for row in rows]))
@@ -55,14 +55,16 @@ def _notes(report: Report) -> list[str]:
     if "answered" in report:
         answered = report["answered"]
         notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
+    if "mean_absolute_error" in report:
+        notes.append(f"Mean absolute error: {report['mean_absolute_error']:.4g}.")
     if "reliability" in report:
         error, temperature = report["expected_calibration_error"], report["temperature"]
         notes.append(f"Expected calibration error: {error:.4f}, at temperature {temperature:.3f}.")
     return notes
 
 
-def sections(report: Report) -> list[Section]:
-    """Return the tables of a report, those that it has."""
+def sections(report: Report, width: int | None = None) -> list[Section]:
+    """Return the tables of a report, those that it has; ``width`` bounds the characters of a row's texts."""
     found: list[Section] = [("", ["metric", "score", "interval"], _metric_rows(report["metrics"]))]
     if "metrics" in report.get("answered", {}):
         found.append(("Answered rows", ["metric", "score", "interval"], _metric_rows(report["answered"]["metrics"])))
@@ -88,7 +90,8 @@ def sections(report: Report) -> list[Section]:
         ]
         found.append(("Calibration", ["confidence", "mean confidence", "accuracy", "decisions"], rows))
     if report["worst_rows"]:
-        found.append(("Worst rows", ["row", "gold", "predicted", "probability", "loss", "texts"], _worst(report)))
+        measures = [name for name in ("probability", "loss", "error") if name in report["worst_rows"][0]]
+        found.append(("Worst rows", ["row", "gold", "predicted", *measures, "texts"], _worst(report, measures, width)))
     if "by" in report:
         metrics = list(report["metrics"])
         rows = [
@@ -107,18 +110,23 @@ def _metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     ]
 
 
-def _worst(report: Report) -> list[list[str]]:
+def _worst(report: Report, measures: Sequence[str], width: int | None) -> list[list[str]]:
     return [
         [
             str(row["row"]),
             row["gold"],
             row["predicted"],
-            "" if row["probability"] is None else f"{row['probability']:.4f}",
-            f"{row['loss']:.4f}",
-            " | ".join(row["texts"]),
+            *("" if row[name] is None else f"{row[name]:.4f}" for name in measures),
+            _joined(row["texts"], width),
         ]
         for row in report["worst_rows"]
     ]
+
+
+def _joined(texts: Sequence[str], width: int | None) -> str:
+    """Return the texts of a row, each cut to its part of ``width`` characters."""
+    part = None if width is None else max(1, (width + 3) // len(texts) - 3)  # 3: what stands between two
+    return " | ".join(text[:part] for text in texts)
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

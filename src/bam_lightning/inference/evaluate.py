@@ -274,6 +274,8 @@ def make_report(
         report["temperature"] = model.temperature(info.name)
         report["expected_calibration_error"] = expected_calibration_error(*decisions)
         report["reliability"] = reliability(*decisions)
+    if info.label_range:
+        report["mean_absolute_error"] = float(np.abs(predictions - gold).mean())
     report["worst_rows"] = [] if of_words else _worst_rows(model, labelled, logits, worst)
     if by is not None:
         values = np.asarray([str(value) for value in labelled.columns[by]])
@@ -290,21 +292,27 @@ def make_report(
 def _worst_rows(
     model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32], count: int
 ) -> list[dict[str, Any]]:
-    """Return the rows with the largest loss: number, texts, gold, prediction, its probability, loss."""
-    name = labelled.task.name
-    losses = model.losses(name, logits / model.temperature(name), labelled.gold)
+    """Return the rows with the largest loss: number, texts, gold, prediction, its probability, loss.
+
+    Of a regression: those with the largest error in the labels' units, in place of probability and loss.
+    """
+    name, is_score = labelled.task.name, bool(labelled.task.label_range)
+    if is_score:
+        losses = np.abs(model.decode(name, logits).values - labelled.gold)
+    else:
+        losses = model.losses(name, logits / model.temperature(name), labelled.gold)
     order = np.argsort(-losses, kind="stable")[:count]
     found = []
     for row, prediction in zip(order.tolist(), model.postprocess(name, logits[order]), strict=True):
         confidence = prediction.probabilities.get(prediction.label) if isinstance(prediction.label, str) else None
+        loss = float(losses[row])
         found.append(
             {
                 "row": row,
                 "texts": list(labelled.rows[row]),
                 "gold": gold_text(labelled, row),
                 "predicted": text_of(prediction.label),
-                "probability": confidence,
-                "loss": float(losses[row]),
+                **({"error": loss} if is_score else {"probability": confidence, "loss": loss}),
             }
         )
     return found
