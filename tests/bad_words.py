@@ -12,6 +12,11 @@ def files(group: str) -> str:
     return ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml") if path.stem != "schema"))
 
 
+def own(group: str) -> str:
+    """Return what is said of one's own files of a group."""
+    return f"; files of your own need 'hydra.searchpath=[file://DIR]', as DIR/{group}/NAME.yaml"
+
+
 WORDS = {
     "seed==3": (
         "'seed==3' is not of the form name=value (extraneous input '='); put quotes around a value with special "
@@ -83,7 +88,7 @@ WORDS = {
         f"+suite.tasks.mine.path=x: must be a mapping of {', '.join(field.name for field in fields(TaskConfig))}, "
         "in a YAML file of its group; got dict"
     ),
-    "data=nope": "no data 'nope'; choices: default",
+    "data=nope": f"no data 'nope'; choices: default{own('data')}",
     "data.seed=-1": "data.seed must be at least 0, got -1",
     "data.max_length=100000000000000000000": ("data.max_length must be at most 100000000, got 100000000000000000000"),
     "data.workers=1000000": "data.workers must be at most 1024, got 1000000",
@@ -108,8 +113,8 @@ WORDS = {
     "optimization.single.batch_siz=3": (
         "no option 'optimization.single.batch_siz'; did you mean 'optimization.single.batch_size'?"
     ),
-    "sampler=foo": f"no sampler 'foo'; choices: {files('sampler')}",
-    "distillation=none": f"no distillation 'none'; choices: {files('distillation')}",
+    "sampler=foo": f"no sampler 'foo'; choices: {files('sampler')}{own('sampler')}",
+    "distillation=none": f"no distillation 'none'; choices: {files('distillation')}{own('distillation')}",
     "teachers=[a]": ("teachers=[a]: must be a mapping of names to values (name: value), got a list"),
     "distillation.teacher_margin=7": (
         "distillation.teacher_margin is 7.0, but scores lie between -1 and 1; give the least distance from the "
@@ -118,12 +123,12 @@ WORDS = {
     "trainer=tpu": f"no trainer 'tpu'; choices: {files('trainer')}; did you mean 'gpu'?",
     "trainer.max_steps=1e3": "trainer.max_steps must be a whole number, got 1000.0",
     "run.checkpoint_minutes=nan": "run.checkpoint_minutes must be above 0, got nan",
-    "logger=tensorboard": f"no logger 'tensorboard'; choices: {files('logger')}",
+    "logger=tensorboard": f"no logger 'tensorboard'; choices: {files('logger')}{own('logger')}",
     "logger.tags=abc": "logger.tags=abc: must be a list; put it into brackets, as in [abc]",
     "paths.store=null": "paths.store=null: must have a value, got null; leave it out for its default",
-    "scale=tiny": f"no scale 'tiny'; choices: {files('scale')}",
+    "scale=tiny": f"no scale 'tiny'; choices: {files('scale')}{own('scale')}",
     "fidelity=null": "fidelity=null: fidelity takes the name of a file, as --help lists them; give fidelity=NAME",
-    "+debug=foo": f"no debug 'foo'; choices: {files('debug')}",
+    "+debug=foo": f"no debug 'foo'; choices: {files('debug')}{own('debug')}",
     "+foo=bar": "no option 'foo'",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "seed=${seed}": "seed: Recursive interpolation detected",

@@ -135,13 +135,22 @@ def train(context: typer.Context) -> None:
 
 
 @app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    },
+    epilog="\b\nExamples:\n  bam check +experiment=single_multi\n  bam check scale=small data.root=DIR",
 )
 def check(context: typer.Context) -> None:
     """Read everything that a training job needs, and train nothing: rows, weak spots, time and memory.
 
-    Every word is passed to Hydra, with check=true: see `bam train --help`.
+    Prints the plan; for each task the rows, labels, three examples and lengths in tokens; weak spots, such as labels
+    with few rows; and the time and memory that training will take here, measured on a few steps. The same is in
+    check.json in the output folder. The exit status is 1 if training would stop before its first step.
+
+    All words are those of `bam train`: see `bam train --help`.
     """
     from bam_lightning import train
 

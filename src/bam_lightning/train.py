@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.config.compose import conf_dir, console, expand_word, register, to_config
-from bam_lightning.config.hydra_errors import format_error, is_user_error
+from bam_lightning.config.hydra_errors import check_searchpath, format_error, is_user_error
 from bam_lightning.config.job_config import Config
 
 
@@ -39,7 +39,9 @@ def job(config: Config) -> float | None:
 def run(job: Callable[[Config], Any]) -> int:
     """Run ``job`` on the command line's config under Hydra; return the exit status."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.core.plugins import Plugins
+    from hydra.types import RunMode
 
     from bam_lightning.recipes.multirun import Failures, guarded
     from hydra_plugins.bam_joblib import launcher as joblib_launcher
@@ -52,9 +54,23 @@ def run(job: Callable[[Config], Any]) -> int:
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; `console` decides how they read
 
+    errors: list[Exception] = []
+
+    def keep_error(tree: Any) -> Any:
+        """Run the job; keep the error of a single job that a user caused, which Hydra would announce in its words."""
+        try:
+            return job(to_config(tree))
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN or not is_user_error(error):
+                raise
+            errors.append(error)
+
     def main() -> int:
-        task = guarded(lambda tree: job(to_config(tree)), is_user_error, format_error)
+        check_searchpath(sys.argv[1:])
+        task = guarded(keep_error, is_user_error, format_error)
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        for error in errors:
+            raise error
         return 1 if Failures.count else 0
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 import bam_lightning as bam
 from bam_lightning import train
 from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import DataError, ServingError, StorePathError
+from bam_lightning.config.exceptions import ConfigError, DataError, ServingError, StorePathError
 from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error
 from bam_lightning.config.validation import check_at_least
 from bam_lightning.data.sampling import count_steps
@@ -85,7 +86,24 @@ def test_an_error_of_the_job_that_a_user_caused_is_one_line(monkeypatch, tmp_pat
 
     monkeypatch.setattr(sys, "argv", ["train", f"hydra.run.dir={tmp_path}"])
     assert train.run(job) == 1
-    assert capsys.readouterr().err.endswith("error: row 3: no label\n")
+    assert capsys.readouterr().err == "error: row 3: no label\n"
+
+
+def test_a_folder_of_the_search_path_that_is_missing_is_the_error(monkeypatch, tmp_path, capsys):
+    words = ["hydra.searchpath=[file://my_cnf, pkg://json]", "scale=firma"]
+    message = f"hydra.searchpath: no folder my_cnf (looked for {Path.cwd()}/my_cnf)"
+    with pytest.raises(ConfigError) as caught:
+        compose(words)
+    assert str(caught.value) == message
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    assert train.run(lambda config: None) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+    Path("my_cnf").mkdir()
+    monkeypatch.setattr(sys, "argv", ["train", words[0].replace(", pkg://json", ""), words[1]])
+    assert train.run(lambda config: None) == 1
+    assert capsys.readouterr().err.endswith(
+        "; files of your own need 'hydra.searchpath=[file://DIR]', as DIR/scale/NAME.yaml\n"
+    )
 
 
 def test_an_error_that_no_override_explains_keeps_its_type(tmp_path):

@@ -22,7 +22,7 @@ BAD = [
         "recipe=nope",
         "no recipe 'nope'; choices: ensemble_multi, multi, multi_finetune, multi_multi, pretrain, single, "
         "single_multi, single_multi_finetune, single_multi_out_of_fold, single_multi_single_multi, single_single, "
-        "stilts",
+        "stilts; files of your own need 'hydra.searchpath=[file://DIR]', as DIR/recipe/NAME.yaml",
     ),
     ("seed=x", "Error merging override seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=-1", "seed must be at least 0, got -1"),

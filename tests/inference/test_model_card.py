@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from bam_lightning import train
 from bam_lightning.config.compose import compose
 from bam_lightning.inference import model_card
 from bam_lightning.inference.model_info import find_model, read_model_info
@@ -43,6 +46,19 @@ def test_the_card_has_each_tasks_answers_and_score_and_what_trained_it(trained):
         f"{t} from {run}" for t, run in teachers.items()
     )
     assert any(line.startswith("- command: `python -m bam_lightning.train +experiment=single_multi") for line in lines)
+
+
+def test_the_command_of_the_card_finds_the_files_of_its_job(monkeypatch, tmp_path, capsys):
+    for folder, name in (("my conf", "mine"), ("more", "others")):
+        (tmp_path / folder / "scale").mkdir(parents=True)
+        (tmp_path / folder / "scale" / f"{name}.yaml").write_text("# @package _global_\ndefaults: [small]\n")
+    words = ["--config-dir", "more", "hydra.searchpath=['file://my conf']", "scale=mine", "hydra.run.dir=out"]
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    assert train.run(lambda config: None) == 0, capsys.readouterr().err
+    found = model_card._words(SimpleNamespace(output="out"))
+    assert found == words[:-1]
+    monkeypatch.setattr(sys, "argv", ["train", *found])
+    assert train.run(lambda config: None) == 0
 
 
 def test_the_card_says_which_share_of_the_parameters_is_task_specific(trained):

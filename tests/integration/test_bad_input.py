@@ -144,9 +144,7 @@ def test_train_in_a_process_of_its_own_says_the_same_and_nothing_else(name, tiny
         [python(), "-m", "bam_lightning.train", *arguments],
         capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
-    *hydra, last = done.stderr.splitlines()
-    assert (done.returncode, last) == (1, f"error: {expected.format(tmp=tmp_path)}")
-    assert all(line.startswith("Error executing job with overrides: ") for line in hydra)
+    assert (done.returncode, done.stderr) == (1, f"error: {expected.format(tmp=tmp_path)}\n")
 
 
 def test_a_good_one_of_each_kind_is_not_refused(tmp_path, tiny_bert):

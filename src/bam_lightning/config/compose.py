@@ -14,7 +14,7 @@ from typing import Any
 from bam_lightning.config import yaml_trust
 from bam_lightning.config.data_config import HEADS, HEADS_OF_KINDS, KINDS, OWN_OPTIONS, TaskConfig
 from bam_lightning.config.exceptions import BamError, ConfigError
-from bam_lightning.config.hydra_errors import config_errors, format_error, is_user_error, option_names
+from bam_lightning.config.hydra_errors import check_searchpath, config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.names import check_name
 from bam_lightning.config.renamed import renamed
@@ -139,6 +139,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """
     words = [expand_word(word) for word in overrides]
     with config_errors(words, conf_dir()):
+        check_searchpath(words)
         tree = _compose_tree(words)
     return to_config(tree)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bam_lightning.config.escaping import printable
-from bam_lightning.config.exceptions import DISK_FULL, BamError, ConfigError
+from bam_lightning.config.exceptions import DISK_FULL, BamError, ConfigError, ConfigPathError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import renamed
 from bam_lightning.config.validation import suggest
@@ -115,10 +115,23 @@ def _bare(error: BaseException, overrides: Sequence[str], folder: Path) -> str |
     return _wrong_group_value(overrides, folders) or (str(error) if isinstance(error, ValueError) else None)
 
 
+def check_searchpath(overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a folder of ``hydra.searchpath`` that does not exist, of which Hydra only warns."""
+    for path in _searchpath([word for word in overrides if word.lstrip("+~").startswith("hydra.searchpath=")]):
+        folder = Path(path.removeprefix("file://"))
+        if not ("://" in path.removeprefix("file://") or "${" in path or folder.is_dir()):
+            raise ConfigPathError(f"hydra.searchpath: no folder {folder} (looked for {folder.absolute()})")
+
+
+def _searchpath(overrides: Sequence[str]) -> list[str]:
+    """Return the entries of ``hydra.searchpath``."""
+    added = [value for key, value in map(_parse, overrides) if key == "hydra.searchpath" and isinstance(value, list)]
+    return [str(path) for paths in added for path in paths]
+
+
 def _config_folders(overrides: Sequence[str], folder: Path) -> list[Path]:
     """Return the folders of YAML files that a command line reads: the package's, and those of ``hydra.searchpath``."""
-    added = [value for key, value in map(_parse, overrides) if key == "hydra.searchpath" and isinstance(value, list)]
-    return [folder, *(Path(str(path).removeprefix("file://")) for paths in added for path in paths)]
+    return [folder, *(Path(path.removeprefix("file://")) for path in _searchpath(overrides))]
 
 
 def _undecodable(error: UnicodeDecodeError, folders: Sequence[Path]) -> str:
@@ -164,11 +177,8 @@ def _no_choice(error: Any) -> str:
     known = sorted({str(one) for one in error.options or () if one != "schema"})
     if not known:
         return f"no {group or 'file'} {name!r}, and no folder {group!r} of such files; give GROUP=NAME, as in task=rte"
-    hint = suggest(name, known)
-    folders = (
-        "" if hint or group != "task" else "; files of your own: 'hydra.searchpath=[file://DIR]', as DIR/task/NAME.yaml"
-    )
-    return f"no {group} {name!r}; choices: {', '.join(known)}{hint}{folders}"
+    hint = suggest(name, known) or f"; files of your own need 'hydra.searchpath=[file://DIR]', as DIR/{group}/NAME.yaml"
+    return f"no {group} {name!r}; choices: {', '.join(known)}{hint}"
 
 
 def _no_option(error: BaseException, unknown: re.Match[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,13 +147,19 @@ def _training_facts(manifest: Mapping[str, Any], job: JobRecord | None) -> list[
     ]
     if job is not None:
         lines.append(f"encoder: {job.encoder.split()[0]}")
-        lines.append(f"command: `python -m bam_lightning.train {' '.join(_overrides(job))}`")
+        lines.append(f"command: `{shlex.join(['python', '-m', 'bam_lightning.train', *_words(job)])}`")
     return lines
 
 
-def _overrides(job: JobRecord) -> list[str]:
-    """Return the Hydra overrides of the job that trained the model; without Hydra's record, the main settings."""
-    record = Path(job.output) / ".hydra" / "overrides.yaml"
-    if record.is_file():
-        return [str(override) for override in yaml.safe_load(record.read_text(encoding="utf-8")) or ()]
-    return [f"+experiment={job.experiment}", f"scale={job.scale}", f"seed={job.seed}"]
+def _words(job: JobRecord) -> list[str]:
+    """Return the command line of the job that trained the model; without Hydra's record, the main settings."""
+    record = Path(job.output) / ".hydra" / "hydra.yaml"
+    if not record.is_file():
+        return [f"+experiment={job.experiment}", f"scale={job.scale}", f"seed={job.seed}"]
+    hydra = yaml.safe_load(record.read_text(encoding="utf-8"))["hydra"]
+    folders = [source["path"] for source in hydra["runtime"]["config_sources"] if source["provider"] == "command-line"]
+    return [
+        *(word for folder in folders for word in ("--config-dir", os.path.relpath(folder, hydra["runtime"]["cwd"]))),
+        *(word for word in hydra["overrides"]["hydra"] if word.startswith("hydra.searchpath=")),
+        *hydra["overrides"]["task"],
+    ]
