@@ -223,7 +223,10 @@ def run_readme(folder, monkeypatch):
 
 
 def test_the_readme_of_a_classifier_ends_in_probabilities(model, tmp_path, monkeypatch):
-    export_hf(model, tmp_path / "out", ["rte"])
+    export_hf(model, tmp_path / "out", ["rte", "stsb"])
+    (line,) = run_readme(tmp_path / "out" / "stsb", monkeypatch)  # or in a number from 0 to 5
+    score = model.predict([("A first text.", "A second text.")], task="stsb")[0].label
+    assert float(line) == pytest.approx(score, abs=5e-5)
     (line,) = run_readme(tmp_path / "out" / "rte", monkeypatch)
     ours = model.predict([("A first text.", "A second text.")], task="rte")[0].probabilities
     assert {one["label"]: one["score"] for one in eval(line)[0]} == pytest.approx(ours, abs=1e-5)

@@ -54,7 +54,7 @@ Largest difference of its logits from those of the original model: {difference:.
 from transformers import pipeline
 
 classifier = pipeline("text-classification", model=".", truncation=True)  # this folder
-print(classifier([{inputs}], top_k=None))
+{prints}
 ```
 
 {outputs}. How to read them: {how}.
@@ -134,9 +134,12 @@ def _export_task(model: Predictor, folder: Path, name: str) -> float:
     )
     spec = model.head(name).export_spec(task.label_names)
     how = describe_task(task, model.head(name), model.calibration.get(name))["label"]
+    inputs = dict(zip(("text", "text_pair"), example_row(task), strict=False))
+    prints = f"print(classifier([{inputs}], top_k=None))"
+    if task.label_range and len(spec.outputs) == 1:
+        prints = f'score = classifier([{inputs}])[0]["score"]\nprint({spec.how})  # in the units of the labels'
     readme = README.format(
-        task=name, run=model.info.id, difference=difference, how=how,
-        inputs=dict(zip(("text", "text_pair"), example_row(task), strict=False)),
+        task=name, run=model.info.id, difference=difference, how=how, prints=prints,
         outputs=f"Its scores are those of {', '.join(spec.outputs)}, each from 0 to 1"
         if spec.problem_type != "regression" else "Its score is the linear output of the head",
     )  # fmt: skip
