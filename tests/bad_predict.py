@@ -2,6 +2,7 @@
 
 from bad_places import INTO, RUN, copied, file, folder, pairs
 
+MISSING = "input: no file {tmp}/in.csv; files there: none; set --input"
 CASES = {
     "predict: no run": ("predict", [], None, "Missing option '--run'; see `bam predict --help`"),
     "predict: an unknown option": (
@@ -55,8 +56,8 @@ CASES = {
             "(--store DIR), or a folder, or a hub id such as me/my-model"
         ),
     ),
-    "predict: no input": ("predict", [*RUN, *INTO], None, "input: no file {tmp}/in.csv"),
-    "predict: a folder for input": ("predict", [*RUN, *INTO], folder("in.csv"), "input: no file {tmp}/in.csv"),
+    "predict: no input": ("predict", [*RUN, *INTO], None, MISSING),
+    "predict: a folder for input": ("predict", [*RUN, *INTO], folder("in.csv"), MISSING),
     "predict: another ending": (
         "predict",
         [*RUN, "--input=in.xlsx"],

@@ -149,7 +149,7 @@ FILES = {
     ),
     "a path with many slashes": (
         lambda good: good.replace("DATA", "my/data/mine"),
-        "task 'mine': no folder my/data/mine; check data.root and suite.tasks.mine.subset",
+        "task 'mine': no file or folder {tmp}/my/data/mine (paths are relative to {tmp}); set suite.tasks.mine.path",
     ),
     "a home of nobody": (
         lambda good: good.replace("DATA", "~nobody_at_all/mine"),
@@ -157,6 +157,6 @@ FILES = {
     ),
     "a folder that is not there": (
         lambda good: good.replace("DATA", "/nowhere/mine"),
-        "task 'mine': no folder /nowhere/mine; check data.root and suite.tasks.mine.subset",
+        "task 'mine': no file or folder /nowhere/mine; set suite.tasks.mine.path",
     ),
 }

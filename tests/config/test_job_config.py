@@ -77,6 +77,11 @@ BAD = [
         "suite.tasks.sentiment.head.label_names must be at least 2 different names, got ['yes']",
     ),
     (
+        "suite.tasks.sentiment.head.label_names=[]",
+        "suite.tasks.sentiment.head needs either label_names, as in label_names: [a, b] in the order of their class "
+        "ids, or label_range, as in label_range: [0, 5] for regression; got neither",
+    ),
+    (
         "suite.tasks.similarity.head.label_range=[5,0]",
         "suite.tasks.similarity.head.label_range must be [lowest, highest], got [5.0, 0.0]",
     ),

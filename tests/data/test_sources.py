@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from bam_lightning.config.data_config import DataConfig, HeadConfig, TaskConfig
 from bam_lightning.config.exceptions import ConfigError, DataError
-from bam_lightning.config.hub import encoder_fingerprint
+from bam_lightning.config.hub import encoder_fingerprint, hub_or_offline
 from bam_lightning.data.examples import load_examples
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.sources import local_path
@@ -235,8 +235,60 @@ def test_task_without_subset_lies_under_its_own_name():
 def test_missing_folder_is_named(folder):
     folder.rmdir()
     assert refusal(FileNotFoundError, folder) == (
-        f"task 'rte': no folder {folder}; check data.root and suite.tasks.rte.subset"
+        f"task 'rte': no file or folder {folder}; check data.root and suite.tasks.rte.subset"
     )
+
+
+def test_missing_file_is_named_with_those_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("claims.csv", "more.tsv", "notes.md"):
+        (tmp_path / name).touch()
+    for config, remedy in (
+        (task("claim.csv", subset=None), "set suite.tasks.rte.path"),
+        (task("claim.csv", subset=None, dev_split=None), "set suite.tasks.rte.path"),
+    ):
+        with pytest.raises(FileNotFoundError) as error:
+            read_split("rte", config, DataConfig(), "train")
+        assert str(error.value) == (
+            f"task 'rte': no file {tmp_path}/claim.csv (paths are relative to {tmp_path}); files there: claims.csv, "
+            f"more.tsv; {remedy}; did you mean 'claims.csv'?"
+        )
+
+
+def test_a_single_file_is_told_to_give_the_dev_rows(tmp_path):
+    for number in range(8):
+        (tmp_path / f"{number}.csv").touch()
+    with pytest.raises(FileNotFoundError) as error:
+        read_split("rte", task(tmp_path / "0.csv"), DataConfig(), "train")
+    assert str(error.value) == (
+        "task 'rte': set suite.tasks.rte.dev_split=null to take the dev rows from 0.csv, or name a table beside it "
+        "with suite.tasks.rte.train_split=, .dev_split= or .test_split=: there is no split 'train' in "
+        f"{tmp_path}; tables there: 0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 3 more"
+    )
+
+
+@pytest.mark.parametrize(("path", "near"), [("claim", "claims"), ("Reviews", "reviews.csv"), ("imdb", None)])
+def test_a_slip_in_a_local_name_is_said_before_the_hub_is_asked(tmp_path, monkeypatch, path, near):
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bam_lightning.data.sources.hub_or_offline", lambda: asked.append(path))
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "reviews.csv").touch()
+    said = f"in {tmp_path}; set suite.tasks.rte.path, .* did you mean '{near}'" if near else "not be read from the hub"
+    with pytest.raises(DataError, match=said):
+        read_split("rte", task(path, subset=None), DataConfig(), "train")
+    assert bool(asked) == (near is None)
+
+
+def test_clients_of_the_hub_that_are_imported_are_told_that_it_does_not_answer(monkeypatch):
+    """They would retry for 23 seconds."""
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("bam_lightning.config.hub._hub_answers", lambda: False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert not hub_or_offline.__wrapped__()
+    assert huggingface_hub.constants.is_offline_mode()
 
 
 @pytest.mark.parametrize(
@@ -265,7 +317,9 @@ def test_split_by_a_column_cuts_dev_from_a_single_file(tmp_path):
     examples = load_examples("mine", task_from_config("mine", config, DataConfig()))
     assert (len(examples.train.keys), len(examples.dev.keys)) == (188, 52)
     config.split = {}
-    with pytest.raises(DataError, match=r"if reviews\.csv is all there is, set suite.tasks.mine.dev_split=null"):
+    with pytest.raises(
+        DataError, match=r"set suite.tasks.mine.dev_split=null to take the dev rows from reviews.csv, or"
+    ):
         load_examples("mine", task_from_config("mine", config, DataConfig()))
 
 

@@ -280,7 +280,7 @@ def test_a_symmetric_task_is_also_trained_on_its_pairs_in_the_other_order():
         (lambda: load_examples("mine", bam.Task.from_list({"x": AS_LIST}, text="a")),
          "task 'mine': no train split; splits there: x; name one with split={'train': ...}"),
         (lambda: load_examples("mine", bam.Task.from_file("nowhere.csv", text="a")),
-         "task 'mine': no file nowhere.csv"),
+         "task 'mine': no file /"),
         (lambda: load_examples("mine", of(["a", "b"], labels=["a", "c"])),
          "task 'mine', the list (train), row 1: label 'b' is neither one of a, c nor a class id from 0 to 1; check "
          "labels"),

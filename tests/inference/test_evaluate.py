@@ -127,7 +127,9 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
     ("words", "message"),
     [
         (["--task=rtee", "--input=in.csv"], "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
-        (["--task=sst2", "--input=none.csv"], "input: no file none.csv; name a split of a folder or hub dataset "),
+        (["--task=sst2", "--input=none.csv"], "input: no file /"),
+        (["--task=sst2", "--input=none"], "input: no file none; name a split of a folder or hub dataset "),
+        (["--task=sst2", "--input=ins", "--split=dev"], "task 'sst2': no file or folder 'ins' in /"),
         (
             ["--task=sst2", "--input=in.csv", "--split=dev"],
             "input: in.csv is a file, which has no splits; omit --split",

@@ -160,7 +160,8 @@ def test_no_row_scored_is_a_failure(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"task": ["rte"], "input": "none.csv"}, "input: no file none.csv"),
+        ({"task": ["rte"], "input": "none.csv"},
+         "input: no file {tmp}/none.csv (paths are relative to {tmp}); files there: in.csv, there.csv; set --input"),
         ({"task": ["rte"], "input": "in.csv", "output": "in.csv"}, "output: in.csv is the input; give another file"),
         ({"task": ["rte"], "input": "in.csv", "output": "there.csv"},
          "output: there.csv exists; give another file, or --overwrite"),
@@ -187,7 +188,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(command, tmp_pat
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises((ValueError, OSError)) as error:
         command(**words)
-    assert str(error.value) == message
+    assert str(error.value) == message.replace("{tmp}", str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 

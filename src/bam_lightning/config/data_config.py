@@ -298,7 +298,11 @@ class TaskConfig:
             if names or span:
                 raise ConfigError(f"{key} of a span task takes neither label_names nor label_range")
         elif bool(names) == bool(span):
-            raise ConfigError(f"{key} needs either label_names or label_range, got {names} and {span}")
+            found = "both" if names else "neither"
+            raise ConfigError(
+                f"{key} needs either label_names, as in label_names: [a, b] in the order of their class ids, or "
+                f"label_range, as in label_range: [0, 5] for regression; got {found}"
+            )
         if span and (len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf):
             raise ConfigError(f"{key}.label_range must be [lowest, highest], got {span}")
         if names and (len(names) < 2 or len(set(names)) != len(names) or not all(names)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -23,9 +24,9 @@ ENCODER_HINT = (
 
 @cache
 def hub_or_offline() -> bool:
-    """Return whether the hub answers; if not, tell its client so, which would else retry for 23 s per call.
+    """Return whether the hub answers; if not, tell its clients so, which would else retry for 23 s per call.
 
-    Works only before the client is first imported, which is why every caller comes here first.
+    They read the environment when they are imported, so those that are imported already are told as well.
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return False
@@ -36,6 +37,9 @@ def hub_or_offline() -> bool:
     if answers == [True]:
         return True
     os.environ["HF_HUB_OFFLINE"] = "1"
+    for client in ("huggingface_hub.constants", "datasets.config"):
+        if client in sys.modules:
+            vars(sys.modules[client])["HF_HUB_OFFLINE"] = True
     return False
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bam_lightning.config.exceptions import ConfigError
 
+SIMILAR = 0.75  # of names among which there may be none that was meant: neutral is not meant for negative
+
 
 def suggest(name: str, known: Iterable[str], similar: float = 0.6) -> str:
     """Return ``; did you mean 'x'?`` for the nearest known name, or an empty string; upper case does not matter.

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
-from bam_lightning.config.validation import suggest
+from bam_lightning.config.validation import SIMILAR, suggest
 from bam_lightning.data.task import Task
 from bam_lightning.data.word_labels import read_answers, read_tags
 
@@ -24,7 +24,6 @@ _UNLABELLED = (UNLABELLED, "-1", "-1.0")
 MOST_CLASSES = 1_000  # inferred ones; more of them are scores, ids or texts
 SHOWN_NAMES = 8
 SHOWN_VALUES = 3  # unknown ones
-SIMILAR = 0.75  # of a name that is suggested: neutral is not meant for negative
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+\Z")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")

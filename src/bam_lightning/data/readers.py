@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import LARGEST
 from bam_lightning.config.exceptions import DataError, DataPathError
-from bam_lightning.config.validation import check_choice, expand_path, wrong_separator
+from bam_lightning.config.validation import SIMILAR, check_choice, expand_path, suggest, wrong_separator
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -39,6 +39,7 @@ SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
 DELIMITER = {"csv": ",", "tsv": "\t"}
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 DELIMITERS = (",", ";", "\t", "|")
+SHOWN_FILES = 5  # in messages
 SAMPLE_ROWS = 1_000  # of CSV and TSV, to find the delimiter
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what damaged compressed files raise
@@ -596,6 +597,35 @@ def path_exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def list_names(names: Sequence[str], most: int) -> str:
+    """Return the first names with commas between them, and how many more there are.
+
+    >>> list_names(["a.csv", "b.csv", "c.csv"], 2)
+    'a.csv, b.csv and 1 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "none"
+
+
+def names_in(folder: Path, tables: bool = False) -> list[str]:
+    """Return the names of what lies in a folder, or of its tables alone."""
+    if not (path_exists(folder) and folder.is_dir()):
+        return []
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(path.name for path in found if not tables or (split_ending(path.name)[1] and path.is_file()))
+
+
+def missing_path(path: Path, remedy: str) -> str:
+    """Return that a file or folder is not there: its whole path, what lies beside it, what to do, what was meant."""
+    whole = Path.cwd() / path
+    others = [name for name in names_in(whole.parent) if name != path.name]  # it may be a folder
+    of_table = bool(split_ending(path.name)[1])
+    kind = "file" if of_table else "file or folder"
+    base = "" if path.is_absolute() else f" (paths are relative to {Path.cwd()})"
+    there = f"; files there: {list_names(names_in(whole.parent, tables=True), SHOWN_FILES)}" if of_table else ""
+    return f"no {kind} {whole}{base}{there}; {remedy}{suggest(path.name, others, SIMILAR)}"
 
 
 def read_texts(files: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ from bam_lightning.config.hub import hub_or_offline
 from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, wrong_separator
 from bam_lightning.data.readers import (
     FORMATS,
+    SHOWN_FILES,
     Columns,
     expand_columns,
+    list_names,
+    missing_path,
+    names_in,
     no_format,
     path_exists,
     read_columns,
@@ -27,6 +32,7 @@ from bam_lightning.data.readers import (
 if TYPE_CHECKING:
     from bam_lightning.data.task import Task
 
+SIMILAR_PATH = 0.8  # of a local name that was meant in place of an id of the hub
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\Z")
 
 
@@ -69,6 +75,7 @@ class FileSource:
         delimiter: Of CSV and TSV; ``None`` finds it.
         quoting: Whether ``"`` quotes fields of TSV; ``None`` finds out.
         delimiter_option: How the user sets ``delimiter``.
+        remedy: What to do if ``files`` are not there; default: set the path.
     """
 
     files: Mapping[str, Path] | Path
@@ -77,6 +84,7 @@ class FileSource:
     delimiter: str | None = None
     quoting: bool | None = None
     delimiter_option: str = "delimiter"
+    remedy: str = ""
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for a delimiter that the csv module does not take."""
@@ -91,7 +99,7 @@ class FileSource:
             return ["train"]
         folder = path.parent if path.is_file() else path
         if not folder.is_dir():
-            raise DataPathError(f"no folder {folder}")
+            raise DataPathError(missing_path(folder, self.remedy or "set path"))
         return sorted({split for split, _ in _split_files(folder, self.subset)})
 
     def read(self, name: str, task: Task, split: str, more: Sequence[str] = ()) -> Rows:
@@ -138,10 +146,10 @@ class FileSource:
         else:
             path = expand_path(task.option("path"), str(self.files))
             if self.folder_of_splits or (path_exists(path) and path.is_dir()):
-                return find_split(name, task, path, split, self.subset)
+                return find_split(name, task, path, split, self.subset, self.remedy)
         if not (path_exists(path) and path.is_file()):
-            there = _names_of_files(path.parent)
-            raise DataPathError(f"task {name!r}: no file {path}; files there: {', '.join(there) or 'none'}")
+            remedy = self.remedy or f"set {task.option('path')}"
+            raise DataPathError(f"task {name!r}: {missing_path(path, remedy)}")
         return [path]
 
     def separator_hint(self, columns: Sequence[str]) -> str:
@@ -160,11 +168,31 @@ class FileSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the Hugging Face hub."""
+    """A data set of the Hugging Face hub.
+
+    Args:
+        path: Its id.
+        subset: Name of its configuration.
+        revision: Commit, branch or tag.
+        local_option: How the user set ``path``, if it might also be a file or folder, with a slip of the pen.
+    """
 
     path: str
     subset: str | None = None
     revision: str | None = None
+    local_option: str = ""
+
+    def _check_path(self, where: str) -> None:
+        """Raise ``DataPathError`` where a file or folder of a similar name is here, before the hub is asked."""
+        if not self.local_option or "/" in self.path:
+            return
+        stems = {split_ending(name)[0].casefold(): name for name in reversed(names_in(Path.cwd()))}
+        near = difflib.get_close_matches(self.path.casefold(), list(stems), n=1, cutoff=SIMILAR_PATH)
+        if near:
+            raise DataPathError(
+                f"{where}no file or folder {self.path!r} in {Path.cwd()}; set {self.local_option}, for a data set of "
+                f"the hub to OWNER/NAME; did you mean {stems[near[0]]!r}?"
+            )
 
     def split_names(self) -> list[str]:
         """Return the names of the splits that exist.
@@ -172,6 +200,7 @@ class HubSource:
         Raises:
             DataError: If the hub cannot be reached within five seconds.
         """
+        self._check_path("")
         hub_or_offline()
         from datasets import get_dataset_split_names
 
@@ -189,6 +218,7 @@ class HubSource:
         Raises:
             DataError: If the hub cannot be reached within five seconds; the message says how to use local files.
         """
+        self._check_path(f"task {name!r}: ")
         hub_or_offline()
         from datasets import load_dataset
 
@@ -198,11 +228,12 @@ class HubSource:
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             what = f"{self.path} ({self.subset or 'default'}, split {split})"
+            made = "make the task with Task.from_file"
             remedy = (
                 f"; to use local files give data.root=DIR, holding {self.subset or name}/{split}.parquet "
                 f"(or csv, tsv, jsonl), or {task.option('path')}=DIR"
                 if task.config_key
-                else "; to use local files, make the task with Task.from_file"
+                else f"; to use local files, {f'set {self.local_option}' if self.local_option else made}"
             )
             raise DataError(
                 f"task {name!r}: {what} could not be read from the hub ({reason}), and {self.path} is no folder here"
@@ -335,26 +366,41 @@ def local_path(name: str, path: str, subset: str | None, root: str | None) -> Pa
     return expand_path("data.root", root) / (subset or name) if root is not None else None
 
 
-def find_split(name: str, task: Task, folder: Path, split: str, subset: str | None = None) -> list[Path]:
+def find_split(
+    name: str, task: Task, folder: Path, split: str, subset: str | None = None, remedy: str = ""
+) -> list[Path]:
     """Return the files of a split in a folder: that very name, the name with an ending, or its shards.
+
+    Args:
+        name: Name of the task.
+        task: The task.
+        folder: The folder, or a file in it.
+        split: Name of the split.
+        subset: Subfolder to look in first.
+        remedy: What to do if there is no such folder; default: set the path.
 
     Raises:
         DataPathError: If there is none, or a shard is missing.
     """
-    alone = ""
-    if folder.is_file():
-        alone = f"; if {folder.name} is all there is, set {task.option('dev_split')}=null" if task.config_key else ""
-        folder = folder.parent
+    if not path_exists(folder):
+        remedy = remedy or f"set {task.option('path')}"
+        raise DataPathError(f"task {name!r}: {missing_path(folder, remedy)}")
+    file = folder if folder.is_file() else None
+    folder = folder.parent if file else folder
     found = _find_split(folder, split, subset)
     if found:
         _check_shards(name, found)
         return found
-    if not folder.is_dir():
-        check = f"; check data.root and {task.option('subset')}" if task.config_key else ""
-        raise DataPathError(f"task {name!r}: no folder {folder}{check}")
+    if file:
+        dev = split in (task.split.get("train"), task.split.get("dev"))
+        fix = f"set {task.option('dev_split')}=null to take the dev rows from {file.name}" if dev else "add its file"
+        raise DataPathError(
+            f"task {name!r}: {fix}, or name a table beside it with {_split_option(task)}: there is no split {split!r} "
+            f"in {folder}; tables there: {list_names(names_in(folder, tables=True), SHOWN_FILES)}"
+        )
     raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(f'.{kind}' for kind in FORMATS)}); "
-        f"files there: {', '.join(_names_of_files(folder)) or 'none'}; name one with {_split_option(task)}{alone}"
+        f"files there: {list_names(names_in(folder), 2 * SHOWN_FILES)}; name one with {_split_option(task)}"
     )
 
 
@@ -395,10 +441,3 @@ def _check_shards(name: str, paths: list[Path]) -> None:
             f"task {name!r}: {len(paths)} of {int(shard['count'])} shards of split {shard['split']!r} are in "
             f"{paths[0].parent}: {there}; add the others"
         )
-
-
-def _names_of_files(folder: Path) -> list[str]:
-    """Return the names of all files in a folder, so that one with another ending is seen."""
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

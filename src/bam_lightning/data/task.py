@@ -477,20 +477,22 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
     Rows come from local files if ``data.root`` is given or ``path`` is a file or folder, from the generator of the
     demo suite if ``path`` is ``generated``, else from the hub.
     """
+    key = f"suite.tasks.{name}"
     folder = None if task.path == "generated" else local_path(name, task.path, task.subset, data.root)
     source: Source
     if task.path == "generated":
-        source = DemoSource(task.subset or "", task.train_rows, task.dev_rows, data.seed, f"suite.tasks.{name}")
+        source = DemoSource(task.subset or "", task.train_rows, task.dev_rows, data.seed, key)
     elif folder is not None:
         alone = (  # the file is all there is
             folder.is_file() and (task.dev_split is None or bool(task.split)) and task.train_split is not None
         )
         files = {str(task.train_split): folder} if alone else folder
-        source = FileSource(
-            files, True, task.subset, task.delimiter, task.quoting, delimiter_option=f"suite.tasks.{name}.delimiter"
-        )
+        remedy = f"set {key}.path"
+        if folder != Path(task.path).expanduser():  # in data.root
+            remedy = f"check data.root{f' and {key}.subset' if task.subset else ''}"
+        source = FileSource(files, True, task.subset, task.delimiter, task.quoting, f"{key}.delimiter", remedy)
     else:
-        source = HubSource(task.path, task.subset)
+        source = HubSource(task.path, task.subset, local_option=f"{key}.path")
     names = tuple(task.head.label_names)
     return Task(
         source,
@@ -523,6 +525,6 @@ def task_from_config(name: str, task: TaskConfig, data: DataConfig) -> Task:
         symmetric=task.symmetric and data.double_symmetric,
         train_rows=task.train_rows,
         dev_rows=task.dev_rows,
-        config_key=f"suite.tasks.{name}",
+        config_key=key,
         row_group=task.row_group,
     )

@@ -21,6 +21,7 @@ from bam_lightning.config.validation import suggest
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.outcomes import compare
+from bam_lightning.data.readers import missing_path, split_ending
 from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
 from bam_lightning.data.task import Task
 from bam_lightning.inference.model_info import TaskInfo, check_rows
@@ -136,10 +137,16 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
             else f"input: no split in the folder {path}; expected files such as dev.csv"
         )
     elif options.split is None:
+        if split_ending(path.name)[1] and not path.is_dir():
+            raise ConfigPathError(f"input: {missing_path(path, 'set --input')}")
         raise ConfigPathError(f"input: no file {path}; name a split of a folder or hub dataset with --split")
     else:
         split = options.split
-        source = FileSource(path, **read_by) if path.is_dir() else HubSource(options.input, options.subset)
+        source = (
+            FileSource(path, **read_by)
+            if path.is_dir()
+            else HubSource(options.input, options.subset, local_option="--input")
+        )
     label = task.label if options.label is None else options.label
     described = _describe(task, source, FLAGS, label, options.separator or task.label_separator)
     table, columns, where = source.read(task.name, described, split, more)

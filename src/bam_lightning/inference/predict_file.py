@@ -24,7 +24,7 @@ from bam_lightning.config.exceptions import (
 )
 from bam_lightning.config.validation import check_delimiter, wrong_separator
 from bam_lightning.data.items import ITEM_KINDS
-from bam_lightning.data.readers import CHUNK_ROWS, DELIMITER, STREAM, Record, TableFile, chunks, format_of
+from bam_lightning.data.readers import CHUNK_ROWS, DELIMITER, STREAM, Record, TableFile, chunks, format_of, missing_path
 from bam_lightning.data.writers import Writer, make_writer
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 from bam_lightning.store.atomic_io import WriteError, explain
@@ -127,7 +127,7 @@ def _column_types(source: TableFile, to_kind: str) -> dict[str, Any]:
 def _check_paths(options: PredictOptions) -> None:
     source, target = Path(options.input).expanduser(), Path(options.output).expanduser()
     if options.input != STREAM and not source.is_file():
-        raise DataPathError(f"input: no file {source}")
+        raise DataPathError(f"input: {missing_path(source, 'set --input')}")
     if options.output == STREAM:
         return
     if options.input != STREAM and target.resolve() == source.resolve():
