@@ -160,11 +160,11 @@ def chaos(kills: int, seed: int, folder: Path, recipes: Sequence[str] = tuple(LI
         while sum(report.kills.values()) < kills:
             recipe = recipes[sum(report.lives.values()) % len(recipes)]
             _life(recipe, kills, jobs, report, chance, stages)
-            report.unequal += [
-                f"{recipe}: {name}"
-                for name, found in whole[recipe].items()
-                if result(folder / "life").get(name) != found
-            ]
+            ended = result(folder / "life")
+            for name, found in whole[recipe].items():
+                parts = zip(("scores", "weights", "history"), found, ended.get(name, (None,) * 3), strict=True)
+                if differ := [part for part, one, other in parts if one != other]:
+                    report.unequal.append(f"{recipe}: {name}: {', '.join(differ)}")
             shutil.rmtree(folder / "life")
     finally:
         jobs.close()

@@ -196,7 +196,8 @@ class BamModule(pl.LightningModule):
         weights = self.task_weights or {}
         with torch.no_grad():
             found = torch.stack([losses[task] if task in losses else self._zero() for task in self.tasks])
-            self._sums = found if self._sums is None else self._sums + found
+            exact = found if found.device.type == "mps" else found.double()  # equal in any order, over any ranks
+            self._sums = exact if self._sums is None else self._sums + exact
         for task, part in batch.tasks.items():
             self._counts[task] = self._counts.get(task, 0) + len(part.row_ids)
         total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
@@ -447,7 +448,7 @@ class BamModule(pl.LightningModule):
         sums, counts = None if self._sums is None else self._sums.cpu(), dict(self._counts)
         if self._lightning.world_size > 1:
             totals = self._totals()
-            sums, counts = totals[0].float(), dict(zip(self.tasks, map(int, totals[1].tolist()), strict=True))
+            sums, counts = totals[0], dict(zip(self.tasks, map(int, totals[1].tolist()), strict=True))
         checkpoint["bam"] = {
             **self._fit_state(),
             "losses": sums,
