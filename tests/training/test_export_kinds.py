@@ -46,6 +46,11 @@ def folder(model, tmp_path_factory):
     return out
 
 
+def test_a_saved_module_keeps_the_columns_of_labels(model):
+    columns = {name: info.label for name, info in model.tasks.items()}
+    assert columns == {"mood": "label", "tags": "tags", "choice": "label", "answer": "answers"}
+
+
 def test_a_pipeline_tags_words_as_the_model_does(model, folder):
     ask = transformers.pipeline("token-classification", model=str(folder / "tags"), aggregation_strategy="first",
                                 ignore_labels=[])  # fmt: skip
