@@ -69,6 +69,11 @@ BAD = {
         {},
         ": no column 'b'; " + NO_COLUMN.format(there="a, label, idx"),
     ),
+    "text column misspelled": (
+        {"a": ["one"], "B": ["x"], "label": [0], "idx": [0]},
+        {},
+        ": no column 'b'; " + NO_COLUMN.format(there="a, B, label, idx") + "; did you mean 'B'?",
+    ),
     "missing label column": (
         {"a": ["one"], "b": ["x"], "idx": [0]},
         {},

@@ -297,3 +297,14 @@ def test_ordinal_multi_label_and_regression_have_their_own_forms():
         read(scores, table.assign(stars=60.0), values="stars")
     with pytest.raises(DataError, match=r"mean squared error is [\d.]+, no better than [\d.]+, that of the mean"):
         read(scores, table.assign(stars=table.stars[::-1].to_numpy().clip(0, 11)), values="stars")
+
+
+def test_a_missing_file_is_named_with_what_was_meant(topic, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llm.csv").touch()
+    task, train = topic
+    (source,) = teacher_sources("teachers.topic", "lm.csv", labels="a")
+    with pytest.raises(
+        DataError, match=r"no file /.*/lm\.csv \(paths .*; files there: llm\.csv; .* mean 'llm\.csv'\?$"
+    ):
+        read_teacher("topic", TaskExamples(train, train, None, task, []), source, alone=True)

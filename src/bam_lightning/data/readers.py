@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -613,7 +614,7 @@ def names_in(folder: Path, tables: bool = False) -> list[str]:
     """Return the names of what lies in a folder, or of its tables alone."""
     if not (path_exists(folder) and folder.is_dir()):
         return []
-    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")] if os.access(folder, os.R_OK) else []
     return sorted(path.name for path in found if not tables or (split_ending(path.name)[1] and path.is_file()))
 
 

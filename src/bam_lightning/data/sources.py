@@ -396,7 +396,7 @@ def find_split(
         fix = f"set {task.option('dev_split')}=null to take the dev rows from {file.name}" if dev else "add its file"
         raise DataPathError(
             f"task {name!r}: {fix}, or name a table beside it with {_split_option(task)}: there is no split {split!r} "
-            f"in {folder}; tables there: {list_names(names_in(folder, tables=True), SHOWN_FILES)}"
+            f"in {folder.absolute()}; tables there: {list_names(names_in(folder, tables=True), SHOWN_FILES)}"
         )
     raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(f'.{kind}' for kind in FORMATS)}); "

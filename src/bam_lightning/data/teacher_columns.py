@@ -21,7 +21,7 @@ from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.teacher_config import FORMS, TeacherSource
 from bam_lightning.data.examples import TaskSplit, text_columns
 from bam_lightning.data.labels import find_class
-from bam_lightning.data.readers import Columns, TableFile, read_columns, read_error, split_ending
+from bam_lightning.data.readers import Columns, TableFile, missing_path, read_columns, read_error, split_ending
 from bam_lightning.data.task import Task
 from bam_lightning.data.word_labels import words_of
 from bam_lightning.store.ragged import Ragged, concatenate
@@ -167,7 +167,7 @@ def _column_names(where: str, source: TeacherSource) -> list[str]:
     path = Path(source.path).expanduser()
     kind = split_ending(path.name)[1]
     if not path.is_file():
-        raise DataPathError(f"{where}: no such file; give its path")
+        raise DataPathError(f"{where}: {missing_path(path, 'give its path')}")
     if kind in ("csv", "tsv", "parquet"):
         try:
             return list(TableFile(str(path), kind).schema() or ())
