@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from contextlib import nullcontext, suppress
+from io import BytesIO, TextIOWrapper
 
 import numpy as np
 import pandas as pd
@@ -262,3 +263,21 @@ def test_the_output_is_written_uncompressed_so_other_endings_are_refused():
         with pytest.raises(ValueError, match=r"endings csv, tsv, jsonl, parquet; .* --output-format"):
             format_of("output", name, None)
     assert format_of("input", "a.CSV.gz", None) == "csv"
+
+
+def test_a_sample_that_ends_inside_a_cell_of_several_lines_is_quoted(tmp_path, monkeypatch):
+    """What is written as TSV is read again, whatever its size; a quote of GLUE that is never closed is a letter."""
+    rows = [{"a": f'"{n}"\nand\nmore', "b": "x"} for n in range(40)]
+    with (tmp_path / "a.tsv").open("w", encoding="utf-8", newline="") as target:
+        make_writer(target, "tsv", ["a", "b"], escape=False).write(rows)
+    for size in range(50, 90):
+        monkeypatch.setattr("bam_lightning.data.readers.SAMPLE_BYTES", size)
+        assert [one.values for one in TableFile(str(tmp_path / "a.tsv"), "tsv")] == rows
+        lines = "one\tx\n" * 5 + '"two\tx\n' + "three\tx\n" * 40
+        assert len(rows_of(tmp_path / "b.tsv", f"a\tb\n{lines}", "tsv")) == 46
+
+
+def test_rows_of_a_pipe_say_how_they_are_separated(monkeypatch):
+    text = b"Text, German;label\none;1\ntwo, three, four;0\n"
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(text)))
+    assert [one.values["label"] for one in TableFile("-", "csv")] == ["1", "0"]

@@ -209,9 +209,10 @@ class TableFile:
 
     def _csv(self, lines: _CountedLines) -> Iterator[Record]:
         csv.field_size_limit(LONGEST_FIELD)
-        sample = lines.peek(1 if self.name == STREAM else SAMPLE_BYTES)  # a pipe is not waited for: its header alone
+        size = CHUNK_ROWS if self.name == STREAM else SAMPLE_BYTES  # of a pipe less than the first chunk of rows has
+        sample = lines.peek(size)
         title = self.kind.upper()
-        self.found = find_dialect(sample, self.kind, self.delimiter, self.quoting)
+        self.found = find_dialect(sample, self.kind, self.delimiter, self.quoting, whole=len(sample) < size)
         rows = csv.reader(lines, **self.found.options)
         try:
             header: list[str] | None = []
@@ -317,7 +318,7 @@ class _CountedLines:
         return "".join(taken)
 
 
-def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | None) -> Dialect:
+def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | None, whole: bool = True) -> Dialect:
     """Return the delimiter and quoting of CSV or TSV, as far as they are not given, from the file's first lines.
 
     The delimiter of TSV is the tab if its header has one. Else it is the one that separates most rows like the header,
@@ -338,7 +339,7 @@ def find_dialect(sample: str, kind: str, delimiter: str | None, quoting: bool | 
     if kind == "csv":
         quoting = True
     elif quoting is None:
-        quoting = _reads_quoted(sample, delimiter)
+        quoting = _reads_quoted(sample, delimiter, whole)
     return Dialect(delimiter, quoting)
 
 
@@ -356,22 +357,28 @@ def _fit(sample: str, delimiter: str) -> tuple[float, int]:
 
 
 def _sample_lines(sample: str) -> list[str]:
-    """Return the lines as they are read, which end in line feeds alone, without one that may be cut off."""
-    lines = list(StringIO(sample, newline="\n"))
-    return lines if len(sample) < SAMPLE_BYTES else lines[:-1]
+    """Return the lines as they are read, which end in line feeds alone."""
+    return list(StringIO(sample, newline="\n"))
 
 
-def _reads_quoted(sample: str, delimiter: str) -> bool:
-    """Return whether each line of a sample has as many fields as the first if ``"`` quotes fields."""
+def _reads_quoted(sample: str, delimiter: str, whole: bool) -> bool:
+    """Return whether each row of a sample has as many fields as the first if ``"`` quotes fields.
+
+    A sample that is not the whole file may end inside a cell of several lines, if there were quotes before it.
+    """
     csv.field_size_limit(LONGEST_FIELD)
     lines = _sample_lines(sample)
-    if not any('"' in line for line in lines):
-        return True
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    widths: set[int] = set()
+    ended = 0  # lines of the rows that were read
     try:
-        widths = {len(row) for row in csv.reader(lines, delimiter=delimiter, strict=True) if row}
+        for row in rows:
+            widths |= {len(row)} if row else set()
+            ended = rows.line_num
     except csv.Error:
-        return False
-    return len(widths) <= 1
+        if whole or rows.line_num < len(lines) or not any('"' in line for line in lines[:ended]):
+            return False
+    return len(widths) <= 1 or '"' not in sample
 
 
 def _csv_reason(error: csv.Error) -> str:
