@@ -128,7 +128,10 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
     [
         (["--task=rtee", "--input=in.csv"], "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
         (["--task=sst2", "--input=none.csv"], "input: no file /"),
-        (["--task=sst2", "--input=none"], "input: no file none; name a split of a folder or hub dataset "),
+        (
+            ["--task=sst2", "--input=in.cs"],
+            "input: no file in.cs; name a split of a folder or hub dataset with --split; did you mean 'in.csv'?",
+        ),
         (["--task=sst2", "--input=ins", "--split=dev"], "task 'sst2': no file or folder 'ins' in /"),
         (
             ["--task=sst2", "--input=in.csv", "--split=dev"],

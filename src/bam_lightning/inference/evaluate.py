@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
-from bam_lightning.config.validation import suggest
+from bam_lightning.config.validation import SIMILAR, suggest
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.outcomes import compare
-from bam_lightning.data.readers import missing_path, split_ending
+from bam_lightning.data.readers import missing_path, names_in, split_ending
 from bam_lightning.data.sources import FileSource, HubSource, Source, TableSource
 from bam_lightning.data.task import Task
 from bam_lightning.inference.model_info import TaskInfo, check_rows
@@ -139,7 +139,8 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
     elif options.split is None:
         if split_ending(path.name)[1] and not path.is_dir():
             raise ConfigPathError(f"input: {missing_path(path, 'set --input')}")
-        raise ConfigPathError(f"input: no file {path}; name a split of a folder or hub dataset with --split")
+        near = suggest(path.name, [name for name in names_in(path.parent) if name != path.name], SIMILAR)
+        raise ConfigPathError(f"input: no file {path}; name a split of a folder or hub dataset with --split{near}")
     else:
         split = options.split
         source = (
