@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 OLD, NEW = ("cola", "mrpc", "stsb"), "rte"
 HEADLINE = {"cola": "matthews", "mrpc": "accuracy", "stsb": "spearman", "rte": "accuracy"}
@@ -123,7 +125,7 @@ class Sweep:
 
 def show() -> None:
     """Print the medians of each task over seeds, and the rows that the new models get newly wrong."""
-    from bam_lightning.metrics.significance import difference_interval
+    from scipy.stats import bootstrap
 
     scores, changes = read(HERE / "seeds.csv"), read(HERE / "changes.csv")
     for task, metric in HEADLINE.items():
@@ -137,13 +139,20 @@ def show() -> None:
             for model, found in values.items()
             if found
         ]
-        difference = statistics.median(values["grown"]) - statistics.median(values["full"])
-        interval = difference_interval(values["grown"], values["full"], paired=False)
-        print(f"{task} {metric}: {'; '.join(cells)}; grown - full {difference:+.1f}, {interval}")
+        pair = values["grown"], values["full"]
+        found = bootstrap(pair, _difference, method="percentile", rng=0).confidence_interval
+        print(
+            f"{task} {metric}: {'; '.join(cells)}; grown - full {_difference(*pair):+.1f} "
+            f"({found.low:+.1f} to {found.high:+.1f})"
+        )
     for model in ("grown", "full"):
         for task in OLD:
             found = [int(row["broken"]) for row in changes if row["new"].startswith(model) and row["task"] == task]
             print(f"{model}, {task}: newly wrong {found}, median {statistics.median(found):g}")
+
+
+def _difference(first: Any, second: Any, axis: int = -1) -> Any:
+    return np.median(first, axis=axis) - np.median(second, axis=axis)
 
 
 def main() -> None:
