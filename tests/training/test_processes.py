@@ -99,9 +99,9 @@ def test_saved_models_and_checkpoints_load_in_one_process(still_bert, two, strat
 
 
 def test_a_log_after_resuming_counts_the_examples_of_all_ranks_once(two):
-    whole, *resumed = two[0][0]["resumed"]
+    whole, resumed = two[0][0]["resumed"]
     assert len(whole) == 1
-    assert resumed == [whole] * 3  # in all digits
+    assert resumed == whole  # in all digits
 
 
 def test_ranks_with_different_teachers_are_refused(two):
