@@ -97,6 +97,10 @@ def test_spearman_of_a_tied_input_as_large_as_qqp_is_scipys():
     assert spearman(predictions, gold) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_value_that_is_no_number_is_no_score():
+    assert np.isnan(spearman(np.array([0.1, np.nan, 0.3]), np.array([0.0, 1.0, 2.0])))
+
+
 @pytest.mark.parametrize("share", [0.5, 0.505, 0.9])
 def test_matthews_of_an_input_as_large_as_qqp_is_scikit_learns(share):
     rng = np.random.default_rng(0)

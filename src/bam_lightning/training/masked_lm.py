@@ -33,8 +33,11 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    text = BertNormalizer().normalize_str(" ".join(texts))  # what the tokenizer does before it looks a word up
-    counts = Counter(word for word, _ in BertPreTokenizer().pre_tokenize_str(text))
+    normalizer, splitter = BertNormalizer(), BertPreTokenizer()  # what the tokenizer does before it looks a word up
+    counts: Counter[str] = Counter()
+    for part, count in Counter(part for text in texts for part in text.split(" ")).items():  # few differ
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(part)):
+            counts[word] += count
     letters = sorted({letter for word in counts for letter in word})
     common = sorted(counts, key=lambda word: (-counts[word], word))[:vocab_size]
     words = [*SPECIAL, *dict.fromkeys([*common, *letters, *(f"##{letter}" for letter in letters)])]
