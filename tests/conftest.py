@@ -51,6 +51,7 @@ def pytest_collection_modifyitems(items):
 def _no_plots(request, monkeypatch):
     """Leave out ``results.png``, a quarter of the time of a tiny job, where a test is not marked ``plots``."""
     if "plots" not in request.keywords:
+        monkeypatch.setenv("FORKED_PYTHON_PLOTS", "no")
         monkeypatch.setattr("bam_lightning.analysis.job_report.plot", lambda *_: None)
 
 

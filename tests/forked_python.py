@@ -1,16 +1,20 @@
 """A ``python`` for subprocess tests that starts in milliseconds: each call is forked from a server with warm imports.
 
 A command line of the package spends about four seconds of CPU time on importing torch and transformers. The executable
-that :func:`python` returns takes ``-m MODULE`` or ``-c CODE`` like Python itself, hands its standard streams, folder
-and environment to a server, and ends with the exit status of the process that the server forks; that process gets the
-signals that it gets, and is killed with its process group where it is killed. Use :data:`sys.executable` instead where
-a test is about imports, or about environment variables that a library reads on import."""
+that :func:`python` returns takes ``-m MODULE`` or ``-c CODE`` like Python itself, hands its open files, folder and
+environment to a server, and ends with the exit status of the process that the server forks; that process gets the
+signals that it gets, and is killed with its process group where it is killed. With FORKED_PYTHON_CHILDREN=yes what that
+process starts with its own :data:`sys.executable` (a server's worker, jobs on SLURM) is forked from the server too; not
+for submitit_local and joblib, which look a process up by its id. Use :data:`sys.executable` instead where a test is
+about imports, or about environment variables that a library reads on import."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -30,6 +34,7 @@ PRELOADED = [
     "bam_lightning.inference.predictor",
     "bam_lightning.recipes.runner",
 ]
+HIGH = 500  # above the numbers of all files that a test opens
 
 
 @functools.cache
@@ -65,10 +70,12 @@ def python() -> str:
 
 def client(address: str) -> None:
     """Have the server run this process's command line, and exit as it does."""
+    files = [number for number in map(int, os.listdir("/proc/self/fd")) if _is_open(number)]
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(address)
-        order = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode("utf-8", "surrogateescape")
-        socket.send_fds(line, [len(order).to_bytes(8, "big")], [0, 1, 2])
+        words = [sys.argv[0], sys.argv[1:], files, os.getcwd(), dict(os.environ)]
+        order = json.dumps(words).encode("utf-8", "surrogateescape")
+        socket.send_fds(line, [len(order).to_bytes(8, "big")], files)
         line.sendall(order)
         with line.makefile() as answers:
             child, sent = int(answers.readline()), [signal.SIGKILL]
@@ -85,6 +92,12 @@ def client(address: str) -> None:
             signal.signal(sent[-1], signal.SIG_DFL)
         os.kill(os.getpid(), sent[-1])
     sys.exit(int(status))
+
+
+def _is_open(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(os.fstat(number))
+    return False
 
 
 def serve(address: str) -> None:
@@ -143,12 +156,16 @@ def _child(line: socket.socket) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
-        length, streams, _, _ = socket.recv_fds(line, 8, 3)
+        length, received, _, _ = socket.recv_fds(line, 8, 250)
         with line.makefile("rb") as orders:
-            arguments, folder, environment = json.loads(orders.read(int.from_bytes(length, "big")))
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+            executable, arguments, files, folder, environment = json.loads(orders.read(int.from_bytes(length, "big")))
+        line = socket.socket(fileno=_move(line.detach(), HIGH))  # out of the way of the numbers of the client's files
+        for number, high in zip(files, [_move(number, HIGH) for number in received], strict=True):
+            os.dup2(high, number)
+            os.close(high)
+        if environment.get("FORKED_PYTHON_CHILDREN") == "yes":
+            sys.executable = executable
+            multiprocessing.set_executable(executable)
         line.sendall(b"%d\n" % os.getpid())
         threading.Thread(target=_end_with_client, args=(line,), daemon=True).start()
         os.chdir(folder)
@@ -157,9 +174,17 @@ def _child(line: socket.socket) -> None:
         status = _run(arguments)
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(ValueError):  # the command has closed it
+                stream.flush()
         line.sendall(b"%d\n" % status)
         os._exit(status)
+
+
+def _move(number: int, least: int) -> int:
+    """Return another number, at least ``least``, of an open file, whose own is free then."""
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, least)
+    os.close(number)
+    return moved
 
 
 def _end_with_client(line: socket.socket) -> None:
@@ -169,7 +194,7 @@ def _end_with_client(line: socket.socket) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run ``-m MODULE ...`` or ``-c CODE ...`` as Python does; return the exit status."""
+    """Run ``-m MODULE ...``, ``-c CODE ...`` or a script as Python does; return the exit status."""
     import atexit
     import runpy
     import traceback
@@ -177,16 +202,23 @@ def _run(arguments: list[str]) -> int:
 
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
-    arguments = arguments[arguments[0] == "-u" :]  # which torchrun gives
-    (kind, what), rest = arguments[:2], arguments[2:]
-    sys.argv = [kind, *rest]
-    sys.path[0] = os.getcwd() if kind == "-m" else ""
+    if os.environ.get("FORKED_PYTHON_PLOTS") == "no":
+        from bam_lightning.analysis import job_report
+
+        job_report.plot = lambda *_: None
+    while arguments[0] in ("-u", "-B"):  # of torchrun
+        arguments = arguments[1:]
+    kind, what, *rest = arguments if arguments[0] in ("-m", "-c") else ("script", *arguments)
+    sys.argv = [what if kind == "script" else kind, *rest]
+    sys.path[1:1] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[0] = {"-m": os.getcwd(), "-c": ""}.get(kind, os.path.dirname(os.path.abspath(what)))
     try:
         if kind == "-m":
             sys.modules.pop(what, None)
             runpy.run_module(what, run_name="__main__", alter_sys=True)
+        elif kind == "script":
+            runpy.run_path(what, run_name="__main__")
         else:
-            assert kind == "-c", f"forked_python takes -m or -c, got {kind}"
             exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):

@@ -22,8 +22,9 @@ START = ["-m", "bam_lightning.cli", "serve"]
 
 
 @pytest.fixture
-def started(trained, request):
+def started(trained, request, monkeypatch):
     """The command on a free port: its process and its URL, read from its first line."""
+    monkeypatch.setenv("FORKED_PYTHON_CHILDREN", "yes")
     executable = getattr(request, "param", python)()
     words = [executable, *START, f"--run={trained.id}", f"--store={trained.store}", "--port=0", "--device=cpu"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

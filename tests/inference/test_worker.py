@@ -11,12 +11,19 @@ import pytest
 import bam_lightning as bam
 from bam_lightning.inference.serving.schemas import PredictRequest
 from bam_lightning.inference.serving.worker import LoadOptions, Worker
+from forked_python import python
 
 
 def loading(trained, **changes):
     fields = {"run": trained.id, "store": str(trained.store), "device": "cpu", "precision": "auto", "heads": (),
               "revision": None, "threads": 1}  # fmt: skip
     return LoadOptions(**{**fields, **changes})
+
+
+@pytest.fixture
+def warm(monkeypatch):
+    """Processes that start in milliseconds; a signal that stops one is not passed on."""
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python()))
 
 
 def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_that_ended_is_started_again(trained):
@@ -40,7 +47,7 @@ def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_
     assert json.loads(said) == {"predictions": {"rte": json.loads(json.dumps(expected))}}  # no details: none are there
 
 
-def test_a_model_that_cannot_be_loaded_again_stops_the_server(trained, tmp_path):
+def test_a_model_that_cannot_be_loaded_again_stops_the_server(trained, tmp_path, warm):
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     store = shutil.copytree(trained.store, tmp_path / "store")
@@ -56,6 +63,6 @@ def test_a_model_that_cannot_be_loaded_again_stops_the_server(trained, tmp_path)
         signal.signal(signal.SIGTERM, before)
 
 
-def test_what_cannot_be_loaded_is_said_in_the_same_words(trained):
+def test_what_cannot_be_loaded_is_said_in_the_same_words(trained, warm):
     with pytest.raises(ValueError, match=r"^device names 'cuda:99'"), Worker(loading(trained, device="cuda:99")):
         pass

@@ -15,6 +15,7 @@ from tiny_tasks import DEV, QUIET, SIZES, data_of, module_of
 
 import bam_lightning as bam
 from bam_lightning.data import collate
+from forked_python import python
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),  # they share what two fixtures train
@@ -39,7 +40,12 @@ def two(still_bert, tmp_path_factory) -> tuple[list[dict], Path]:
     """What each of two processes found, and the folder they wrote to."""
     folder = tmp_path_factory.mktemp("two")
     paths = [HERE.parents[1] / "src", HERE.parent, HERE]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": python(),
+    }
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, str(HERE / "ddp_program.py"), str(still_bert), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=240, check=False)
