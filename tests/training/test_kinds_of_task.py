@@ -146,6 +146,7 @@ def test_rows_of_words_without_gold_learn_from_the_teacher_alone(still_bert, tmp
     assert part.has_teacher.all()
 
 
+@pytest.mark.slow
 def test_a_suite_of_all_kinds_trains_teaches_validates_and_is_saved(still_bert, tmp_path):
     tasks = kinds(rows=60)
     data = bam.MultiTaskDataModule(tasks, still_bert, batch_size=8, max_length=LENGTH, cache_dir=tmp_path, seed=0)

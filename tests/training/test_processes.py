@@ -18,6 +18,7 @@ from bam_lightning.data import collate
 from forked_python import python
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("processes"),  # they share what two fixtures train
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),

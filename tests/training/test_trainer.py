@@ -33,6 +33,7 @@ from torch.nn.utils import parameters_to_vector
 
 import bam_lightning as bam
 from conftest import sentences
+from forked_python import python
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -578,13 +579,15 @@ print(bam.load("student").predict(["the cat sleeps"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pytorch_lightning", "lightning.pytorch"])
 def test_first_example_runs_with_either_lightning(tiny_bert, tmp_path, name):
     for task, label in (("mood", lambda n: ["good", "bad"][n % 2]), ("stars", lambda n: n % 4 + 1)):
         lines = [f"{text},{label(len(text))}" for text in sentences(120, 5)]
         (tmp_path / f"{task}.csv").write_text("\n".join([f"review,{task}", *lines]))
     script = f"import {name} as pl\n" + EXAMPLE.format(encoder=str(tiny_bert))
-    command = [sys.executable, "-c", script]
+    warm = name == "pytorch_lightning"  # which a warm process has imported already
+    command = [python() if warm else sys.executable, "-c", script]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
