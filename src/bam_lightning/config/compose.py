@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -42,6 +43,20 @@ def register() -> None:
     store.store(name="schema", node=node)
     store.store(group="task", name="schema", node=TaskConfig)
     yaml_trust.install(conf_dir())
+
+
+@functools.cache  # Hydra copies what it loads
+def _own_schemas() -> dict[str, Any]:
+    """Return what ``register`` puts into Hydra's store."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    before, store.repo = store.repo, {}
+    try:
+        register()
+        return store.repo
+    finally:
+        store.repo = before
 
 
 def expand_word(word: str) -> str:
@@ -157,12 +172,12 @@ def _compose_tree(overrides: list[str]) -> Any:
     with COMPOSING:
         if not OmegaConf.has_resolver("hydra"):
             setup_globals()
+        yaml_trust.install(conf_dir())  # imports what else puts schemas into Hydra's store
         store, base = ConfigStore.instance(), version.VersionBase.instance()
         schemas, before = store.repo, base.getbase()
-        store.repo = {**schemas, "task": {}}  # the schemas of an application around this call stay as they are
+        store.repo = {**schemas, **_own_schemas()}  # those of an application around this call stay as they are
         try:
             base.setbase(version.Version("1.3"))
-            register()
             loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
             tree = loader.load_configuration("train", overrides, RunMode.RUN, from_shell=False)
         finally:

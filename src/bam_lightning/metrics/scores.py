@@ -36,7 +36,8 @@ def matthews(predictions: Values, gold: Values) -> float:
 
 def f1(predictions: Values, gold: Values) -> float:
     """Return F1 of class 1 of two; 0 if class 1 is neither predicted nor present."""
-    return float(_f1(*(np.sum(flags) for flags in ((predictions == 1) & (gold == 1), predictions == 1, gold == 1))))
+    flags = (predictions == 1) & (gold == 1), predictions == 1, gold == 1
+    return float(_f1(*(one.sum() for one in flags)))
 
 
 def spearman(predictions: Values, gold: Values) -> float:
@@ -72,7 +73,8 @@ def macro_f1(predictions: Values, gold: Values) -> float:
     If a dev split lacks one of C labels, no prediction scores above 1 - 1 / C.
     """
     if gold.ndim == 2:
-        return float(_f1(((predictions == 1) & (gold == 1)).sum(axis=0), predictions.sum(axis=0), gold.sum(axis=0)).mean())
+        flags = (predictions == 1) & (gold == 1), predictions == 1, gold == 1
+        return float(_f1(*(one.sum(axis=0) for one in flags)).mean())
     predicted, present = _class_counts(predictions, gold)
     right = np.bincount(gold[predictions == gold].astype(np.int64), minlength=len(present))
     return float(_f1(right, predicted, present)[predicted + present > 0].mean())
