@@ -126,6 +126,7 @@ def test_a_row_that_has_no_job_yet_is_empty(shelf):
     config = table("single", "multi", against={"multi": ["single"]})
     rows = gather(shelf, config)
     assert rows[1].notes == ["no job yet"]
+    assert gather(shelf, table("single", "multi_mine"), seeds=3)[1].notes == ["no job yet"]  # once, not seed by seed
     shelf.add("multi_mine", 0, both(0.5, 0.5))
     assert gather(shelf, table("single", "multi_mien"))[1].notes == ["no job yet; did you mean 'multi_mine'?"]
     found = compare(config, rows)

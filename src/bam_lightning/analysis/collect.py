@@ -245,7 +245,7 @@ def _note_missing(row: Row, asked: set[int], choice: TableFilter) -> None:
             by_reason.setdefault(reason, []).append(job.seed)
     row.notes += [f"seed {_spans(seeds)}: {reason}" for reason, seeds in by_reason.items()]
     absent = set(range(choice.seeds or 0)) - asked
-    if absent:
+    if absent and asked:
         row.notes.append(f"seed {_spans(absent)}: not asked for yet")
 
 

@@ -198,9 +198,14 @@ def _plot_dev_scores(axes: Any, last: Mapping[str, Any], scores: Sequence[Mappin
         points = [(row["step"], 100 * row[name]) for row in scores if name in row]
         style = {"color": "k", "linewidth": 2} if name == "val/average" else {"linewidth": 1}
         axes.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("val/"), **style)
-    axes.set_xlabel(f"optimizer step ({last['stage']})")
+    _label_steps(axes, last)
     axes.set_ylabel("dev score x 100")
     _legend_above(axes, 4)
+
+
+def _label_steps(axes: Any, last: Mapping[str, Any]) -> None:
+    axes.set_xlabel(f"optimizer step ({last['stage']})")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _legend_above(axes: Any, columns: int, lines: Sequence[Any] | None = None) -> None:
@@ -215,7 +220,7 @@ def _plot_curves(axes: Any, last: Mapping[str, Any], history: Sequence[Mapping[s
     for name in dict.fromkeys(name for row in history for name in row if name.startswith("loss/")):
         points = [(row["step"], row[name]) for row in history if name in row]
         lines += axes.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), linewidth=1)
-    axes.set_xlabel(f"optimizer step ({last['stage']})")
+    _label_steps(axes, last)
     axes.set_ylabel("training loss per example")
     if history and "lam" in history[0]:
         other = axes.twinx()
