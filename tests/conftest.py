@@ -12,6 +12,7 @@ import json
 import logging
 import resource
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     import warm_hydra
 
+    if "WARM_HYDRA" not in os.environ:  # the first process; its workers have it from there
+        folder = tempfile.TemporaryDirectory()
+        os.environ["WARM_HYDRA"] = folder.name
+        config.add_cleanup(folder.cleanup)
     warm_hydra.install()
     if os.path.isdir(RAM) and shutil.disk_usage(RAM).free > 8 << 30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM)
