@@ -210,7 +210,7 @@ def _run(arguments: list[str]) -> int:
         arguments = arguments[1:]
     kind, what, *rest = arguments if arguments[0] in ("-m", "-c") else ("script", *arguments)
     sys.argv = [what if kind == "script" else kind, *rest]
-    sys.path[1:1] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[0] = {"-m": os.getcwd(), "-c": ""}.get(kind, os.path.dirname(os.path.abspath(what)))
     try:
         if kind == "-m":

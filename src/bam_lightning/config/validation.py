@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bam_lightning.config.exceptions import ConfigError
 
+DELIMITERS = (",", ";", "\t", "|")
 SIMILAR = 0.75  # of names among which there may be none that was meant: neutral is not meant for negative
 
 
@@ -19,9 +20,15 @@ def suggest(name: str, known: Iterable[str], similar: float = 0.6) -> str:
     >>> suggest("sede", ["seed", "scale"])
     "; did you mean 'seed'?"
     """
+    near = nearest(name, known, similar)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str], similar: float = 0.6) -> str | None:
+    """Return the known name that is most like ``name``, whatever its case; None if none is as similar as that."""
     spelled = {one.casefold(): one for one in reversed(list(known))}
     near = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=similar)
-    return f"; did you mean {spelled[near[0]]!r}?" if near else ""
+    return spelled[near[0]] if near else None
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
@@ -93,7 +100,7 @@ def wrong_separator(columns: Iterable[str], option: str, given: str | None = Non
     "; --delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found"
     """
     names = list(columns)
-    other = max((";", "\t", ",", "|"), key=lambda sign: sum(name.count(sign) for name in names))
+    other = max(DELIMITERS, key=lambda sign: sum(name.count(sign) for name in names))
     if sum(name.count(other) for name in names) < max(len(names), 1):
         return ""
     if given is None:

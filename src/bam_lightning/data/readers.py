@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import LARGEST
 from bam_lightning.config.exceptions import DataError, DataPathError
-from bam_lightning.config.validation import SIMILAR, check_choice, expand_path, suggest, wrong_separator
+from bam_lightning.config.validation import DELIMITERS, SIMILAR, check_choice, expand_path, suggest, wrong_separator
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -39,7 +39,6 @@ EXPANSION, FREELY = 200, 1 << 30  # Parquet's text is at most so many times its 
 SAMPLE_BYTES = 1 << 20  # of CSV and TSV, to find delimiter and quoting
 DELIMITER = {"csv": ",", "tsv": "\t"}
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
-DELIMITERS = (",", ";", "\t", "|")
 SHOWN_FILES = 5  # in messages
 SAMPLE_ROWS = 1_000  # of CSV and TSV, to find the delimiter
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
-from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, wrong_separator
+from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, nearest, wrong_separator
 from bam_lightning.data.readers import (
     FORMATS,
     SHOWN_FILES,
@@ -186,12 +185,12 @@ class HubSource:
         """Raise ``DataPathError`` where a file or folder of a similar name is here, before the hub is asked."""
         if not self.local_option or "/" in self.path:
             return
-        stems = {split_ending(name)[0].casefold(): name for name in reversed(names_in(Path.cwd()))}
-        near = difflib.get_close_matches(self.path.casefold(), list(stems), n=1, cutoff=SIMILAR_PATH)
-        if near:
+        stems = {split_ending(name)[0]: name for name in reversed(names_in(Path.cwd()))}
+        near = nearest(self.path, stems, SIMILAR_PATH)
+        if near is not None:
             raise DataPathError(
                 f"{where}no file or folder {self.path!r} in {Path.cwd()}; set {self.local_option}, for a data set of "
-                f"the hub to OWNER/NAME; did you mean {stems[near[0]]!r}?"
+                f"the hub to OWNER/NAME; did you mean {stems[near]!r}?"
             )
 
     def split_names(self) -> list[str]:

@@ -4,7 +4,6 @@ N rows, K outputs of a head, C label names of a task."""
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
-from bam_lightning.config.validation import SIMILAR, suggest
+from bam_lightning.config.validation import SIMILAR, nearest, suggest
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.outcomes import compare
@@ -170,8 +169,8 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
 def _nearest(label: str, task: TaskInfo, columns: Sequence[str]) -> str:
     """Return a hint at the column that may hold a task's labels: named like it, like the task, or ``label``."""
     same = [column for name in (label, task.name, "label") for column in columns if column.lower() == name.lower()]
-    near = same or difflib.get_close_matches(label, columns, n=1)
-    return f"; did you mean --label {shlex.quote(near[0])}?" if near else ""
+    near = same[0] if same else nearest(label, columns)
+    return "" if near is None else f"; did you mean --label {shlex.quote(near)}?"
 
 
 def _describe(
