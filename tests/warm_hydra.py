@@ -22,12 +22,12 @@ from bam_lightning.config.compose import conf_dir
 
 def _kept(folder: str | None, name: str, make: Callable[[], Any]) -> bytes:
     """Return the pickle of this name from the shared folder, or make what it holds."""
-    path = Path(folder or os.devnull) / name
+    if folder is None:
+        return pickle.dumps(make())
+    path = Path(folder) / name
     if path.exists():
         return path.read_bytes()
     made = pickle.dumps(make())
-    if folder is None:
-        return made
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(made)
     os.replace(file.name, path)

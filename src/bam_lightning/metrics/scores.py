@@ -36,8 +36,7 @@ def matthews(predictions: Values, gold: Values) -> float:
 
 def f1(predictions: Values, gold: Values) -> float:
     """Return F1 of class 1 of two; 0 if class 1 is neither predicted nor present."""
-    flags = (predictions == 1) & (gold == 1), predictions == 1, gold == 1
-    return float(_f1(*(one.sum() for one in flags)))
+    return float(_label_f1(predictions, gold))
 
 
 def spearman(predictions: Values, gold: Values) -> float:
@@ -73,8 +72,7 @@ def macro_f1(predictions: Values, gold: Values) -> float:
     If a dev split lacks one of C labels, no prediction scores above 1 - 1 / C.
     """
     if gold.ndim == 2:
-        flags = (predictions == 1) & (gold == 1), predictions == 1, gold == 1
-        return float(_f1(*(one.sum(axis=0) for one in flags)).mean())
+        return float(_label_f1(predictions, gold, axis=0).mean())
     predicted, present = _class_counts(predictions, gold)
     right = np.bincount(gold[predictions == gold].astype(np.int64), minlength=len(present))
     return float(_f1(right, predicted, present)[predicted + present > 0].mean())
@@ -87,8 +85,7 @@ def exact_match(predictions: Values, gold: Values) -> float:
 
 def span_f1(counts: Values, _: Values) -> float:
     """Return F1 of the spans of tags, over all rows together: a span counts if its words and its type are right."""
-    right, predicted, gold = counts[:, :3].sum(axis=0).tolist()
-    return 2 * right / (predicted + gold) if predicted + gold else 0.0
+    return float(_f1(*counts[:, :3].sum(axis=0)))
 
 
 def span_precision(counts: Values, _: Values) -> float:
@@ -135,6 +132,12 @@ def _class_counts(predictions: Values, gold: Values) -> tuple[NDArray[np.float64
     count = int(max(predictions.max(), gold.max())) + 1
     predicted, present = (np.bincount(ids.astype(np.int64), minlength=count) for ids in (predictions, gold))
     return predicted.astype(np.float64), present.astype(np.float64)
+
+
+def _label_f1(predictions: Values, gold: Values, axis: int | None = None) -> NDArray[np.float64]:
+    """Return F1 of the decisions for 1, over all of them or along an axis."""
+    flags = (predictions == 1) & (gold == 1), predictions == 1, gold == 1
+    return _f1(*(one.sum(axis=axis) for one in flags))
 
 
 def _f1(right: Any, predicted: Any, present: Any) -> NDArray[np.float64]:
