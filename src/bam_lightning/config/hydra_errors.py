@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from bam_lightning.config.escaping import printable
 from bam_lightning.config.exceptions import DISK_FULL, BamError, ConfigError, ConfigPathError
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.renamed import renamed
-from bam_lightning.config.validation import suggest
+from bam_lightning.config.validation import nearest, suggest
 
 NOISE = ("full_key:", "reference_type=", "object_type=", "See https://")  # lines that Hydra ends its messages with
 # What Hydra 1.3 raises, besides its own exceptions, for a value that its code did not expect.
@@ -185,8 +184,8 @@ def _no_option(error: BaseException, unknown: re.Match[str]) -> str:
     text, name = f"{error}\n{error.__cause__}", unknown.group(1)
     wanted, full = re.search(r"override '([^']+)'", text), re.search(r"full_key: (\S+)", text)
     key = wanted.group(1) if wanted else full.group(1) if full else name
-    near = difflib.get_close_matches(name, _fields(unknown.group(2)), n=1)
-    hint = f"; did you mean {key.replace(name, near[0])!r}?" if near else ""
+    near = nearest(name, _fields(unknown.group(2)))
+    hint = f"; did you mean {key.replace(name, near)!r}?" if near else ""
     file = re.search(r"In '([^']+)'", text)
     former = renamed(key)
     if former:

@@ -31,6 +31,15 @@ def nearest(name: str, known: Iterable[str], similar: float = 0.6) -> str | None
     return spelled[near[0]] if near else None
 
 
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message, with commas between them; in quotes where they would not read as one name.
+
+    >>> listed(["text", "", "a, b"])
+    "text, '', 'a, b'"
+    """
+    return ", ".join(name if name == name.strip() != "" and "," not in name else repr(name) for name in names) or "none"
+
+
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:
     """Raise ``ConfigError`` unless ``name`` is one of ``known``."""
     known = list(known)

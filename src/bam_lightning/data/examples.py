@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.text_fields import is_template, render, text_columns_of
-from bam_lightning.config.validation import SIMILAR, suggest
+from bam_lightning.config.validation import SIMILAR, listed, suggest
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, missing_labels, read_labels
 from bam_lightning.data.lazy_texts import LateTexts
 from bam_lightning.data.leaks import join_groups, latest_rows
@@ -506,7 +506,7 @@ def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[
             )
             hint = task.source.separator_hint(there) if isinstance(task.source, FileSource) else ""
             raise DataError(
-                f"{where}: no column {column!r}; columns there: {', '.join(there)}{hint or f'; set {options}'}"
+                f"{where}: no column {column!r}; columns there: {listed(there)}{hint or f'; set {options}'}"
                 f"{suggest(column, there, SIMILAR)}"
             )
         if there.count(column) > 1:

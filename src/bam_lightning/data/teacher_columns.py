@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.teacher_config import FORMS, TeacherSource
+from bam_lightning.config.validation import listed
 from bam_lightning.data.examples import TaskSplit, text_columns
 from bam_lightning.data.labels import find_class
 from bam_lightning.data.readers import Columns, TableFile, missing_path, read_columns, read_error, split_ending
@@ -98,7 +99,7 @@ def read_column(name: str, task: Task, rows: TaskSplit, source: TeacherSource, a
     if not (by_text or by_id):
         wanted = ", ".join(texts) + (f", or {task.id_column}" if rows.ids is not None else "")
         raise DataError(
-            f"{where}: no columns {wanted}, by which rows are matched; columns there: {', '.join(names)}; rename them"
+            f"{where}: no columns {wanted}, by which rows are matched; columns there: {listed(names)}; rename them"
         )
     key_columns = [*(texts if by_text else ()), *([str(task.id_column)] if by_id else ())]
     table = _read(where, source, [*columns.values(), *key_columns])
@@ -202,7 +203,7 @@ def _find_form(
             raise DataError(f"{where}: a {task.kind} task learns from {', '.join(possible)}, not from {form}")
         columns = _expand(pattern, names)
         if not columns:
-            raise DataError(f"{where}: no column {pattern!r} for {form}; columns there: {', '.join(names)}")
+            raise DataError(f"{where}: no column {pattern!r} for {form}; columns there: {listed(names)}")
         return form, columns
     guesses = [
         *((form, pattern) for form in FORMS for pattern in (form, f"{form}_*")),
@@ -224,7 +225,7 @@ def _find_form(
         options = ", ".join(f"{form}=" for form in possible)
         raise DataError(
             f"{where}: {several}; say which columns hold what with one of {options} as in "
-            f"{possible[0]}='{possible[0]}_*'; columns there: {', '.join(names)}"
+            f"{possible[0]}='{possible[0]}_*'; columns there: {listed(names)}"
         )
     return next(iter(found.items()))
 

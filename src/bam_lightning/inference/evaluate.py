@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.exceptions import ConfigError, ConfigPathError, DataError
-from bam_lightning.config.validation import SIMILAR, nearest, suggest
+from bam_lightning.config.validation import SIMILAR, listed, nearest, suggest
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.labels import read_labels
 from bam_lightning.data.outcomes import compare
@@ -158,7 +158,7 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
             hint = source.separator_hint(columns) if isinstance(source, FileSource) else ""
             near = _nearest(column, task, columns) if column == label else suggest(column, columns)
             raise DataError(
-                f"{where}: no column {column!r}; its columns: {', '.join(columns)}"
+                f"{where}: no column {column!r}; its columns: {listed(columns)}"
                 f"{hint or f'; choose another with {flag}{near}'}"
             )
     if table.num_rows == 0:

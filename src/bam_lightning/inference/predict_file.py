@@ -22,7 +22,7 @@ from bam_lightning.config.exceptions import (
     DataPathError,
     OutputExistsError,
 )
-from bam_lightning.config.validation import check_delimiter, wrong_separator
+from bam_lightning.config.validation import check_delimiter, listed, wrong_separator
 from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.data.readers import CHUNK_ROWS, DELIMITER, STREAM, Record, TableFile, chunks, format_of, missing_path
 from bam_lightning.data.writers import Writer, make_writer
@@ -162,7 +162,7 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
         hint = wrong_separator(available, "--delimiter", options.delimiter)
     example = unmet or next(iter(info.tasks.values()))
     raise DataError(
-        f"input: {problem}; the file's columns: {', '.join(available) or 'none'}{hint}; name those to read, as in "
+        f"input: {problem}; the file's columns: {listed(available)}{hint}; name those to read, as in "
         f"--task {example.name} {' '.join(f'--column {shlex.quote(column)}' for column in example.columns)}"
     )
 
