@@ -41,6 +41,7 @@ def trainer_at(rank=0, world_size=1, step=0, accumulate=1, ready=0, limit=float(
     return SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
+        training=True,
         global_step=step,
         accumulate_grad_batches=accumulate,
         overfit_batches=overfit,

@@ -91,7 +91,7 @@ def test_training_runs_and_teachers_teach_some_of_the_labels(data):
     pl.Trainer(max_steps=2, **{**QUIET, "max_epochs": -1}).fit(module, data)
     assert data.digests() == before
     assert module.examples_seen["topic"] == 32
-    assert module.task_weights == {"topic": 1.0, "urgency": 1.0, "churn": 1.0}
+    assert data.sampler_weights() == {"topic": 1.0, "urgency": 1.0, "churn": 1.0}
 
 
 def test_all_tasks_set_the_same_rows_aside_where_there_is_no_dev_split():

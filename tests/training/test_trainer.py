@@ -203,6 +203,9 @@ def test_loggers_get_hyper_parameters_without_the_tokenizer(data):
     assert "spec" in module.hparams
     assert memory.hparams["learning_rate"] == 1e-3
     assert "spec" not in memory.hparams
+    assert memory.hparams["tasks"] == list(SIZES)
+    assert memory.hparams["batch_size"] == BATCH
+    assert memory.hparams["sampler"]["exponent"] == 0.75
 
 
 # Validation, test, prediction
@@ -598,7 +601,7 @@ def test_first_example_runs_with_either_lightning(tiny_bert, tmp_path, name):
 def test_each_row_of_the_documentation_names_a_test():
     here = Path(__file__).parent
     page = (here.parents[1] / "docs" / "lightning.md").read_text()
-    code = "".join((here / name).read_text() for name in ("test_trainer.py", "test_processes.py"))
+    code = "".join((here / name).read_text() for name in ("test_trainer.py", "test_fits.py", "test_processes.py"))
     lines = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what ")]
     named = [re.findall(r"`(test_\w+)` \|$", line) for line in lines]
     assert len(named) > 20

@@ -148,6 +148,10 @@ class ExamplesDataModule(pl.LightningDataModule):
     def _current_trainer(self) -> Any:
         return self.trainer
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the Trainer out of copies and pickles, which go to other processes, or to another Trainer."""
+        return {**vars(self), "trainer": None}
+
     def train_dataloader(self) -> TrainLoader:
         """Return the mixed stream."""
         return TrainLoader(
@@ -257,6 +261,24 @@ class MultiTaskDataModule(ExamplesDataModule):
         self._train_splits: dict[str, TaskSplit] = {}
         self._tokenizer: Any = None
         self._split_cache: dict[str, dict[str, Examples]] = {}
+        self._log_hyperparams = True
+
+    @property
+    def hparams_initial(self) -> Any:
+        """What loggers get beside the module's options; checkpoints have the module's ``spec`` in its place."""
+        return {
+            "tasks": list(self.tasks),
+            "encoder": self.encoder_path,
+            "revision": self.revision,
+            "batch_size": self.batch_size,
+            "max_length": self.max_length,
+            "truncation": self.truncation,
+            "sampler": to_plain(self.sampler),
+            "stream_seed": self.seed,  # "seed" is the module's
+            "data_seed": self.data_seed,
+            "merge_equal_texts": self.merge_equal_texts,
+            **to_plain({name: value for name, value in self.encoder_options.items() if value}),
+        }
 
     @property
     def rows(self) -> dict[str, TaskExamples]:

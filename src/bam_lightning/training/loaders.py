@@ -139,11 +139,9 @@ class TrainLoader:
 
     def _place(self, trainer: Any, place: Placement) -> tuple[int, int]:
         """Return the epoch, and the number of its batches that have been trained on."""
-        if trainer is None:
+        if trainer is None or not trainer.training:
             self._epochs_without_trainer += 1
             return self._epochs_without_trainer - 1, 0
-        if trainer.overfit_batches:
-            return 0, 0
         limit = trainer.num_training_batches
         batches = len(self) if limit == float("inf") else min(len(self), int(limit))
         steps = -(-batches // place.accumulate)
@@ -156,7 +154,7 @@ class TrainLoader:
                 f"{place.accumulate} batches, {batches} batches an epoch, end at batch {position}; resume with the "
                 "Trainer's options of the first fit"
             )
-        return number, position
+        return 0 if trainer.overfit_batches else number, position
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the Trainer's step count says where to go on. Lightning asks for the method."""
@@ -260,7 +258,13 @@ class EvalLoader:
         return -(-len(self.batches) // placement(self.trainer()).world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        place = placement(self.trainer())
+        trainer = self.trainer()
+        if trainer is None and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise TrainingError(
+                "the loaders of a data module share its rows among the processes of its Trainer, which these do not "
+                "know; give the Trainer the data module: trainer.validate(module, datamodule=data)"
+            )
+        place = placement(trainer)
         mine = range(place.rank, len(self) * place.world_size, place.world_size)
         yield from iterate(self._make, mine, self.workers, place.on_gpu)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,7 @@ from bam_lightning.models.heads import Head, predictions_for
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import example_losses
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
+from bam_lightning.training.loaders import TrainLoader
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
 from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing, Schedule
@@ -138,15 +138,15 @@ class BamModule(pl.LightningModule):
         self._hparams_initial = copy.deepcopy({k: v for k, v in self._hparams.items() if k != "spec"})  # for loggers
         self._log_hyperparams = True
         self._steps: float = 0.0  # T of the current fit
+        self._sampler_weights: dict[str, float] = {}  # of the current fit's data
         self._resumed: dict[str, Any] | None = None
         self._said_padding = False
         self._sums: Tensor | None = None  # [tasks] example losses since the last log
         self._counts: dict[str, int] = {}
-        self.examples_seen: dict[str, int] = dict.fromkeys(self.model.heads, 0)
+        self.examples_seen: dict[str, int] = dict.fromkeys(self.model.heads, 0)  # in the current fit
         self._norm: Tensor | None = None
         self._bad_step: Tensor | None = None
         self.logged: dict[str, float] | None = None  # the last row of training metrics, for recipes
-        self._data: Any = None if data is None else weakref.ref(data)
 
     def _metric(self, task: str, metric: Any, headline: bool) -> TaskMetric:
         if headline and not isinstance(metric, str):
@@ -193,7 +193,7 @@ class BamModule(pl.LightningModule):
         """
         seed_dropout(self.seed, self._lightning.global_rank, batch.index, self.device)
         losses = self.task_losses(batch, self.annealing(self.progress))
-        weights = self.task_weights or {}
+        weights = self._sampler_weights if self.task_weights is None else self.task_weights
         with torch.no_grad():
             found = torch.stack([losses[task] if task in losses else self._zero() for task in self.tasks])
             exact = found if found.device.type == "mps" else found.double()  # equal in any order, over any ranks
@@ -225,7 +225,8 @@ class BamModule(pl.LightningModule):
 
     def _log_due(self) -> bool:
         loop = self._lightning.fit_loop.epoch_loop
-        every = (loop._batches_that_stepped + 1) % self._lightning.log_every_n_steps == 0
+        steps = self._lightning.log_every_n_steps  # 0: never, as under barebones=True
+        every = steps > 0 and (loop._batches_that_stepped + 1) % steps == 0
         last = loop.batch_progress.is_last_batch or self._lightning.global_step + 1 == self._lightning.max_steps
         return every or last or bool(self._lightning.fast_dev_run)
 
@@ -259,7 +260,8 @@ class BamModule(pl.LightningModule):
         return sums, counts
 
     def _current_rate(self) -> float:
-        return self.learning_rate * LR_SCHEDULES[self.lr_schedule](self.progress, self.warmup)
+        """Return the highest learning rate of the optimizers."""
+        return max(group["lr"] for optimizer in self._lightning.optimizers for group in optimizer.param_groups)
 
     def _check_norm(self, norm: Tensor) -> None:
         """Note a non-finite gradient on its device; raise at once on a CPU, where looking at it costs nothing."""
@@ -331,7 +333,7 @@ class BamModule(pl.LightningModule):
         """
         if stage != "fit":
             return
-        trainer = self._lightning
+        trainer, self._steps = self._lightning, 0.0
         name = type(trainer.strategy).__name__
         if name not in SUPPORTED_STRATEGIES:
             raise TrainingError(f"strategy {name} is not supported; use one device, ddp, or ModelParallelStrategy")
@@ -391,16 +393,13 @@ class BamModule(pl.LightningModule):
         return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
 
     def on_fit_start(self) -> None:
-        """Take the sampler's task weights; compare the teachers of all ranks.
+        """Compare the teachers of all ranks.
 
         Raises:
             TrainingError: if the ranks have different teachers.
         """
         trainer = self._lightning
         self.on_validation_start()
-        if self.task_weights is None and (weights := getattr(trainer.datamodule, "sampler_weights", None)):
-            self.task_weights = weights()
-        self._bad_step = None
         if trainer.world_size > 1:
             mine = self._fit_state()["teachers"]
             same = trainer.strategy.broadcast(mine) == mine
@@ -411,11 +410,31 @@ class BamModule(pl.LightningModule):
                 )
 
     def on_train_start(self) -> None:
-        """Compare what a checkpoint was trained with; read the steps of the fit anew."""
+        """Begin the counts of a new fit, or compare what a resumed one was trained with; take the task weights.
+
+        Raises:
+            TrainingError: if a resumed fit has other steps, stream or teachers, or a loader does not know the Trainer.
+        """
+        trainer = self._lightning
+        loader = trainer.train_dataloader
+        if isinstance(loader, TrainLoader) and loader.trainer() is not trainer:
+            raise TrainingError(
+                "the loaders of a data module read task weights, position and rank from its Trainer, which these do "
+                "not know; give the Trainer the data module: trainer.fit(module, datamodule=data)"
+            )
+        weights = getattr(trainer.datamodule, "sampler_weights", None)
+        self._sampler_weights = {} if weights is None else weights()
+        self._steps = self._steps or self._count_steps()  # a subclass can have its own configure_optimizers
+        self._bad_step = None
         resumed, self._resumed = self._resumed, None
-        now = self._fit_state()
-        if resumed is None:
-            return
+        if not trainer.global_step:
+            self._sums, self._counts = None, {}
+            self.examples_seen = dict.fromkeys(self.tasks, 0)
+        elif resumed is not None:
+            self._check_resumed(resumed, self._fit_state())
+
+    @staticmethod
+    def _check_resumed(resumed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if resumed["total_steps"] != now["total_steps"]:
             raise TrainingError(
                 f"the checkpoint belongs to a fit of {resumed['total_steps']:g} optimizer steps, this fit has "
@@ -432,9 +451,10 @@ class BamModule(pl.LightningModule):
         return {"total_steps": self._steps, **found}
 
     def on_train_end(self) -> None:
-        """Warn where training ended before lam reached its end."""
+        """Warn where training ended before lam reached its end; not after the trials of a ``Tuner``."""
         step = self._lightning.global_step
-        if not math.isinf(self._steps) and step < self._steps:
+        trial = self.total_steps is None and step == self._lightning.max_steps  # set after T was read
+        if not math.isinf(self._steps) and step < self._steps and not trial:
             rank_zero_warn(
                 f"Training ended at step {step} of {self._steps:g}, at lam {self.annealing(self.progress):.3f}. The "
                 "annealing and the learning rate are planned for all steps; set total_steps if you end sooner."
@@ -457,15 +477,15 @@ class BamModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them; keep the precision of float64 weights."""
+        """Restore them where a fit is resumed; keep the precision of float64 weights."""
         if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
             self.double()  # Lightning casts the module only after it has loaded the weights
         saved = checkpoint.get("bam")
-        if saved is None:
+        if saved is None or self._trainer is None or self._trainer.state.fn != "fit":
             return
         self._resumed = saved
         self.examples_seen = dict(saved["examples_seen"])
-        if self._trainer is None or self._trainer.global_rank == 0:  # they are the sums over all ranks
+        if self._trainer.global_rank == 0:  # they are the sums over all ranks
             self._sums = None if saved["losses"] is None else saved["losses"].to(self.device)
             self._counts = dict(saved["counts"])
 
