@@ -301,7 +301,7 @@ def evaluate(
     ] = None,
     worst: Annotated[int, typer.Option(metavar="N", help="List the N rows with the largest loss.")] = 20,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write report.json, report.md and report.html to this folder.")
+        str | None, typer.Option(metavar="DIR", help="Write TASK/report.json, .md and .html to this folder.")
     ] = None,
     device: Device = "auto",
     precision: Precisions = "auto",
@@ -309,7 +309,7 @@ def evaluate(
 ) -> None:
     """Score a model on labelled rows.
 
-    Reports every metric of the task with a 95% bootstrap interval, the confusion matrix, precision, recall and F1 of
+    Reports every metric of the task with a 95 % bootstrap interval, the confusion matrix, precision, recall and F1 of
     each class, calibration, and the worst rows.
     """
     from bam_lightning.recipes.evaluation import EvaluateOptions, evaluate
@@ -383,7 +383,11 @@ def calibrate(
         float | None, typer.Option(metavar="A", help="One threshold: this share of the answered rows is right.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Use a temperature that makes the calibration error larger, too.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Use a temperature that makes the calibration error larger, and thresholds that no row reaches.",
+        ),
     ] = False,
     input: Labelled = None,
     store: Store = "store",
@@ -651,6 +655,8 @@ def run(words: list[str]) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else f"bam {words[0]}"
         message = " ".join(str(format_message()).split()).rstrip(".")
+        if "unexpected extra argument" in message:
+            message += ", put quotes around a value with spaces"
         print(f"error: {message}; see `{path} --help`", file=sys.stderr)
         return 2
     return int(status or 0)

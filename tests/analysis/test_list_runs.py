@@ -181,7 +181,11 @@ def test_a_run_in_training_is_no_prey(store):
         (["--state=done"], "error: state names 'done'; choices: finished, in training, stopped, damaged"),
         (["--delete=unused", "--forget=multi"], "error: give either --delete or --forget, one after the other"),
         (["delete=all"], "error: `delete=all` is now `--delete all`; see `bam runs --help`"),
-        (["rte"], "error: Got unexpected extra argument(s) (rte); see `bam runs --help`"),
+        (
+            ["rte"],
+            "error: Got unexpected extra argument(s) (rte), put quotes around a value with spaces; see `bam runs "
+            "--help`",
+        ),
     ],
 )
 def test_a_bad_command_line_is_one_message(store, words, expected):

@@ -106,6 +106,14 @@ def test_a_folder_of_the_search_path_that_is_missing_is_the_error(monkeypatch, t
     )
 
 
+def test_a_search_path_without_brackets_is_told_to_have_them():
+    with pytest.raises(ConfigError) as caught:
+        compose(["hydra.searchpath=file://my_conf"])
+    assert str(caught.value) == (
+        "hydra.searchpath must be a list of folders; write 'hydra.searchpath=[file://my_conf]'"
+    )
+
+
 def test_an_error_that_no_override_explains_keeps_its_type(tmp_path):
     with pytest.raises(AttributeError, match="a fault"), config_errors(["seed=3"], tmp_path):
         raise AttributeError("a fault")

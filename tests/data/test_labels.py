@@ -273,3 +273,29 @@ def test_unknown_labels_are_counted_and_what_is_near_is_named(labels, names, mes
     with pytest.raises(DataError) as error:
         examples.load_examples("t", described)
     assert str(error.value) == f"task 't', the list (train), {message}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (["1,5", "2", "3,25"], {}, "column 'label' holds numbers with a decimal comma; write 1.5, with a point, in the "
+         "file; if they are no numbers, set kind"),
+        (["1,5", "2", "3,25"], {"kind": "regression"}, "label '1,5' is not a number, as a regression task needs; "
+         "write 1.5, with a point, in the file"),
+        (["1", "2", "3,25"], {"range": [1, 4]}, "row 2: label '3,25' is not a number from 1 to 4 (range); write 3.25, "
+         "with a point, in the file"),
+    ],
+)  # fmt: skip
+def test_decimal_commas_are_named(labels, options, message):
+    rows = [{"text": text, "label": label} for text, label in zip("abc", labels, strict=True)]
+    with pytest.raises(DataError) as caught:
+        examples.load_examples("mine", Task.from_list({"train": rows, "dev": rows}, text="text", **options))
+    assert str(caught.value).endswith(message)
+
+
+def test_classes_may_look_like_numbers_with_commas():
+    rows = [{"text": text, "label": label} for text, label in zip("abc", ["1,5", "2", "3,25"], strict=True)]
+    found = examples.load_examples(
+        "mine", Task.from_list({"train": rows, "dev": rows}, text="text", kind="classification")
+    )
+    assert found.label_names == ["1,5", "2", "3,25"]

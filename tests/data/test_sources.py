@@ -261,9 +261,10 @@ def test_a_single_file_is_told_to_give_the_dev_rows(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         read_split("rte", task(tmp_path / "0.csv"), DataConfig(), "train")
     assert str(error.value) == (
-        "task 'rte': set suite.tasks.rte.dev_split=null to take the dev rows from 0.csv, or name a table beside it "
-        "with suite.tasks.rte.train_split=, .dev_split= or .test_split=: there is no split 'train' in "
-        f"{tmp_path}; tables there: 0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 3 more"
+        f"task 'rte': 0.csv is one file, and there is no split 'validation' beside it in {tmp_path}; set "
+        "suite.tasks.rte.dev_split=null to take the dev rows from it, or name a table beside it with "
+        "suite.tasks.rte.train_split=, .dev_split= or .test_split=; tables there: 0.csv, 1.csv, 2.csv, 3.csv, "
+        "4.csv and 3 more"
     )
 
 
@@ -317,9 +318,7 @@ def test_split_by_a_column_cuts_dev_from_a_single_file(tmp_path):
     examples = load_examples("mine", task_from_config("mine", config, DataConfig()))
     assert (len(examples.train.keys), len(examples.dev.keys)) == (188, 52)
     config.split = {}
-    with pytest.raises(
-        DataError, match=r"set suite.tasks.mine.dev_split=null to take the dev rows from reviews.csv, or"
-    ):
+    with pytest.raises(DataError, match=r"set suite.tasks.mine.dev_split=null to take the dev rows from it, or"):
         load_examples("mine", task_from_config("mine", config, DataConfig()))
 
 

@@ -273,7 +273,7 @@ def test_a_symmetric_task_is_also_trained_on_its_pairs_in_the_other_order():
         (lambda: bam.Task.from_list([{"a": "x"}, {"a": 1}], text="a"),
          "split 'train': column 'a' holds values of several types (int, str); convert them to one type first"),
         (lambda: load_examples("mine", bam.Task.from_list([{"b": "x", "label": 1}], text="a")),
-         "task 'mine', the list (train): no column 'a'; columns there: label; set text=, label= or id_column="),
+         "task 'mine', the list (train): no column 'a'; columns there: b, label; set text=, label= or id_column="),
         (lambda: load_examples("mine", bam.Task.from_list(AS_LIST, text="a", split={"train": "t"})),
          "task 'mine': the list has no split 't'; splits: train; name one with split={'train': ..., 'dev': ..., "
          "'test': ...}"),

@@ -41,7 +41,7 @@ def test_rows_have_one_text_of_all_columns_and_no_value_is_an_empty_text():
     task = bam.Task.from_list({"train": ROWS, "dev": ROWS}, text=TEMPLATE)
     texts = set(load_examples("topic", task).train.texts[0])
     assert texts == {TEMPLATE.format(**{**row, "body": row["body"] or ""}) for row in ROWS}
-    with pytest.raises(DataError, match=r"no column 'title'; columns there: label"):
+    with pytest.raises(DataError, match=r"no column 'title'; columns there: subject, body, channel, label;"):
         load_examples("topic", bam.Task.from_list({"train": ROWS, "dev": ROWS}, text="{title}"))
     with pytest.raises(DataError, match=r"row 0: template '\{body\}' gives an empty text; fill a column"):
         load_examples("topic", bam.Task.from_list({"train": ROWS, "dev": ROWS}, text="{body}"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_a_report_on_dev_has_the_scores_of_results_json(evaluate, trained, tmp_p
         f"--task={task}", f"--input={trained.config.data.root}/{task}", "--split=validation", "--output=out"
     )
     assert status == 0, text
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / task / "report.json").read_text())
     expected = trained.results["runs"][-1]["metrics"][task]
     assert {name: values["value"] for name, values in report["metrics"].items()} == pytest.approx(expected, abs=1e-6)
     assert all(values["low"] <= values["value"] <= values["high"] for values in report["metrics"].values())
@@ -46,7 +47,8 @@ def test_a_report_on_dev_has_the_scores_of_results_json(evaluate, trained, tmp_p
         metric,
         metric,
     )
-    assert (tmp_path / "out" / "report.md").read_text() == text
+    assert text.endswith(f"\nreport: {tmp_path}/out/{task}/report.html\n\n")
+    assert f"| {metric} |" in (tmp_path / "out" / task / "report.md").read_text()
     if task == "stsb":
         assert not {"confusion_matrix", "per_class", "expected_calibration_error"} & set(report)
         return
@@ -70,7 +72,7 @@ def test_groups_of_a_column_have_the_scores_of_their_rows(evaluate, trained, tmp
         "--task=sst2", "--input=dev.csv", "--column=text", "--label=gold", "--by=channel", "--output=out"
     )
     assert status == 0, text
-    groups = json.loads((tmp_path / "out" / "report.json").read_text())["by"]
+    groups = json.loads((tmp_path / "out" / "sst2" / "report.json").read_text())["by"]
     assert (groups["column"], sorted(groups["groups"])) == ("channel", ["a", "b", "|"])
     model = bam.load(trained.id, store=trained.store)
     for number, value in enumerate("ab|"):
@@ -78,7 +80,8 @@ def test_groups_of_a_column_have_the_scores_of_their_rows(evaluate, trained, tmp
         expected = model.evaluate([row["sentence"] for row in part], [row["label"] for row in part], "sst2")
         metrics = groups["groups"][value]["metrics"]
         assert {name: score["value"] for name, score in metrics.items()} == pytest.approx(expected, abs=1e-6)
-    assert "| &#124; | 8 |" in text
+    assert "| &#124; | 8 |" in (tmp_path / "out" / "sst2" / "report.md").read_text()
+    assert re.search(r"^│ \| +│ +8 │", text, re.MULTILINE)
 
 
 def test_groups_may_have_values_of_several_types(evaluate, tmp_path):
@@ -86,7 +89,7 @@ def test_groups_may_have_values_of_several_types(evaluate, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     status, text = evaluate("--task=sst2", "--input=in.jsonl", "--by=channel", "--output=out")
     assert status == 0, text
-    groups = json.loads((tmp_path / "out" / "report.json").read_text())["by"]["groups"]
+    groups = json.loads((tmp_path / "out" / "sst2" / "report.json").read_text())["by"]["groups"]
     assert sorted(groups) == ["1", "1.5", "None", "mail"]
 
 
@@ -99,14 +102,16 @@ def test_worst_rows_of_pairs_show_both_texts_and_errors_in_the_labels_units(trai
     assert status == 0, text
     predicted = [one.label for one in bam.load(trained.id, store=trained.store).predict(texts, task="stsb")]
     errors = np.abs(np.array(predicted) - gold)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "stsb" / "report.json").read_text())
     assert [row["error"] for row in report["worst_rows"]] == pytest.approx(sorted(errors, reverse=True), abs=1e-4)
     assert report["mean_absolute_error"] == pytest.approx(errors.mean(), abs=1e-4)
     assert f"Mean absolute error: {errors.mean():.3g}" in text
-    assert "| row | gold | predicted | error | texts |" in text
+    page = (tmp_path / "out" / "stsb" / "report.md").read_text()
+    assert "## The worst 5 of 8 rows" in page
+    assert "| row | gold | predicted | error | texts |" in page
     for row in report["worst_rows"][:5]:
         first, second = texts[row["row"]]
-        assert f"{first[:78]} &#124; {second} |" in text
+        assert f"{first[:77]}… &#124; {second} |" in page
 
 
 def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
@@ -117,7 +122,7 @@ def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
         "--task=sst2", "--input=mine", "--split=test", "--column=premise", "--label=gold", "--output=out"
     )
     assert status == 0, text
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "sst2" / "report.json").read_text())
     predicted = bam.load(trained.id, store=trained.store).predict([row["premise"] for row in rows], task="sst2")
     share = np.mean([prediction.label == "positive" for prediction in predicted])
     assert report["metrics"]["accuracy"]["value"] == pytest.approx(share, abs=1e-12)

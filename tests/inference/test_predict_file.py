@@ -167,7 +167,7 @@ def test_no_row_scored_is_a_failure(command, tmp_path):
          "output: there.csv exists; give another file, or --overwrite"),
         ({"task": ["rte"], "input": "in.csv", "output": "no/such/out.csv"}, "output: no folder no/such"),
         ({"task": ["rte"], "input": "in.csv", "output": "out.xlsx"},
-         "output: 'out.xlsx' is a spreadsheet; save the sheet as CSV"),
+         "output: 'out.xlsx' is a spreadsheet; name a .csv file"),
         ({"task": ["rtee"], "input": "in.csv"}, "task names 'rtee'; choices: sst2, stsb, rte; did you mean 'rte'?"),
         ({"task": ["sst2"], "input": "in.csv"},
          "input: task 'sst2' reads sentence; the file's columns: n, sentence1, sentence2; "
@@ -176,8 +176,8 @@ def test_no_row_scored_is_a_failure(command, tmp_path):
          "--column names 1, but task 'rte' reads 2: sentence1, sentence2"),
         ({"input": "there.csv"}, "input: no task's columns are in it; the file's columns: rte.label, x; "
          "name those to read, as in --task sst2 --column sentence"),
-        ({"task": ["sst2"], "columns": ["x y; $z"], "input": "in.csv"}, "input: task 'sst2' reads x y; $z; the file's "
-         "columns: n, sentence1, sentence2; name those to read, as in --task sst2 --column sentence"),
+        ({"task": ["sst2"], "columns": ["x y; $z"], "input": "in.csv"}, "input: no column 'x y; $z', which --column "
+         "names; the file's columns: n, sentence1, sentence2"),
         ({"task": ["rte"], "columns": ["x", "x"], "input": "there.csv"},
          "input has a column 'rte.label', which the output needs; rename it"),
     ],
@@ -306,3 +306,9 @@ def test_a_delimiter_may_be_given_and_a_wrong_one_is_named(command, tmp_path):
         command(task=["sst2"], input=f"{tmp_path}/in.csv", delimiter=",")
     with pytest.raises(ValueError, match="--delimiter must be one character, got ';;'"):
         command(task=["sst2"], input=f"{tmp_path}/in.csv", delimiter=";;")
+
+
+def test_a_header_that_is_not_utf8_is_named(command, tmp_path, capsys):
+    (tmp_path / "in.csv").write_bytes("Prüfung,Satz\na,b\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"columns: .*, Satz; the header is not UTF-8 text: save the file as UTF-8$"):
+        command(task=["sst2"], input="in.csv")

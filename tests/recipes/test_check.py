@@ -60,6 +60,10 @@ def test_weak_spots_are_named(checked):
         "sst2: 2 rows of 3 in dev stand in train too; remove them from one of both",
         "sst2: 1 text stands in train several times with different labels",
     ]
+    assert (
+        "single/sst2 teaches after 16 optimizer steps; recipe.stages.single.optimization.min_steps=100 gives it more"
+        in (report["weak_spots"])
+    )
     assert report["tasks"]["sst2"]["labels"] == {
         "train": {"negative": 60, "positive": 3},
         "dev": {"negative": 3, "positive": 0},
@@ -115,12 +119,13 @@ def test_the_option_checks_and_trains_nothing(words, monkeypatch, tmp_path):
 
 def test_the_commands_at_the_end_of_training_run(trained, tmp_path, capsys, monkeypatch):
     run = plan_runs(trained.config, load_data(trained.config)[2])[-1]
-    _, evaluate, predict, serve = job_report.next_commands(trained.config, run)
+    _, evaluate, calibrate, predict, serve, export = job_report.next_commands(trained.config, run)
     (tmp_path / "rows.jsonl").write_text('{"sentence": "a cat", "label": "positive"}\n')
     monkeypatch.setattr("bam_lightning.metrics.report.DRAWS", 20)
-    for line in (evaluate, predict):
+    for line in (evaluate, calibrate, predict, export):
         words = shlex.split(line.replace("FILE", "rows.jsonl").partition("    ")[0])
-        assert cli.run([*words[1:], "--device", "cpu"]) == 0, capsys.readouterr().err
+        device = [] if line is export else ["--device", "cpu"]
+        assert cli.run([*words[1:], *device]) == 0, capsys.readouterr().err
     assert serve.split()[:4] == ["bam", "serve", "--run", trained.id]
 
 

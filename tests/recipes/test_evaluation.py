@@ -118,13 +118,13 @@ def test_a_model_whose_job_is_not_known_needs_an_input(model, capsys):
 def test_the_report_has_the_rows_of_largest_loss_and_a_page(model, gold, tmp_path, capsys):
     words = ["--task", "sst2", "--input", "gold.csv", "--worst", "3", "--output", "out"]
     assert bam_command("evaluate", "--run", model, *words) == 0, capsys.readouterr().err
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "sst2" / "report.json").read_text())
     predictions = bam.load(model, device="cpu").predict(ROWS, task="sst2")
     of_gold = np.array([prediction.probabilities[name] for prediction, name in zip(predictions, gold, strict=True)])
     assert [row["row"] for row in report["worst_rows"]] == np.argsort(of_gold, kind="stable")[:3].tolist()
     assert report["worst_rows"][0]["loss"] == pytest.approx(-np.log(of_gold.min()), rel=1e-3)
     assert report["worst_rows"][0]["texts"] == [ROWS[int(of_gold.argmin())]]
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "sst2" / "report.html").read_text()
     assert page.count("<svg") == 2
     assert "Worst rows" in page
     assert 'src="' not in page
@@ -190,24 +190,30 @@ def test_below_its_threshold_a_label_abstains_and_the_rest_has_the_precision(mod
     for name in ("negative", "positive"):
         assert (np.array(gold)[labels == name] == name).mean() >= 0.9
     assert bam_command("predict", "--run", model, "--task", "sst2", "--input", "gold.csv", "--output", "out.csv") == 0
+    assert f"80 rows, 80 scored, {80 - count} of 'sst2' abstain: " in capsys.readouterr().err
     with (tmp_path / "out.csv").open() as stream:
         assert [row["sst2.label"] for row in csv.DictReader(stream)] == labels.tolist()
     assert bam_command("evaluate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--output", "out") == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "sst2" / "report.json").read_text())
     assert report["answered"]["rows"] == (labels != ABSTAIN).sum()
     assert report["answered"]["metrics"]["accuracy"]["value"] >= 0.9
 
 
-def test_a_label_that_is_never_predicted_rightly_is_named(model, gold, tmp_path, capsys):
+def test_thresholds_below_which_nothing_is_answered_are_refused_unless_forced(model, gold, tmp_path, capsys):
     predicted = bam.load(model, device="cpu").predict(ROWS, task="sst2")
     wrong = [f"{row},negative" for row, one in zip(ROWS, predicted, strict=True) if one.label == "positive"]
     (tmp_path / "gold.csv").write_text("\n".join(["sentence,label", *wrong]))
     words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-precision", "0.9"]
-    assert bam_command(*words) == 0
+    assert bam_command(*words) == 1
+    said = capsys.readouterr().err
+    assert "no threshold reaches precision 0.9 on these " in said
+    assert "answers 0 % are right; ask for less" in said
+    assert not (model / "calibration.json").exists()
+    assert bam_command(*words, "--force") == 0
     said = capsys.readouterr().out
     assert "sst2: answered 0 of " in said
     for name in ("negative", "positive"):
-        assert f"sst2: the label {name!r} is never predicted rightly; ask for less, or train on more rows" in said
+        assert f"sst2: no threshold of {name!r} reaches what was asked, so it is never predicted; ask for less" in said
 
 
 def test_weights_of_classes_and_smoothing_are_no_part_of_a_calibration(model, gold):
@@ -233,11 +239,15 @@ def test_other_targets_are_reached_too(model, gold, asked):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "stsb", "--input", "stsb.csv"], "a regression task has no probabilities to calibrate"),
-        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "0"], "recall must be in (0.0, 1.0], got 0"),
+        (
+            ["--task", "stsb", "--input", "stsb.csv"],
+            "a regression has no probabilities to calibrate; name other tasks with",
+        ),
+        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "0"], "--at-recall must be in (0.0, 1.0], got 0"),
+        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "80"], "for 80 % give --at-recall 0.8"),
         (
             ["--task", "sst2", "--input", "gold.csv", "--at-recall", ".5", "--at-precision", ".5"],
-            "give one of precision, recall and agreement, got precision and recall",
+            "give one of --at-precision, --at-recall and --at-agreement, got precision and recall",
         ),
         (["--input", "gold.csv"], "name the task of the rows with --task; tasks: sst2, stsb, rte"),
         (["--task", "sst2", "--split", "dev"], "--split, --column and --by choose among the rows of --input"),

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bam_lightning.analysis.html_report import COLOURS, document, figure_of, html_table, svg
+from bam_lightning.analysis.terminal import show
 from bam_lightning.config.escaping import markdown, markdown_rows, plot_label
 from bam_lightning.store.atomic_io import write_text
 
 Report = Mapping[str, Any]
 Section = tuple[str, list[str], list[list[str]]]  # title, heading, rows
-SHOWN_WORST = 5  # worst rows in Markdown; the page and the JSON have all
-WIDTH = 160  # characters of a row's texts in Markdown
+SHOWN_WORST = 5  # worst rows in the terminal and in Markdown; the page and the JSON have all
+WIDTH = 160  # characters of a row's texts there
 
 
 def save(report: Report, folder: Path) -> None:
@@ -29,11 +30,27 @@ def save(report: Report, folder: Path) -> None:
 def format_markdown(report: Report) -> str:
     """Return a report as Markdown: metrics, classes, confusion matrix, worst rows and groups, one table each."""
     parts = [f"# {report['task']}: Run {report['run']}", *map(markdown, _notes(report))]
-    for title, heading, rows in sections(report, WIDTH):
-        rows = rows[:SHOWN_WORST] if title == "Worst rows" else rows
+    for title, heading, rows in _short_sections(report):
         parts += [f"## {markdown(title)}"] if title else []
-        parts.append(markdown_table(heading, [[cell[:WIDTH] for cell in row] for row in rows]))
+        parts.append(markdown_table(heading, rows))
     return "\n\n".join(parts)
+
+
+def print_report(report: Report) -> None:
+    """Print a report on standard output."""
+    print(f"{report['task']}: Run {report['run']}", *_notes(report), sep="\n")
+    for title, heading, rows in _short_sections(report):
+        show(title, heading, rows)
+
+
+def _short_sections(report: Report) -> list[Section]:
+    """Return the tables of a report with a few worst rows and the beginnings of their texts."""
+    found = []
+    for title, heading, rows in sections(report, WIDTH):
+        if title == "Worst rows" and len(rows) > SHOWN_WORST:
+            title, rows = f"The worst {SHOWN_WORST} of {len(rows)} rows that the page has", rows[:SHOWN_WORST]
+        found.append((title, heading, [[_cut(cell, WIDTH) for cell in row] for row in rows]))
+    return found
 
 
 def format_html(report: Report) -> str:
@@ -51,7 +68,7 @@ def format_html(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = [f"{report['rows']:,} rows: {report['input']}. Intervals are 95% bootstrap intervals over the rows."]
+    notes = [f"{report['rows']:,} rows: {report['input']}. Intervals are 95 % bootstrap intervals over the rows."]
     if "answered" in report:
         answered = report["answered"]
         notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
@@ -126,7 +143,11 @@ def _worst(report: Report, measures: Sequence[str], width: int | None) -> list[l
 def _joined(texts: Sequence[str], width: int | None) -> str:
     """Return the texts of a row, each cut to its part of ``width`` characters."""
     part = None if width is None else max(1, (width + 3) // len(texts) - 3)  # 3: what stands between two
-    return " | ".join(text[:part] for text in texts)
+    return " | ".join(_cut(text, part) for text in texts)
+
+
+def _cut(text: str, width: int | None) -> str:
+    return text if width is None or len(text) <= width else f"{text[: width - 1]}…"
 
 
 def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

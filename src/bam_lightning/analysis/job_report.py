@@ -80,7 +80,7 @@ def table(
     head = ["task", "metric", "dev rows", "majority", *titles, *(["difference", "over the dev rows"] if taught else [])]
     columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
     rows = []
-    for task in dict.fromkeys(task for scores in columns.values() for task in scores):
+    for task in _scored(config, columns):
         values = [columns[stage].get(task) for stage in stages]
         name = task if config.suite.tasks[task].averaged else f"{task} (not in average)"
         row = [name, config.suite.scored_as(task).metric_name, *_of_dev_rows(task, majority, dev_rows)]
@@ -91,6 +91,11 @@ def table(
         same = columns[taught].keys() == columns[stages[-1]].keys()
         difference = [_difference(averages[stages[-1]], averages[taught] if same else None), ""]
     return head, [*rows, ["average", "", "", "", *_cells([averages[stage] for stage in stages]), *difference]]
+
+
+def _scored(config: Config, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the tasks with a score, in the order of the suite."""
+    return [task for task in config.suite.tasks if any(task in scores for scores in columns.values())]
 
 
 def _of_dev_rows(task: str, majority: Mapping[str, float], dev_rows: Mapping[str, int]) -> list[str]:
@@ -142,8 +147,10 @@ def next_commands(config: Config, run: Run) -> list[str]:
     return [
         f"Next, with {run.label}:",
         f"  bam evaluate {chosen} --output report    the dev rows; other ones with --task TASK --input FILE",
+        f"  bam calibrate {chosen}    temperatures; with --at-precision thresholds, below which it abstains",
         f"  bam predict {chosen} --input FILE --output scored.csv",
         f"  bam serve {chosen}",
+        f"  bam export {chosen} --output FOLDER    for other tools; --format onnx or hf",
     ]
 
 
@@ -178,7 +185,7 @@ def plot(folder: Path, config: Config, summary: Mapping[str, Any], store: Store)
 
 def _plot_scores(axes: Any, config: Config, summary: Mapping[str, Any], stages: Sequence[str]) -> None:
     columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
-    tasks = list(dict.fromkeys(task for scores in columns.values() for task in scores))
+    tasks = _scored(config, columns)
     width = 0.8 / len(stages)
     for number, stage in enumerate(stages):
         values = [100 * columns[stage].get(task, float("nan")) for task in tasks] + [100 * summary["average"][stage]]

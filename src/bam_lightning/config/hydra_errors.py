@@ -115,8 +115,13 @@ def _bare(error: BaseException, overrides: Sequence[str], folder: Path) -> str |
 
 
 def check_searchpath(overrides: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a folder of ``hydra.searchpath`` that does not exist, of which Hydra only warns."""
-    for path in _searchpath([word for word in overrides if word.lstrip("+~").startswith("hydra.searchpath=")]):
+    """Raise ``ConfigError`` for a ``hydra.searchpath`` without brackets, or a folder that does not exist, of which
+    Hydra only warns."""
+    words = [word for word in overrides if word.lstrip("+~").startswith("hydra.searchpath=")]
+    for word in words:
+        if isinstance(value := _parse(word)[1], str) and value:
+            raise ConfigError(f"hydra.searchpath must be a list of folders; write 'hydra.searchpath=[{value}]'")
+    for path in _searchpath(words):
         folder = Path(path.removeprefix("file://"))
         if not ("://" in path.removeprefix("file://") or "${" in path or folder.is_dir()):
             raise ConfigPathError(f"hydra.searchpath: no folder {folder} (looked for {folder.absolute()})")

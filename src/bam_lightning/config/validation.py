@@ -95,20 +95,24 @@ def check_delimiter(key: str, delimiter: str | None) -> None:
         raise ConfigError(f"{key} must be one character, got {delimiter!r}")
 
 
-def wrong_separator(columns: Iterable[str], option: str, given: str | None = None) -> str:
-    """Return a hint where the names of a table's columns hold another separator more often than they were put apart.
+def header_hint(columns: Iterable[str], option: str, given: str | None = None) -> str:
+    """Return a hint at what may be wrong with the header of a text table that lacks a column.
+
+    It is not UTF-8, or its names hold another separator more often than they were put apart.
 
     Args:
         columns: The names.
         option: How the user sets the separator.
         given: The separator, if the user set it.
 
-    >>> wrong_separator(["Name", " first;age;label"], "--delimiter")
+    >>> header_hint(["Name", " first;age;label"], "--delimiter")
     "; the columns seem to be separated by ';': set --delimiter"
-    >>> wrong_separator(["a;b"], "--delimiter", ",")
+    >>> header_hint(["a;b"], "--delimiter", ",")
     "; --delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found"
     """
     names = list(columns)
+    if any("\udc80" <= sign <= "\udcff" for name in names for sign in name):  # bytes that are no UTF-8
+        return "; the header is not UTF-8 text: save the file as UTF-8"
     other = max(DELIMITERS, key=lambda sign: sum(name.count(sign) for name in names))
     if sum(name.count(other) for name in names) < max(len(names), 1):
         return ""

@@ -504,10 +504,10 @@ def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[
                 if task.config_key
                 else "text=, label= or id_column="
             )
-            hint = task.source.separator_hint(there) if isinstance(task.source, FileSource) else ""
+            hint = task.source.header_hint(there) if isinstance(task.source, FileSource) else ""
             raise DataError(
-                f"{where}: no column {column!r}; columns there: {listed(there)}{hint or f'; set {options}'}"
-                f"{suggest(column, there, SIMILAR)}"
+                f"{where}: no column {column!r}; columns there: {listed(there)}"
+                f"{hint or f'; set {options}{suggest(column, there, SIMILAR)}'}"
             )
         if there.count(column) > 1:
             raise DataError(f"{where}: {there.count(column)} columns have the name {column!r}; rename all but one")

@@ -27,6 +27,7 @@ SHOWN_VALUES = 3  # unknown ones
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+\Z")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
+_COMMA = re.compile(r"-?[0-9]+,[0-9]+\Z")
 
 
 def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Task, str]:
@@ -55,7 +56,8 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     values = [value for value in column.to_pylist() if value is not None and value == value and value != ""]
     if not values:
         raise DataError(f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}")
-    kind = task.kind or _infer_kind(task, column.type, values, stored, table.schema.field(task.text_columns[0]).type)
+    text = table.schema.field(task.text_columns[0]).type
+    kind = task.kind or _infer_kind(where, task, column.type, values, stored, text)
     if kind == "span":
         return task.resolve(kind, None, None), "" if task.kind else f"span (inferred from column {task.label!r})"
     if kind == "regression":
@@ -77,7 +79,9 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     return task.resolve(kind, names, None), f"{kind} with labels {shown} (inferred from column {task.label!r})"
 
 
-def _infer_kind(task: Task, kind: pa.DataType, values: list[Any], stored: list[str] | None, text: pa.DataType) -> str:
+def _infer_kind(
+    where: str, task: Task, kind: pa.DataType, values: list[Any], stored: list[str] | None, text: pa.DataType
+) -> str:
     if task.range is not None:
         return "regression"
     if pa.types.is_list(text) or pa.types.is_large_list(text):
@@ -92,6 +96,13 @@ def _infer_kind(task: Task, kind: pa.DataType, values: list[Any], stored: list[s
         return "regression"
     if _is_text(kind) and all(map(_DECIMAL.match, values)) and not all(map(_INTEGER.match, values)):
         return "regression"
+    if _is_text(kind) and all(_COMMA.match(value) or _DECIMAL.match(value) for value in values):
+        comma = _comma_hint(next(filter(_COMMA.match, values), None))
+        if comma:
+            raise DataError(
+                f"{where}: column {task.label!r} holds numbers with a decimal comma{comma}; if they are no numbers, "
+                f"set {task.option('kind')}"
+            )
     return "classification"
 
 
@@ -99,7 +110,7 @@ def _infer_range(where: str, task: Task, values: list[Any]) -> tuple[Task, str]:
     numbers = [number for value in values if (number := _number(value)) is not None and math.isfinite(number)]
     if len(numbers) < len(values):
         wrong = next(value for value in values if _number(value) is None or not math.isfinite(float(value)))
-        raise DataError(f"{where}: label {wrong!r} is not a number, as a regression task needs")
+        raise DataError(f"{where}: label {wrong!r} is not a number, as a regression task needs{_comma_hint(wrong)}")
     low, high = min(numbers), max(numbers)
     if low == high:
         option = task.option("range")
@@ -155,6 +166,13 @@ def _number(value: Any) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def _comma_hint(value: Any) -> str:
+    """Return a hint where a number has a decimal comma."""
+    if not (isinstance(value, str) and _COMMA.match(value)):
+        return ""
+    return f"; write {value.replace(',', '.')}, with a point, in the file"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -338,7 +356,10 @@ def _scores(where: str, task: Task, values: list, check_range: bool, rows: Seque
     for row, value, number in zip(rows, values, numbers, strict=True):
         if number is None or not math.isfinite(number) or (check_range and not low <= number <= high):
             option = task.option("range").rpartition(".")[2]
-            raise DataError(f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} ({option})")
+            raise DataError(
+                f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} ({option})"
+                f"{_comma_hint(value)}"
+            )
     return np.asarray(numbers, dtype=np.float32)
 
 

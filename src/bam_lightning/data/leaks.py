@@ -111,8 +111,15 @@ def count_leaks(rows: Mapping[str, TaskExamples]) -> list[str]:
                 similar[near[plain]] = similar.get(near[plain], 0) + 1
         if found or similar:
             lines.append(
-                f"task {name!r}: of {len(examples.dev.keys):,} dev rows {_shown(found)} stand in training rows, and "
-                f"{_shown(similar)} but for case, punctuation and white space"
+                f"task {name!r}: of {len(examples.dev.keys):,} dev rows "
+                + " and ".join(
+                    f"{_shown(counts, name)} {how}"
+                    for counts, how in (
+                        (found, "stand in training rows"),
+                        (similar, "nearly do (but for case, punctuation and white space)"),
+                    )
+                    if counts
+                )
             )
     return lines
 
@@ -121,6 +128,7 @@ def _texts_of(split: TaskSplit) -> Iterable[Texts]:
     return zip(*split.texts, strict=True)
 
 
-def _shown(counts: Mapping[str, int]) -> str:
+def _shown(counts: Mapping[str, int], own: str) -> str:
+    """Return the sum of counts, with those of each task unless it is the task itself alone."""
     tasks = ", ".join(f"{count:,} of {name!r}" for name, count in counts.items())
-    return f"{sum(counts.values()):,}" + (f" ({tasks})" if tasks else "")
+    return f"{sum(counts.values()):,}" + ("" if list(counts) == [own] else f" ({tasks})")

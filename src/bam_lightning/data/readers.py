@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from bam_lightning.config.data_config import LARGEST
 from bam_lightning.config.exceptions import DataError, DataPathError
-from bam_lightning.config.validation import DELIMITERS, SIMILAR, check_choice, expand_path, suggest, wrong_separator
+from bam_lightning.config.validation import DELIMITERS, SIMILAR, check_choice, expand_path, header_hint, suggest
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 WRITTEN_FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -108,7 +108,7 @@ def no_format(name: str, formats: Sequence[str] = FORMATS, option: str = "") -> 
     'is a spreadsheet; save the sheet as CSV'
     """
     if Path(name).suffix.lower() in SPREADSHEETS:
-        return "is a spreadsheet; save the sheet as CSV"
+        return f"is a spreadsheet; {'name a .csv file' if formats is WRITTEN_FORMATS else 'save the sheet as CSV'}"
     return f"has none of the endings {', '.join(formats)}; rename it{f', or give {option}' if option else ''}"
 
 
@@ -486,7 +486,7 @@ def read_columns(
     rows = 0
     for rows, record in enumerate(source, start=1):
         if record.fault:
-            hint = wrong_separator(source.columns, option, delimiter)
+            hint = header_hint(source.columns, option, delimiter)
             raise DataError(f"row {rows - 1}: {record.fault}{hint or '; mend that row'}")
         if kind in ("json", "jsonl"):
             found.update(dict.fromkeys(record.values))

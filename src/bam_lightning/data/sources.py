@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.hub import hub_or_offline
-from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, nearest, wrong_separator
+from bam_lightning.config.validation import check_choice, check_delimiter, expand_path, header_hint, nearest
 from bam_lightning.data.readers import (
     FORMATS,
     SHOWN_FILES,
@@ -151,9 +151,9 @@ class FileSource:
             raise DataPathError(f"task {name!r}: {missing_path(path, remedy)}")
         return [path]
 
-    def separator_hint(self, columns: Sequence[str]) -> str:
+    def header_hint(self, columns: Sequence[str]) -> str:
         """Return a hint where names of columns look like several, put apart by another separator."""
-        return wrong_separator(columns, self.delimiter_option, self.delimiter)
+        return header_hint(columns, self.delimiter_option, self.delimiter)
 
     def paths(self, split: str) -> list[Path]:
         """Return the files of a split, if they exist."""
@@ -251,6 +251,7 @@ class TableSource:
 
     tables: Mapping[str, pa.Table]
     what: str
+    names: Mapping[str, list[str]] = field(default_factory=dict)  # of all columns, where tables leave some out
 
     def split_names(self) -> list[str]:
         """Return the names of the splits that exist."""
@@ -263,7 +264,8 @@ class TableSource:
                 f"task {name!r}: {self.what} has no split {split!r}; splits: {', '.join(self.tables)}; "
                 f"name one with {_split_option(task)}"
             )
-        return _select(self.tables[split], [*task.columns, *more], f"{self.what} ({split})")
+        rows = _select(self.tables[split], [*task.columns, *more], f"{self.what} ({split})")
+        return rows._replace(columns=self.names.get(split, rows.columns))
 
     def paths(self, split: str) -> list[Path]:
         """Return no files."""
@@ -392,10 +394,12 @@ def find_split(
         return found
     if file:
         dev = split in (task.split.get("train"), task.split.get("dev"))
-        fix = f"set {task.option('dev_split')}=null to take the dev rows from {file.name}" if dev else "add its file"
+        missing = task.split.get("dev") or split if dev else split
+        fix = f"set {task.option('dev_split')}=null to take the dev rows from it" if dev else "add its file"
         raise DataPathError(
-            f"task {name!r}: {fix}, or name a table beside it with {_split_option(task)}: there is no split {split!r} "
-            f"in {folder.absolute()}; tables there: {list_names(names_in(folder, tables=True), SHOWN_FILES)}"
+            f"task {name!r}: {file.name} is one file, and there is no split {missing!r} beside it in "
+            f"{folder.absolute()}; {fix}, or name a table beside it with {_split_option(task)}; tables there: "
+            f"{list_names(names_in(folder, tables=True), SHOWN_FILES)}"
         )
     raise DataPathError(
         f"task {name!r}: no split {split!r} in {folder} (looked for {', '.join(f'.{kind}' for kind in FORMATS)}); "

@@ -265,7 +265,8 @@ class Task:
                     f"the data frame of split {split!r} has a column of mixed types ({reason}); "
                     "convert the column to one type first"
                 ) from error
-        return cls._make(TableSource(tables, "the data frame"), text, options)
+        names = {str(split): list(map(str, one.columns)) for split, one in frames.items()}
+        return cls._make(TableSource(tables, "the data frame", names), text, options)
 
     @classmethod
     def from_list(
@@ -282,10 +283,13 @@ class Task:
             text: Text columns or templates; see the class.
             options: See the class.
         """
-        splits = rows if isinstance(rows, Mapping) else {"train": rows}
+        splits = {
+            str(split): list(part) for split, part in (rows if isinstance(rows, Mapping) else {"train": rows}).items()
+        }
+        names = {split: _column_names(split, part) for split, part in splits.items()}
         wanted = _wanted(text, options)
-        tables = {str(split): _table_of_rows(str(split), list(part), wanted) for split, part in splits.items()}
-        return cls._make(TableSource(tables, "the list"), text, options)
+        tables = {split: _table_of_rows(split, part, names[split], wanted) for split, part in splits.items()}
+        return cls._make(TableSource(tables, "the list", names), text, options)
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, text: str | Sequence[str], **options: Any) -> Task:
@@ -450,12 +454,17 @@ def _wanted(text: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
     return [column for column in columns if column]
 
 
-def _table_of_rows(split: str, rows: list[Mapping[str, Any]], wanted: Sequence[str]) -> pa.Table:
+def _column_names(split: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(f"split {split!r}, row {number} must be a dictionary, got {type(row).__name__}")
-    names = dict.fromkeys(name for row in rows for name in row)
-    existing = [column for column in expand_columns(wanted, list(names)) if column in names]
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _table_of_rows(
+    split: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str], wanted: Sequence[str]
+) -> pa.Table:
+    existing = [column for column in expand_columns(wanted, names) if column in names]
     arrays = {}
     for column in existing:
         values = [row.get(column) for row in rows]

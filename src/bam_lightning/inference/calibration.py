@@ -111,9 +111,11 @@ class Target:
         """Raise ``ConfigError`` unless at most one share is given."""
         given = {name: share for name, share in vars(self).items() if share is not None}
         if len(given) > 1:
-            raise ConfigError(f"give one of precision, recall and agreement, got {' and '.join(given)}")
+            raise ConfigError(f"give one of --at-precision, --at-recall and --at-agreement, got {' and '.join(given)}")
         for name, share in given.items():
-            check_range(name, share, 0, 1, open_low=True)
+            if 1 < share <= 100:
+                raise ConfigError(f"{name} is a share: for {share:g} % give --at-{name} {share / 100:g}")
+            check_range(f"--at-{name}", share, 0, 1, open_low=True)
 
     def __str__(self) -> str:
         """Return what is asked, such as ``precision 0.9``; empty if nothing is."""
@@ -140,16 +142,17 @@ def fit_calibration(
         losses: Losses of the rows ``[N]`` at a temperature.
         target: What the thresholds are to reach.
         where: Where the rows came from.
-        force: Use the temperature even if it makes the calibration error of held-out rows larger.
+        force: Use the temperature even if it makes the calibration error of held-out rows larger, and thresholds that
+            no label reaches.
 
     Raises:
-        ConfigError: If the task cannot be calibrated like this.
+        ConfigError: If the task cannot be calibrated like this, or no label could ever be given.
     """
     from bam_lightning.metrics.calibration import fit_temperature
     from bam_lightning.metrics.report import confidence_and_correct, expected_calibration_error
 
     if not names:
-        raise ConfigError("a regression task has no probabilities to calibrate; leave it out with --task")
+        raise ConfigError(f"{where}: a regression has no probabilities to calibrate; name other tasks with --task")
     if str(target) and ABSTAIN in names:
         raise ConfigError(f"a label is named {ABSTAIN!r}, which thresholds give to rows below them; rename it")
     if target.agreement is not None and gold.ndim == 2:
@@ -179,7 +182,10 @@ def fit_calibration(
             f"{after:.4f} with it and {before:.4f} without"
         )
         temperature, after = 1.0, before
-    thresholds = _thresholds(names, gold, decode(TaskCalibration(temperature)), target)
+    decoded = decode(TaskCalibration(temperature))
+    thresholds = _thresholds(names, gold, decoded, target)
+    if thresholds and set(thresholds.values()) == {None} and not force:
+        raise ConfigError(f"{where}: {_out_of_reach(target, gold, decoded)}")
     at_one, at_temperature = (
         {"loss": float(losses(value).mean()), "expected_calibration_error": error}
         for value, error in ((1.0, before), (temperature, after))
@@ -210,6 +216,21 @@ def _thresholds(
         common = precision_threshold(confidence, values == gold, target.agreement)
         thresholds = dict.fromkeys(names, common)
     return thresholds
+
+
+def _out_of_reach(target: Target, gold: NDArray[np.generic], decoded: Decoded) -> str:
+    """Return that no threshold reaches the target, and how right the surest answers are."""
+    values, probabilities, _ = decoded
+    if gold.ndim == 2:
+        confidence, right = probabilities.ravel(), gold.ravel() == 1
+    else:
+        confidence, right = probabilities[np.arange(len(gold)), values.astype(int)], values == gold
+    surest = np.argsort(-confidence, kind="stable")[: max(1, len(right) // 10)]
+    return (
+        f"no threshold reaches {target} on these {len(gold):,} rows, so nothing would be answered: of the surest "
+        f"{len(surest):,} answers {right[surest].mean():.0%} are right; ask for less, or calibrate on more rows "
+        "(--force keeps such thresholds)"
+    ).replace("%", " %")
 
 
 def write_calibration(weights: str, tasks: Mapping[str, TaskCalibration]) -> str:

@@ -155,7 +155,7 @@ def _read_table(task: TaskInfo, options: LabelledInput, more: Sequence[str]) -> 
     for column in [*described.columns, *more]:
         if column not in table.column_names:
             flag = "--label" if column == label else "--by" if column in more else "--column"
-            hint = source.separator_hint(columns) if isinstance(source, FileSource) else ""
+            hint = source.header_hint(columns) if isinstance(source, FileSource) else ""
             near = _nearest(column, task, columns) if column == label else suggest(column, columns)
             raise DataError(
                 f"{where}: no column {column!r}; its columns: {listed(columns)}"

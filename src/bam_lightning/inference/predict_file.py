@@ -22,10 +22,11 @@ from bam_lightning.config.exceptions import (
     DataPathError,
     OutputExistsError,
 )
-from bam_lightning.config.validation import check_delimiter, listed, wrong_separator
+from bam_lightning.config.validation import check_delimiter, header_hint, listed, suggest
 from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.data.readers import CHUNK_ROWS, DELIMITER, STREAM, Record, TableFile, chunks, format_of, missing_path
 from bam_lightning.data.writers import Writer, make_writer
+from bam_lightning.inference.calibration import ABSTAIN
 from bam_lightning.inference.model_info import ModelInfo, TaskInfo, find_model, read_model_info
 from bam_lightning.store.atomic_io import WriteError, explain
 
@@ -156,14 +157,21 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
     unmet = next((task for task in selected if not set(plan[task.name]) <= set(available)), None)
     if unmet is None and plan:
         return plan
-    problem = f"task {unmet.name!r} reads {', '.join(plan[unmet.name])}" if unmet else "no task's columns are in it"
     hint = ""
     if format_of("input", options.input, options.input_format) in DELIMITER:
-        hint = wrong_separator(available, "--delimiter", options.delimiter)
+        hint = header_hint(available, "--delimiter", options.delimiter)
+    if unmet is not None and options.columns:
+        missing = next(column for column in options.columns if column not in available)
+        hint = hint or suggest(missing, available)
+        raise DataError(
+            f"input: no column {missing!r}, which --column names; the file's columns: {listed(available)}{hint}"
+        )
+    problem = f"task {unmet.name!r} reads {', '.join(plan[unmet.name])}" if unmet else "no task's columns are in it"
     example = unmet or next(iter(info.tasks.values()))
+    names = " ".join(f"--column {shlex.quote(column)}" for column in example.columns)
     raise DataError(
-        f"input: {problem}; the file's columns: {listed(available)}{hint}; name those to read, as in "
-        f"--task {example.name} {' '.join(f'--column {shlex.quote(column)}' for column in example.columns)}"
+        f"input: {problem}; the file's columns: {listed(available)}"
+        f"{hint or f'; name those to read, as in --task {example.name} {names}'}"
     )
 
 
@@ -177,11 +185,12 @@ def _output_columns(task: TaskInfo) -> list[str]:
 
 
 class _Counts(NamedTuple):
-    """How many rows were read, how many could not be scored, and the first few reasons."""
+    """How many rows were read, how many could not be scored, the first few reasons, and task -> rows that abstain."""
 
     rows: int
     failed: int
     reasons: list[str]
+    abstained: Mapping[str, int]
 
 
 def _score_batches(
@@ -199,6 +208,12 @@ def _score_batches(
 
     rows, failed, batch = 0, 0, first
     reasons: list[str] = []
+    labels = {
+        task: f"{task}.label"
+        for task, calibration in model.calibration.items()
+        if task in plan and calibration.thresholds and model.tasks[task].kind != "multi_label" and not embeddings
+    }
+    abstained = dict.fromkeys(labels, 0)
     columns = (TextColumn("{task.fields[rows]:,} rows"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         bar = progress.add_task("", total=size, rows=0)
@@ -210,11 +225,13 @@ def _score_batches(
                 for position in positions[: MAX_REASONS - len(reasons)]
             ]
             failed += len(positions)
+            for task, column in labels.items():
+                abstained[task] += sum(row.get(column) == ABSTAIN for row in scored)
             writer.write(scored)
             rows += len(batch)
             progress.update(bar, completed=batch[-1].place, rows=rows)
             batch = next(rest, [])
-    return _Counts(rows, failed, reasons)
+    return _Counts(rows, failed, reasons, abstained)
 
 
 def score_records(
@@ -308,7 +325,8 @@ def _file_size(name: str) -> int | None:
 def _print_summary(counts: _Counts, output: str) -> None:
     path = "" if output == STREAM else f": {Path(output).expanduser().resolve()}"
     scored = counts.rows - counts.failed
-    print(f"{counts.rows:,} row{'s'[: counts.rows != 1]}, {scored:,} scored{path}", file=sys.stderr)
+    abstained = "".join(f", {count:,} of {task!r} abstain" for task, count in counts.abstained.items())
+    print(f"{counts.rows:,} row{'s'[: counts.rows != 1]}, {scored:,} scored{abstained}{path}", file=sys.stderr)
     for line in counts.reasons:
         print(f"  {line}", file=sys.stderr)
     if counts.failed > len(counts.reasons):

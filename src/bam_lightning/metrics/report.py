@@ -23,7 +23,7 @@ def bootstrap_intervals(
     draws: int | None = None,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return 95% percentile-bootstrap intervals of statistics over rows (Efron and Tibshirani 1993, chapter 13).
+    """Return 95 % percentile-bootstrap intervals of statistics over rows (Efron and Tibshirani 1993, chapter 13).
 
     Args:
         statistics: Function from predictions and gold labels to named scores.

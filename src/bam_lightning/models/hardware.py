@@ -61,7 +61,8 @@ def device_name(settings: TrainerConfig) -> str:
     """Return the name of the device, with the number of threads on a CPU."""
     if on_gpu(settings):
         return str(torch.cuda.get_device_name())
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{_processor()}, {count} thread{'s'[: count != 1]}"
 
 
 def _processor() -> str:

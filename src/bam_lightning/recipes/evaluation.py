@@ -134,10 +134,11 @@ def evaluate(options: EvaluateOptions) -> list[Report]:
     for rows in labelled:
         logits = model.logits(rows.rows, [rows.task.name])[rows.task.name]
         reports.append(make_report(model, rows, logits, options.by, options.worst))
-        print(evaluation_report.format_markdown(reports[-1]))
+        evaluation_report.print_report(reports[-1])
         if options.output is not None:
-            folder = Path(options.output).expanduser()
-            evaluation_report.save(reports[-1], folder if len(labelled) == 1 else folder / rows.task.name)
+            folder = Path(options.output).expanduser() / rows.task.name
+            evaluation_report.save(reports[-1], folder)
+            print(f"report: {(folder / 'report.html').resolve()}\n")
     return reports
 
 
@@ -234,7 +235,9 @@ def _threshold_notes(model: Predictor, labelled: LabelledRows, logits: NDArray[n
         count, total = int(answered.sum()), len(answered)
         yield f"answered {count:,} of {total:,} ({count / total:.0%})".replace("%", " %")
     for label, given, right in _given_and_right(model, labelled, logits):
-        if not (given & right).any():
+        if thresholds[label] is None:
+            yield f"no threshold of {label!r} reaches what was asked, so it is never predicted; ask for less"
+        elif not (given & right).any():
             yield f"the label {label!r} is never predicted rightly; ask for less, or train on more rows of it"
 
 
@@ -385,6 +388,12 @@ def _flipped_row(labelled: LabelledRows, row: int, old: _Answers, new: _Answers,
     return [labelled.task.name, str(row), change, gold_text(labelled, row), old.texts[row], new.texts[row], *texts]
 
 
+COLUMNS_OF_COMPARE = (
+    "difference: new minus old, in points; at least: the lower end of its 95 % interval over the rows; fixed, broken: "
+    "rows that only the new, only the old model has right (scores: that moved nearer to gold, away from it)"
+)
+
+
 def _write_comparison(
     comparisons: Sequence[Comparison], flipped: Sequence[Sequence[str]], options: CompareOptions
 ) -> None:
@@ -409,10 +418,11 @@ def _write_comparison(
     ]
     title = f"{options.new} against {options.old}"
     show(title, heading, lines)
+    print(COLUMNS_OF_COMPARE)
     folder = Path(options.output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     text = f"# {evaluation_report.markdown(title)}\n\n{evaluation_report.markdown_table(heading, lines)}\n"
-    write_text(folder / "compare.md", text)
+    write_text(folder / "compare.md", f"{text}\n{COLUMNS_OF_COMPARE}\n")
     write_text(folder / "compare.json", json.dumps(_json(comparisons, options), indent=1) + "\n")
     with atomic_write(folder / "flipped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         columns = ["task", "row", "change", "gold", "old", "new", "text", "text_pair"]

@@ -40,6 +40,7 @@ from bam_lightning.store.run_spec import (
 from bam_lightning.training.schedules import Schedule
 
 LARGEST = 2**31 - 1  # most examples of a Run; its stream takes 4 bytes for each
+FEW_STEPS = 100  # a teacher with fewer has hardly been trained
 OTHER_SEED = 1000  # added to the seed of a rejected teacher; larger than any ensemble, whose seeds are successive
 
 
@@ -144,10 +145,12 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
     for run in tried:
         if run.id not in facts.refused:
             return run
-    also = f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
+    first, also = tried[0], f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
     raise TeacherError(
-        f"{facts.refused[tried[0].id]}{also}; try other seeds with distillation.other_seeds={len(tried) + 2}, "
-        "or let it teach with distillation.teacher_margin=null"
+        f"{facts.refused[first.id]}{also}; try more steps with recipe.stages.{first.stage}.optimization.min_steps="
+        f"{max(FEW_STEPS, 2 * first.steps)}, another learning rate with recipe.stages.{first.stage}.optimization."
+        f"learning_rate=, other seeds with distillation.other_seeds={len(tried) + 2}, or let it teach with "
+        "distillation.teacher_margin=null"
     )
 
 

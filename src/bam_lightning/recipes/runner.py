@@ -213,14 +213,15 @@ def _train_others(runs: Sequence[Run], context: Context, view: View) -> None:
     """Train the Runs that need no rejected teacher."""
     done = False
     while not done:
-        blocked = set(teachers.rejected_teachers(runs, context.config, context.rows, context.store))
+        reasons = teachers.rejected_teachers(runs, context.config, context.rows, context.store)
+        blocked = set(reasons)
         for run in runs:  # each after those that it needs
             if blocked & set(run.dependencies):
                 blocked.add(run.id)
         others = [run for run in runs if run.id not in blocked]
         missing = [run.label for run in others if not context.store.finished(run.id)]
         if missing:
-            view.say(f"a teacher is not fit to teach: without its students, the rest is trained: {', '.join(missing)}")
+            view.say(f"{'; '.join(reasons.values())}; first the Runs that do not need it: {', '.join(missing)}")
         done = _train(others, context, view)
 
 

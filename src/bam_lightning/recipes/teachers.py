@@ -87,14 +87,15 @@ def rejection_reason(
     for task in tasks:
         settings = config.suite.tasks[task]
         metric = settings.metric_name
-        score = store.manifest(run_id)["metrics"].get(task, {}).get(metric)
+        manifest = store.manifest(run_id)
+        score = manifest["metrics"].get(task, {}).get(metric)
         if score is None or not settings.in_average:
             continue
         base = majority_score(settings.metric, rows[task].dev, settings.head.label_names)
         if not score > base + margin:
             least = f"{base:.3f}" + (f" + {margin:g}" if margin else "")
             return (
-                f"Run {run_id} ({name}) is not fit to teach {task!r}: its dev {metric} is {score:.3f}, not above "
-                f"{least}, that of giving every row the commonest answer"
+                f"Run {run_id} ({name}) is not fit to teach {task!r}: after {manifest['steps']:,} steps its dev "
+                f"{metric} is {score:.3f}, not above {least}, that of giving every row the commonest answer"
             )
     return None
