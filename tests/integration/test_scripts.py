@@ -16,13 +16,17 @@ SCRIPTS = {
     "own_head.py": ["TwoLayerHead [Prediction(label="],
     "outside_teacher.py": ["'val/good/accuracy'"],
     "lora.py": ["trained ", "Prediction(label="],
+    "lightning_cli.py": ["'val/average'"],
 }
 
 
 def run(script: str, encoder: Path, folder: Path, *launcher: str) -> str:
     """Run a script as ``python script ENCODER`` does, behind the words of a launcher; return what it prints."""
+    words = [str(encoder)]
+    if script == "lightning_cli.py":
+        words = ["fit", f"--data.encoder={encoder}", "--model.learning_rate=1e-3", "--trainer.max_epochs=1"]
     code = (
-        f"import runpy, sys\nsys.argv = [{script!r}, {str(encoder)!r}]\nsys.path.insert(0, {str(EXAMPLES)!r})\n"
+        f"import runpy, sys\nsys.argv = {[script, *words]}\nsys.path.insert(0, {str(EXAMPLES)!r})\n"
         f"runpy.run_path({str(EXAMPLES / script)!r}, run_name='__main__')"
     )
     settings = {"TMPDIR": str(folder), "PYTHONWARNINGS": "ignore", "GLOO_SOCKET_IFNAME": "lo"}

@@ -208,3 +208,21 @@ def test_a_trainer_is_given_the_data_module_not_its_loaders(data, used):
         fit(own)
     with pytest.raises(bam.TrainingError, match=r"trainer.fit\(module, datamodule=data\)"):
         pl.Trainer(**QUIET).fit(module_of(own), own.train_dataloader(), own.val_dataloader())
+
+
+def test_a_loop_by_hand_trains(data):
+    module, means = module_of(data), []
+    loader, optimizer = (
+        data_of(data.encoder_path, data.cache_dir).train_dataloader(),
+        torch.optim.AdamW(module.parameters(), 1e-3),
+    )
+    for _ in range(6):
+        losses = []
+        for batch in loader:
+            loss = torch.stack(list(module.task_losses(batch, lam=0.5).values())).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        means.append(sum(losses) / len(losses))
+    assert means[-1] < 0.95 * means[0]
