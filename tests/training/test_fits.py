@@ -216,13 +216,13 @@ def test_a_loop_by_hand_trains(data):
         data_of(data.encoder_path, data.cache_dir).train_dataloader(),
         torch.optim.AdamW(module.parameters(), 1e-3),
     )
-    for _ in range(6):
+    for _ in range(12):
         losses = []
         for batch in loader:
-            loss = torch.stack(list(module.task_losses(batch, lam=0.5).values())).sum()
+            loss = torch.stack(list(module.task_losses(batch, lam=1.0).values())).sum()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
         means.append(sum(losses) / len(losses))
-    assert means[-1] < 0.95 * means[0]
+    assert means[-1] < 0.9 * means[0], means

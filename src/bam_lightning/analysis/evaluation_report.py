@@ -72,6 +72,8 @@ def _notes(report: Report) -> list[str]:
     if "answered" in report:
         answered = report["answered"]
         notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
+    if "f1" in report["metrics"] and len(report.get("per_class", ())) == 2:
+        notes.append(f"f1 is that of {list(report['per_class'])[1]!r}, the second label.")
     if "mean_absolute_error" in report:
         notes.append(f"Mean absolute error: {report['mean_absolute_error']:.4g}.")
     if "reliability" in report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -75,7 +75,7 @@ def job(options: RunsOptions) -> int:
     damaged = damaged_records(store)
     for message in damaged.values():
         print(message, file=sys.stderr)
-    _print_unfinished(jobs)
+    _print_unfinished(job for job in jobs if options.experiment in (None, job.experiment))
     return 1 if options.check and (damaged or any(entry.state == DAMAGED for entry in chosen)) else 0
 
 
@@ -127,7 +127,7 @@ def _line(entry: RunEntry) -> list[str]:
     ]
 
 
-def _print_unfinished(jobs: Sequence[JobRecord]) -> None:
+def _print_unfinished(jobs: Iterable[JobRecord]) -> None:
     for job in jobs:
         if job.state != "finished":
             print(f"job {job.experiment} seed {job.seed}: {job.state}{f' ({job.reason})' if job.reason else ''}")
