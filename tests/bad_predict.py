@@ -15,7 +15,7 @@ CASES = {
         "predict",
         ["rte", "--run=x"],
         None,
-        "Got unexpected extra argument(s) (rte), put quotes around a value with spaces; see `bam predict --help`",
+        "Got unexpected extra argument(s) (rte); if a value has spaces, put quotes around it; see `bam predict --help`",
     ),
     "predict: an option of the former style": (
         "predict",

@@ -656,7 +656,7 @@ def run(words: list[str]) -> int:
         path = context.command_path if context is not None else f"bam {words[0]}"
         message = " ".join(str(format_message()).split()).rstrip(".")
         if "unexpected extra argument" in message:
-            message += ", put quotes around a value with spaces"
+            message += "; if a value has spaces, put quotes around it"
         print(f"error: {message}; see `{path} --help`", file=sys.stderr)
         return 2
     return int(status or 0)

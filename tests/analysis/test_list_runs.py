@@ -183,7 +183,7 @@ def test_a_run_in_training_is_no_prey(store):
         (["delete=all"], "error: `delete=all` is now `--delete all`; see `bam runs --help`"),
         (
             ["rte"],
-            "error: Got unexpected extra argument(s) (rte), put quotes around a value with spaces; see `bam runs "
+            "error: Got unexpected extra argument(s) (rte); if a value has spaces, put quotes around it; see `bam runs "
             "--help`",
         ),
     ],

@@ -278,8 +278,10 @@ def test_unknown_labels_are_counted_and_what_is_near_is_named(labels, names, mes
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (["1,5", "2", "3,25"], {}, "column 'label' holds numbers with a decimal comma; write 1.5, with a point, in the "
-         "file; if they are no numbers, set kind"),
+        (["1,5", "2", "3,25"], {}, "column 'label' holds numbers with commas, such as 1,5; write 1.5, with a point, in "
+         "the file; if they are names, set kind to classification, if several labels, to multi_label and "
+         "label_separator to a comma"),
+        (["1,000", "2,500", "12"], {"kind": "regression"}, "; write 1000 or 1.000 in the file, whichever is meant"),
         (["1,5", "2", "3,25"], {"kind": "regression"}, "label '1,5' is not a number, as a regression task needs; "
          "write 1.5, with a point, in the file"),
         (["1", "2", "3,25"], {"range": [1, 4]}, "row 2: label '3,25' is not a number from 1 to 4 (range); write 3.25, "

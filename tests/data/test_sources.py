@@ -255,6 +255,13 @@ def test_missing_file_is_named_with_those_beside_it(tmp_path, monkeypatch):
         )
 
 
+def test_a_file_of_dev_rows_beside_a_single_file_is_not_said_to_be_missing(tmp_path):
+    for name in ("0.csv", "validation.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"0\.csv is one file, and there is no split 'train' beside it"):
+        read_split("rte", task(tmp_path / "0.csv"), DataConfig(), "train")
+
+
 def test_a_single_file_is_told_to_give_the_dev_rows(tmp_path):
     for number in range(8):
         (tmp_path / f"{number}.csv").touch()

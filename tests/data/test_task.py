@@ -274,6 +274,8 @@ def test_a_symmetric_task_is_also_trained_on_its_pairs_in_the_other_order():
          "split 'train': column 'a' holds values of several types (int, str); convert them to one type first"),
         (lambda: load_examples("mine", bam.Task.from_list([{"b": "x", "label": 1}], text="a")),
          "task 'mine', the list (train): no column 'a'; columns there: b, label; set text=, label= or id_column="),
+        (lambda: load_examples("mine", bam.Task.from_list([{None: ["x"], 3: "x", "label": 1}], text="a")),
+         "task 'mine', the list (train): no column 'a'; columns there: None, 3, label; set text=, label= or id_col"),
         (lambda: load_examples("mine", bam.Task.from_list(AS_LIST, text="a", split={"train": "t"})),
          "task 'mine': the list has no split 't'; splits: train; name one with split={'train': ..., 'dev': ..., "
          "'test': ...}"),

@@ -9,6 +9,7 @@ import pytest
 
 import bam_lightning as bam
 from bam_lightning import cli
+from bam_lightning.analysis import evaluation_report
 from bam_lightning.data.task import task_from_config
 from conftest import sentences
 
@@ -111,7 +112,7 @@ def test_worst_rows_of_pairs_show_both_texts_and_errors_in_the_labels_units(trai
     assert "| row | gold | predicted | error | texts |" in page
     for row in report["worst_rows"][:5]:
         first, second = texts[row["row"]]
-        assert f"{first[:77]}… &#124; {second} |" in page
+        assert f"{first[:57]}… &#124; {second} |" in page
 
 
 def test_a_labelled_test_file_is_scored(trained, evaluate, tmp_path):
@@ -176,3 +177,18 @@ def test_a_delimiter_may_be_given_and_a_wrong_one_is_named(evaluate, tmp_path):
     status, text = evaluate("--task=sst2", "--input=in.csv", "--delimiter=,")
     assert status == 1
     assert "--delimiter is ',', but the header seems to be separated by ';'; leave it out to have it found" in text
+
+
+def test_a_terminal_shows_the_most_frequent_confusions_of_many_labels(capsys):
+    counts = np.zeros((12, 12), dtype=int)
+    counts[3, 7], counts[0, 1] = 123, 4
+    score = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    evaluation_report.print_report(
+        {
+            "run": "1a2b", "task": "many", "rows": 127, "input": "x.csv", "metrics": score, "worst_rows": [],
+            "confusion_matrix": {"labels": [f"label_{number}" for number in range(12)], "counts": counts.tolist()},
+        }
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.index("Most frequent confusions") < said.index("123") < said.index("label_1 ")
+    assert re.search(r"label_3 +│ label_7 +│ +123 │", said)

@@ -216,6 +216,15 @@ def test_thresholds_below_which_nothing_is_answered_are_refused_unless_forced(mo
         assert f"sst2: no threshold of {name!r} reaches what was asked, so it is never predicted; ask for less" in said
 
 
+def test_a_label_that_is_never_predicted_rightly_is_named(model, tmp_path, capsys):
+    (tmp_path / "gold.csv").write_text("\n".join(["sentence,label", *(f"{row},positive" for row in ROWS)]))
+    words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-recall", "0.5"]
+    assert bam_command(*words) == 0
+    said = capsys.readouterr().out
+    assert "the label 'negative' is never predicted rightly; ask for less, or train on more rows of it" in said
+    assert "the label 'positive' is never" not in said
+
+
 def test_weights_of_classes_and_smoothing_are_no_part_of_a_calibration(model, gold):
     plain = bam.load(model, device="cpu")
     resign(model, class_weights=[1.0, 9.0], label_smoothing=0.3)
@@ -241,13 +250,16 @@ def test_other_targets_are_reached_too(model, gold, asked):
     [
         (
             ["--task", "stsb", "--input", "stsb.csv"],
-            "a regression has no probabilities to calibrate; name other tasks with",
+            "task 'stsb': a regression has no probabilities to calibrate; name other",
         ),
-        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "0"], "--at-recall must be in (0.0, 1.0], got 0"),
-        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "80"], "for 80 % give --at-recall 0.8"),
+        (["--task", "sst2", "--input", "gold.csv", "--at-recall", "0"], "recall must be in (0.0, 1.0], got 0"),
+        (
+            ["--task", "sst2", "--input", "gold.csv", "--at-recall", "80"],
+            "recall is a share in (0.0, 1.0]: for 80 % give 0.8",
+        ),
         (
             ["--task", "sst2", "--input", "gold.csv", "--at-recall", ".5", "--at-precision", ".5"],
-            "give one of --at-precision, --at-recall and --at-agreement, got precision and recall",
+            "give one of precision, recall and agreement, got precision and recall",
         ),
         (["--input", "gold.csv"], "name the task of the rows with --task; tasks: sst2, stsb, rte"),
         (["--task", "sst2", "--split", "dev"], "--split, --column and --by choose among the rows of --input"),

@@ -67,7 +67,7 @@ def test_the_other_runs_are_trained_and_the_command_ends_with_a_status_of_its_ow
         (m["stage"], *m["tasks"]) for m in (store.manifest(path.name) for path in store.root.glob("runs/*"))
     )
     assert trained == [("single", "rte"), ("single", "stsb"), ("student", "stsb")]
-    assert "commonest answer; first the Runs that do not need it: student/stsb" in said.replace("\n", " ")
+    assert "commonest answer. First the Runs that need none of them: student/stsb" in said.replace("\n", " ")
 
 
 def test_a_job_that_was_stopped_after_it_rejected_a_teacher_trains_the_rest_at_its_next_start(tiny_job, tmp_path):

@@ -9,7 +9,13 @@ import pickle
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    LambdaCallback,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.tuner import Tuner
 from tiny_tasks import QUIET, SIZES, STEPS, Memory, data_of, module_of, tasks
 from torch.nn.utils import parameters_to_vector
@@ -30,6 +36,14 @@ pytestmark = [
 def data(still_bert, tmp_path_factory) -> bam.MultiTaskDataModule:
     """Two tasks, both with a teacher."""
     return data_of(still_bert, tmp_path_factory.mktemp("cache"))
+
+
+class OwnOptimizer(bam.BamModule):
+    """A module with an optimizer of its own, at a constant rate."""
+
+    def configure_optimizers(self):
+        """Return it alone."""
+        return torch.optim.AdamW(self.parameters(), lr=3e-4)
 
 
 def fit(data, module=None, **options):
@@ -102,13 +116,32 @@ def test_a_search_for_the_learning_rate_leaves_no_trace(data):
 
 def test_a_search_for_the_batch_size_leaves_no_trace(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning keeps the weights of before in this folder
-    own = data_of(data.encoder_path, data.cache_dir, batch_size=4)
+    own = data_of(data.encoder_path, data.cache_dir, batch_size=16)
     trainer, module = pl.Trainer(**QUIET), module_of(own)
     found = Tuner(trainer).scale_batch_size(module, datamodule=own, mode="power", steps_per_trial=1, max_trials=2)
     assert own.batch_size == found
     trainer.fit(module, own)
     _, expected = fit(data_of(data.encoder_path, data.cache_dir, batch_size=found))
     assert torch.equal(weights(module), weights(expected))
+
+
+@pytest.mark.parametrize("kind", [BatchSizeFinder, LearningRateFinder])
+def test_a_callback_that_searches_leaves_lam_to_the_fit(data, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    own, memory = data_of(data.encoder_path, data.cache_dir, batch_size=16), Memory()
+    finder = BatchSizeFinder(steps_per_trial=1, max_trials=2, init_val=4) if kind is BatchSizeFinder else (
+        LearningRateFinder(num_training_steps=4, update_attr=False)
+    )  # fmt: skip
+    trainer, _ = fit(own, OwnOptimizer(own), max_epochs=2, callbacks=[finder], logger=memory, log_every_n_steps=1)
+    steps = trainer.global_step
+    assert steps == 2 * -(-sum(SIZES.values()) // own.batch_size)
+    assert memory.column("train/lam")[-steps:] == pytest.approx([step / steps for step in range(steps)])
+
+
+def test_a_callback_that_drops_the_position_of_a_checkpoint_is_refused(data, checkpoint):
+    finder = LearningRateFinder(num_training_steps=4, update_attr=False)
+    with pytest.raises(bam.TrainingError, match="is of step 4, but the Trainer begins at step 0: a callback"):
+        pl.Trainer(**QUIET, callbacks=[finder]).fit(module_of(data), data, ckpt_path=checkpoint)
 
 
 def test_task_weights_are_those_of_the_fits_data(data):
@@ -138,14 +171,6 @@ def test_a_fit_of_the_first_batches_resumes_within_an_epoch(data, tmp_path):
 # Subclasses and callbacks
 
 
-class OwnOptimizer(bam.BamModule):
-    """A module with an optimizer of its own, at a constant rate."""
-
-    def configure_optimizers(self):
-        """Return it alone."""
-        return torch.optim.AdamW(self.parameters(), lr=3e-4)
-
-
 @pytest.mark.parametrize("total", [None, STEPS])
 def test_lam_follows_the_steps_under_an_own_optimizer(data, total):
     memory = Memory()
@@ -167,7 +192,7 @@ def test_the_logged_rate_is_the_optimizers(data):
 
 
 @pytest.mark.parametrize("options", [{"barebones": True}, {"log_every_n_steps": 0}], ids=str)
-def test_a_trainer_that_logs_nothing_trains_the_same(data, options, once):
+def test_a_trainer_that_logs_nothing_trains_the_same(data, options):
     _, expected = fit(data)
     module, own = module_of(data), {} if "barebones" in options else QUIET
     pl.Trainer(**{**own, "max_epochs": 1, "accelerator": "cpu", **options}).fit(module, data)

@@ -203,9 +203,8 @@ def test_loggers_get_hyper_parameters_without_the_tokenizer(data):
     assert "spec" in module.hparams
     assert memory.hparams["learning_rate"] == 1e-3
     assert "spec" not in memory.hparams
-    assert memory.hparams["tasks"] == list(SIZES)
-    assert memory.hparams["batch_size"] == BATCH
-    assert memory.hparams["sampler"]["exponent"] == 0.75
+    options = memory.hparams["data"]
+    assert (options["tasks"], options["batch_size"], options["sampler"]["exponent"]) == (list(SIZES), BATCH, 0.75)
 
 
 # Validation, test, prediction

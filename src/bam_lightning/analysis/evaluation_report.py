@@ -16,7 +16,8 @@ from bam_lightning.store.atomic_io import write_text
 Report = Mapping[str, Any]
 Section = tuple[str, list[str], list[list[str]]]  # title, heading, rows
 SHOWN_WORST = 5  # worst rows in the terminal and in Markdown; the page and the JSON have all
-WIDTH = 160  # characters of a row's texts there
+WIDTH = 120  # characters of a row's texts there
+WIDEST_MATRIX, SHOWN_CONFUSIONS = 8, 10  # labels of a confusion matrix that a terminal shows; pairs in its place
 
 
 def save(report: Report, folder: Path) -> None:
@@ -40,7 +41,21 @@ def print_report(report: Report) -> None:
     """Print a report on standard output."""
     print(f"{report['task']}: Run {report['run']}", *_notes(report), sep="\n")
     for title, heading, rows in _short_sections(report):
+        if title == "Confusion matrix" and len(rows) > WIDEST_MATRIX:
+            title, heading, rows = "Most frequent confusions", ["gold", "predicted", "rows"], _confusions(report)
         show(title, heading, rows)
+
+
+def _confusions(report: Report) -> list[list[str]]:
+    """Return gold, predicted and the number of rows of the most frequent wrong answers."""
+    labels, counts = report["confusion_matrix"]["labels"], report["confusion_matrix"]["counts"]
+    pairs = [(gold, predicted) for gold in range(len(labels)) for predicted in range(len(labels)) if gold != predicted]
+    pairs.sort(key=lambda pair: -counts[pair[0]][pair[1]])
+    return [
+        [labels[gold], labels[predicted], f"{counts[gold][predicted]:,}"]
+        for gold, predicted in pairs[:SHOWN_CONFUSIONS]
+        if counts[gold][predicted]
+    ]
 
 
 def _short_sections(report: Report) -> list[Section]:
@@ -48,7 +63,7 @@ def _short_sections(report: Report) -> list[Section]:
     found = []
     for title, heading, rows in sections(report, WIDTH):
         if title == "Worst rows" and len(rows) > SHOWN_WORST:
-            title, rows = f"The worst {SHOWN_WORST} of {len(rows)} rows that the page has", rows[:SHOWN_WORST]
+            title, rows = f"The worst {SHOWN_WORST} of {len(rows)} rows", rows[:SHOWN_WORST]
         found.append((title, heading, [[_cut(cell, WIDTH) for cell in row] for row in rows]))
     return found
 

@@ -119,7 +119,7 @@ def check_searchpath(overrides: Sequence[str]) -> None:
     Hydra only warns."""
     words = [word for word in overrides if word.lstrip("+~").startswith("hydra.searchpath=")]
     for word in words:
-        if isinstance(value := _parse(word)[1], str) and value:
+        if isinstance(value := _parse(word)[1], str) and value and not value.startswith("["):
             raise ConfigError(f"hydra.searchpath must be a list of folders; write 'hydra.searchpath=[{value}]'")
     for path in _searchpath(words):
         folder = Path(path.removeprefix("file://"))

@@ -32,12 +32,16 @@ def nearest(name: str, known: Iterable[str], similar: float = 0.6) -> str | None
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message, with commas between them; in quotes where they would not read as one name.
+    """Return names for a message, with commas between them; in quotes those that are empty or hold odd signs.
 
     >>> listed(["text", "", "a, b"])
     "text, '', 'a, b'"
     """
-    return ", ".join(name if name == name.strip() != "" and "," not in name else repr(name) for name in names) or "none"
+    shown = (
+        name if name and name == name.strip() and name.isprintable() and "," not in name else repr(name)
+        for name in names
+    )
+    return ", ".join(shown) or "none"
 
 
 def check_choice(key: str, name: str, known: Iterable[str]) -> None:

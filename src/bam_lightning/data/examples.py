@@ -498,7 +498,7 @@ def read_table(name: str, task: Task, split: str, more: Sequence[str]) -> tuple[
     if not there:
         raise DataError(f"{where}: the split is empty; check the file, or choose another split")
     for column in [*task.text_columns, *task.choices, *more, *([task.id_column] if task.id_column else [])]:
-        if not any(name in there for name in expand_columns([column], there)):
+        if not any(there.count(name) > 1 or name in table.column_names for name in expand_columns([column], there)):
             options = (
                 f"text, label or id_column (null: none) under {task.config_key}"
                 if task.config_key

@@ -27,7 +27,8 @@ SHOWN_VALUES = 3  # unknown ones
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+\Z")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
-_COMMA = re.compile(r"-?[0-9]+,[0-9]+\Z")
+_COMMA = re.compile(r"\s*-?[0-9]+(,[0-9]+)+\s*\Z")
+_THOUSANDS = re.compile(r"\s*-?[0-9]{1,3}(,[0-9]{3})+\s*\Z")
 
 
 def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Task, str]:
@@ -96,13 +97,13 @@ def _infer_kind(
         return "regression"
     if _is_text(kind) and all(map(_DECIMAL.match, values)) and not all(map(_INTEGER.match, values)):
         return "regression"
-    if _is_text(kind) and all(_COMMA.match(value) or _DECIMAL.match(value) for value in values):
-        comma = _comma_hint(next(filter(_COMMA.match, values), None))
-        if comma:
-            raise DataError(
-                f"{where}: column {task.label!r} holds numbers with a decimal comma{comma}; if they are no numbers, "
-                f"set {task.option('kind')}"
-            )
+    commas = [value for value in values if _COMMA.match(value)] if _is_text(kind) else []
+    if commas and task.label_separator != "," and all(_COMMA.match(value) or _DECIMAL.match(value) for value in values):
+        raise DataError(
+            f"{where}: column {task.label!r} holds numbers with commas, such as {commas[0]}{_comma_hint(commas[0])}; "
+            f"if they are names, set {task.option('kind')} to classification, if several labels, to multi_label and "
+            f"{task.option('label_separator')} to a comma"
+        )
     return "classification"
 
 
@@ -169,9 +170,11 @@ def _number(value: Any) -> float | None:
 
 
 def _comma_hint(value: Any) -> str:
-    """Return a hint where a number has a decimal comma."""
+    """Return a hint where a number has a comma."""
     if not (isinstance(value, str) and _COMMA.match(value)):
         return ""
+    if _THOUSANDS.match(value):
+        return f"; write {value.replace(',', '')} or {value.replace(',', '.', 1)} in the file, whichever is meant"
     return f"; write {value.replace(',', '.')}, with a point, in the file"
 
 

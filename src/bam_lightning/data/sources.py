@@ -394,7 +394,8 @@ def find_split(
         return found
     if file:
         dev = split in (task.split.get("train"), task.split.get("dev"))
-        missing = task.split.get("dev") or split if dev else split
+        second = task.split.get("dev")
+        missing = second if dev and second and not _find_split(folder, second, subset) else split
         fix = f"set {task.option('dev_split')}=null to take the dev rows from it" if dev else "add its file"
         raise DataPathError(
             f"task {name!r}: {file.name} is one file, and there is no split {missing!r} beside it in "

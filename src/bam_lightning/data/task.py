@@ -289,7 +289,8 @@ class Task:
         names = {split: _column_names(split, part) for split, part in splits.items()}
         wanted = _wanted(text, options)
         tables = {split: _table_of_rows(split, part, names[split], wanted) for split, part in splits.items()}
-        return cls._make(TableSource(tables, "the list", names), text, options)
+        shown = {split: list(map(str, columns)) for split, columns in names.items()}
+        return cls._make(TableSource(tables, "the list", shown), text, options)
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, text: str | Sequence[str], **options: Any) -> Task:

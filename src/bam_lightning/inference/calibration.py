@@ -111,11 +111,11 @@ class Target:
         """Raise ``ConfigError`` unless at most one share is given."""
         given = {name: share for name, share in vars(self).items() if share is not None}
         if len(given) > 1:
-            raise ConfigError(f"give one of --at-precision, --at-recall and --at-agreement, got {' and '.join(given)}")
+            raise ConfigError(f"give one of precision, recall and agreement, got {' and '.join(given)}")
         for name, share in given.items():
-            if 1 < share <= 100:
-                raise ConfigError(f"{name} is a share: for {share:g} % give --at-{name} {share / 100:g}")
-            check_range(f"--at-{name}", share, 0, 1, open_low=True)
+            if 2 <= share <= 100:
+                raise ConfigError(f"{name} is a share in (0, 1]: for {share:g} % give {share / 100:g}")
+            check_range(name, share, 0, 1, open_low=True)
 
     def __str__(self) -> str:
         """Return what is asked, such as ``precision 0.9``; empty if nothing is."""
@@ -152,7 +152,7 @@ def fit_calibration(
     from bam_lightning.metrics.report import confidence_and_correct, expected_calibration_error
 
     if not names:
-        raise ConfigError(f"{where}: a regression has no probabilities to calibrate; name other tasks with --task")
+        raise ConfigError("a regression has no probabilities to calibrate; name other tasks")
     if str(target) and ABSTAIN in names:
         raise ConfigError(f"a label is named {ABSTAIN!r}, which thresholds give to rows below them; rename it")
     if target.agreement is not None and gold.ndim == 2:
@@ -185,7 +185,7 @@ def fit_calibration(
     decoded = decode(TaskCalibration(temperature))
     thresholds = _thresholds(names, gold, decoded, target)
     if thresholds and set(thresholds.values()) == {None} and not force:
-        raise ConfigError(f"{where}: {_out_of_reach(target, gold, decoded)}")
+        raise ConfigError(_out_of_reach(target, gold, decoded))
     at_one, at_temperature = (
         {"loss": float(losses(value).mean()), "expected_calibration_error": error}
         for value, error in ((1.0, before), (temperature, after))
@@ -228,9 +228,9 @@ def _out_of_reach(target: Target, gold: NDArray[np.generic], decoded: Decoded) -
     surest = np.argsort(-confidence, kind="stable")[: max(1, len(right) // 10)]
     return (
         f"no threshold reaches {target} on these {len(gold):,} rows, so nothing would be answered: of the surest "
-        f"{len(surest):,} answers {right[surest].mean():.0%} are right; ask for less, or calibrate on more rows "
-        "(--force keeps such thresholds)"
-    ).replace("%", " %")
+        f"{len(surest):,} answers {100 * right[surest].mean():.0f} % are right; ask for less, or calibrate on more "
+        "rows (--force, or force=True, keeps such thresholds)"
+    )
 
 
 def write_calibration(weights: str, tasks: Mapping[str, TaskCalibration]) -> str:

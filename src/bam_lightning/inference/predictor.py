@@ -168,11 +168,12 @@ class Predictor:
             precision: For each label, the share of right rows among those that are given it.
             recall: For each label, the share of its rows that are given it.
             agreement: The share of right rows among the answered ones, with one threshold for all labels.
-            force: Use the temperature even if it makes the calibration error of held-out rows larger. Else it stays 1
-                then, and the result's ``note`` says so.
+            force: Use the temperature even if it makes the calibration error of held-out rows larger (else it stays 1
+                then, and the result's ``note`` says so), and thresholds below which no row is answered.
 
         Raises:
-            BamError: If a row cannot be scored, a label does not belong to the task, or the task is a regression.
+            BamError: If a row cannot be scored, a label does not belong to the task, the task is a regression, or no
+                threshold reaches what was asked.
         """
         target = Target(precision, recall, agreement)
         found = self._labelled(texts, labels, task)

@@ -159,13 +159,19 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
         raise ConfigError("no task of this model has labels; a regression has no probabilities to calibrate")
     labelled = [labelled_rows(info, task, options) for task in tasks]
     model = options.load(options.run)
-    found, lines, notes = {}, [], list[str]()
+    found, lines, notes, refused = {}, [], list[str](), list[str]()
     for rows in labelled:
         name = rows.task.name
         logits = model.logits(rows.rows, [name])[name]
-        found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where, options.force)
+        try:
+            found[name] = model.fit_calibration(name, logits, rows.gold, options.target, rows.where, options.force)
+        except ConfigError as error:
+            refused.append(f"task {name!r}: {error}")
+            continue
         lines += _calibration_rows(model, rows, logits)
         notes += [f"{name}: {note}" for note in _threshold_notes(model, rows, logits)]
+    if refused and not found:
+        raise ConfigError("; ".join(refused))
     model.save_calibration(info.run.path)
     errors = "calibration error"
     show(
@@ -187,6 +193,8 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
     for name, calibration in found.items():
         if calibration.note:
             print(f"{name}: {calibration.note}; --force uses it all the same")
+    if refused:  # the others are saved
+        raise ConfigError("; ".join(refused))
     return found
 
 

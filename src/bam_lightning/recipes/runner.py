@@ -221,7 +221,7 @@ def _train_others(runs: Sequence[Run], context: Context, view: View) -> None:
         others = [run for run in runs if run.id not in blocked]
         missing = [run.label for run in others if not context.store.finished(run.id)]
         if missing:
-            view.say(f"{'; '.join(reasons.values())}; first the Runs that do not need it: {', '.join(missing)}")
+            view.say(f"{'; '.join(reasons.values())}. First the Runs that need none of them: {', '.join(missing)}")
         done = _train(others, context, view)
 
 

@@ -84,10 +84,10 @@ def rejection_reason(
         return None
     from bam_lightning.data.outcomes import majority_score
 
+    manifest = store.manifest(run_id)
     for task in tasks:
         settings = config.suite.tasks[task]
         metric = settings.metric_name
-        manifest = store.manifest(run_id)
         score = manifest["metrics"].get(task, {}).get(metric)
         if score is None or not settings.in_average:
             continue

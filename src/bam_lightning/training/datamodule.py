@@ -265,20 +265,23 @@ class MultiTaskDataModule(ExamplesDataModule):
 
     @property
     def hparams_initial(self) -> Any:
-        """What loggers get beside the module's options; checkpoints have the module's ``spec`` in its place."""
-        return {
+        """What loggers get beside the module's options, under ``data``; checkpoints hold the module's ``spec``."""
+        options = {
             "tasks": list(self.tasks),
             "encoder": self.encoder_path,
             "revision": self.revision,
             "batch_size": self.batch_size,
             "max_length": self.max_length,
+            "pooling": self.pooling,
             "truncation": self.truncation,
-            "sampler": to_plain(self.sampler),
-            "stream_seed": self.seed,  # "seed" is the module's
+            "sampler": self.sampler,
+            "seed": self.seed,
             "data_seed": self.data_seed,
             "merge_equal_texts": self.merge_equal_texts,
-            **to_plain({name: value for name, value in self.encoder_options.items() if value}),
+            "encoder_module": self.encoder_module,
+            **self.encoder_options,
         }
+        return {**super().hparams_initial, "data": to_plain({key: value for key, value in options.items() if value})}
 
     @property
     def rows(self) -> dict[str, TaskExamples]:

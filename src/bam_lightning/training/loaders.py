@@ -258,13 +258,7 @@ class EvalLoader:
         return -(-len(self.batches) // placement(self.trainer()).world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        trainer = self.trainer()
-        if trainer is None and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise TrainingError(
-                "the loaders of a data module share its rows among the processes of its Trainer, which these do not "
-                "know; give the Trainer the data module: trainer.validate(module, datamodule=data)"
-            )
-        place = placement(trainer)
+        place = placement(self.trainer())
         mine = range(place.rank, len(self) * place.world_size, place.world_size)
         yield from iterate(self._make, mine, self.workers, place.on_gpu)
 

@@ -167,7 +167,8 @@ class MaskedModule(pl.LightningModule):
 
         norm = clip_gradients(self.parameters(), 1.0, "norm", getattr(optimizer, "optimizer", optimizer))
         step = self._lightning.global_step + 1
-        if step % self._lightning.log_every_n_steps == 0 or step == self._lightning.max_steps:
+        every = self._lightning.log_every_n_steps  # 0: never
+        if (every and step % every == 0) or step == self._lightning.max_steps:
             values = {"loss": float(self._loss or 0.0) / max(1, self._count), "gradient_norm": float(norm)}
             self.log_dict({f"train/{name}": value for name, value in values.items()}, on_step=True, on_epoch=False)
             self.logged = {"step": float(step), **values, f"loss/{TASK}": values["loss"]}
@@ -184,7 +185,7 @@ class MaskedModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore it."""
-        saved = checkpoint["bam"]
+        saved = checkpoint.get("bam", {"loss": None, "count": 0})
         self._loss = None if saved["loss"] is None else saved["loss"].to(self.device)
         self._count = saved["count"]
 

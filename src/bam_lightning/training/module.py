@@ -25,7 +25,7 @@ from bam_lightning.models.heads import Head, predictions_for
 from bam_lightning.models.multi_task import MultiTaskModel
 from bam_lightning.training.distillation import example_losses
 from bam_lightning.training.lightning import pl, rank_zero_info, rank_zero_warn
-from bam_lightning.training.loaders import TrainLoader
+from bam_lightning.training.loaders import EvalLoader, TrainLoader
 from bam_lightning.training.optimizer import clip_gradients, parameter_groups
 from bam_lightning.training.plain import from_plain, to_plain
 from bam_lightning.training.schedules import LR_SCHEDULES, ConstantAnnealing, LinearAnnealing, Schedule
@@ -261,7 +261,8 @@ class BamModule(pl.LightningModule):
 
     def _current_rate(self) -> float:
         """Return the highest learning rate of the optimizers."""
-        return max(group["lr"] for optimizer in self._lightning.optimizers for group in optimizer.param_groups)
+        groups = (group for optimizer in self._lightning.optimizers for group in optimizer.param_groups)
+        return max((float(group["lr"]) for group in groups), default=0.0)
 
     def _check_norm(self, norm: Tensor) -> None:
         """Note a non-finite gradient on its device; raise at once on a CPU, where looking at it costs nothing."""
@@ -290,12 +291,12 @@ class BamModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and a learning-rate schedule that follows the steps of the fit."""
-        self._steps = self._count_steps()
+        self._steps = self._count_steps(scheduled=True)
         groups = parameter_groups(self.model, self.learning_rate, self.layerwise_decay, self.weight_decay)
         optimizer = self._make_optimizer(groups)
-        factor, steps = LR_SCHEDULES[self.lr_schedule], self._steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: factor(min(1.0, step / steps) if steps else 0.0, self.warmup)
+        factor = LR_SCHEDULES[self.lr_schedule]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(  # T may be counted anew when training starts
+            optimizer, lambda step: factor(min(1.0, step / self._steps) if self._steps else 0.0, self.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -311,13 +312,12 @@ class BamModule(pl.LightningModule):
             )
         return optimizer
 
-    def _count_steps(self) -> float:
+    def _count_steps(self, scheduled: bool = False) -> float:
+        """Return T; ``scheduled`` says whether the learning rate follows it, too."""
         steps = self.total_steps if self.total_steps is not None else self._lightning.estimated_stepping_batches
         if math.isinf(steps):
-            constant = (
-                isinstance(self.annealing, ConstantAnnealing) and self.lr_schedule == "constant" and not self.warmup
-            )
-            if not constant:
+            constant_rate = not scheduled or (self.lr_schedule == "constant" and not self.warmup)
+            if not (isinstance(self.annealing, ConstantAnnealing) and constant_rate):
                 raise TrainingError(
                     "the number of optimizer steps of this fit is unknown (max_epochs=-1 without max_steps), but lam "
                     "and the learning rate follow it; give the Trainer max_steps or max_epochs, or total_steps"
@@ -333,7 +333,7 @@ class BamModule(pl.LightningModule):
         """
         if stage != "fit":
             return
-        trainer, self._steps = self._lightning, 0.0
+        trainer = self._lightning
         name = type(trainer.strategy).__name__
         if name not in SUPPORTED_STRATEGIES:
             raise TrainingError(f"strategy {name} is not supported; use one device, ddp, or ModelParallelStrategy")
@@ -382,11 +382,23 @@ class BamModule(pl.LightningModule):
         return packs
 
     def on_validation_start(self) -> None:
-        """Find out whether texts can be packed; before fit, test and predict, too."""
+        """Find out whether texts can be packed, and check the loaders; before fit, test and predict, too."""
+        if self._lightning.world_size > 1:
+            kinds = {"test": self._lightning.test_dataloaders, "predict": self._lightning.predict_dataloaders}
+            self._check_loaders(kinds.get(self._lightning.state.fn, self._lightning.val_dataloaders))
         if not self._sharded:
             self._settle_packing(self.device)
 
     on_test_start = on_predict_start = on_validation_start
+
+    def _check_loaders(self, loaders: Any) -> None:
+        """Raise ``TrainingError`` if a loader is a data module's, but does not know the Trainer that runs it."""
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            if isinstance(loader, (TrainLoader, EvalLoader)) and loader.trainer() is not self._lightning:
+                raise TrainingError(
+                    "the loaders of a data module read position, rank and task weights from its Trainer, and these do "
+                    "not know it; give the Trainer the data module, as in trainer.fit(module, datamodule=data)"
+                )
 
     @property
     def _sharded(self) -> bool:
@@ -416,25 +428,28 @@ class BamModule(pl.LightningModule):
             TrainingError: if a resumed fit has other steps, stream or teachers, or a loader does not know the Trainer.
         """
         trainer = self._lightning
-        loader = trainer.train_dataloader
-        if isinstance(loader, TrainLoader) and loader.trainer() is not trainer:
-            raise TrainingError(
-                "the loaders of a data module read task weights, position and rank from its Trainer, which these do "
-                "not know; give the Trainer the data module: trainer.fit(module, datamodule=data)"
-            )
+        self._check_loaders(trainer.train_dataloader)
         weights = getattr(trainer.datamodule, "sampler_weights", None)
         self._sampler_weights = {} if weights is None else weights()
-        self._steps = self._steps or self._count_steps()  # a subclass can have its own configure_optimizers
+        self._steps = self._count_steps()  # a callback can have changed the batch size, a subclass the optimizer
         self._bad_step = None
         resumed, self._resumed = self._resumed, None
         if not trainer.global_step:
             self._sums, self._counts = None, {}
             self.examples_seen = dict.fromkeys(self.tasks, 0)
-        elif resumed is not None:
+        if resumed is not None:
             self._check_resumed(resumed, self._fit_state())
 
-    @staticmethod
-    def _check_resumed(resumed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def _check_resumed(self, resumed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        step = self._lightning.global_step
+        if resumed["global_step"] != step:
+            raise TrainingError(
+                f"the checkpoint is of step {resumed['global_step']}, but the Trainer begins at step {step}: a "
+                "callback that searches a learning rate or a batch size drops the position; search with a Tuner before "
+                "the fit"
+            )
+        if not step:
+            return
         if resumed["total_steps"] != now["total_steps"]:
             raise TrainingError(
                 f"the checkpoint belongs to a fit of {resumed['total_steps']:g} optimizer steps, this fit has "
@@ -451,10 +466,9 @@ class BamModule(pl.LightningModule):
         return {"total_steps": self._steps, **found}
 
     def on_train_end(self) -> None:
-        """Warn where training ended before lam reached its end; not after the trials of a ``Tuner``."""
+        """Warn where training ended before lam reached its end."""
         step = self._lightning.global_step
-        trial = self.total_steps is None and step == self._lightning.max_steps  # set after T was read
-        if not math.isinf(self._steps) and step < self._steps and not trial:
+        if not math.isinf(self._steps) and step < self._steps:
             rank_zero_warn(
                 f"Training ended at step {step} of {self._steps:g}, at lam {self.annealing(self.progress):.3f}. The "
                 "annealing and the learning rate are planned for all steps; set total_steps if you end sooner."
@@ -483,11 +497,11 @@ class BamModule(pl.LightningModule):
         saved = checkpoint.get("bam")
         if saved is None or self._trainer is None or self._trainer.state.fn != "fit":
             return
-        self._resumed = saved
+        self._resumed = {**saved, "global_step": checkpoint["global_step"]}
         self.examples_seen = dict(saved["examples_seen"])
-        if self._trainer.global_rank == 0:  # they are the sums over all ranks
-            self._sums = None if saved["losses"] is None else saved["losses"].to(self.device)
-            self._counts = dict(saved["counts"])
+        first = self._trainer.global_rank == 0  # they are the sums over all ranks
+        self._sums = saved["losses"].to(self.device) if first and saved["losses"] is not None else None
+        self._counts = dict(saved["counts"]) if first else {}
 
     # Validation, test, prediction
 
