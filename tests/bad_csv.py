@@ -107,7 +107,7 @@ CASES = {
         "a, b, label\none,x,1\n",
         {},
         (
-            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a,  b,  label; set text, "
+            "task 'mine', {tmp}/train.csv: no column 'b'; columns there: a, ' b', ' label'; set text, "
             "label or id_column (null: none) under suite.tasks.mine"
         ),
     ),

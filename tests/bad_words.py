@@ -141,7 +141,7 @@ WORDS = {
     "scale=small encoder.path=''": (
         "encoder 'minilm' needs either path=HUB_ID_OR_DIR or model_config, got path= and model_config=None"
     ),
-    "hydra.searchpath=/nowhere": "hydra.searchpath must be a list of strings. Got: /nowhere",
+    "hydra.searchpath=/nowhere": "hydra.searchpath must be a list of folders; write 'hydra.searchpath=[/nowhere]'",
     "data=[1]": "data takes the name of a file, as --help lists them, got a list of others; give data=NAME",
     "suite=[null]": "suite takes the name of a file, as --help lists them, got a list of others; give suite=NAME",
     "recipe=[{a:1}]": ("recipe takes the name of a file, as --help lists them, got a list of others; give recipe=NAME"),

@@ -281,7 +281,10 @@ class MultiTaskDataModule(ExamplesDataModule):
             "encoder_module": self.encoder_module,
             **self.encoder_options,
         }
-        return {**super().hparams_initial, "data": to_plain({key: value for key, value in options.items() if value})}
+        return {
+            **super().hparams_initial,
+            "data": to_plain({key: value for key, value in options.items() if value is not None}),
+        }
 
     @property
     def rows(self) -> dict[str, TaskExamples]:
