@@ -17,8 +17,7 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
 )
 from pytorch_lightning.tuner import Tuner
-from tiny_tasks import QUIET, SIZES, STEPS, Memory, data_of, module_of, tasks
-from torch.nn.utils import parameters_to_vector
+from tiny_tasks import QUIET, SIZES, STEPS, Memory, data_of, fit, module_of, tasks, weights
 
 import bam_lightning as bam
 
@@ -44,17 +43,6 @@ class OwnOptimizer(bam.BamModule):
     def configure_optimizers(self):
         """Return it alone."""
         return torch.optim.AdamW(self.parameters(), lr=3e-4)
-
-
-def fit(data, module=None, **options):
-    module = module or module_of(data)
-    trainer = pl.Trainer(**{**QUIET, **options})
-    trainer.fit(module, data)
-    return trainer, module
-
-
-def weights(module) -> torch.Tensor:
-    return parameters_to_vector(module.parameters()).detach()
 
 
 def examples(memory: Memory) -> dict[str, float]:

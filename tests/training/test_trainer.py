@@ -28,7 +28,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from sklearn.metrics import accuracy_score
-from tiny_tasks import BATCH, DEV, QUIET, SIZES, STEPS, Memory, data_of, logits, module_of
+from tiny_tasks import BATCH, DEV, QUIET, SIZES, STEPS, Memory, data_of, fit, logits, module_of, weights
 from torch.nn.utils import parameters_to_vector
 
 import bam_lightning as bam
@@ -61,13 +61,6 @@ def copy_of(data: bam.MultiTaskDataModule, taught: bool = False, **options) -> b
     return data_of(data.encoder_path, **{"cache": data.cache_dir, "taught": taught, **options})
 
 
-def fit(data, module=None, **options):
-    module = module or module_of(data)
-    trainer = pl.Trainer(**{**QUIET, **options})
-    trainer.fit(module, data)
-    return trainer, module
-
-
 @pytest.fixture(scope="session")
 def checkpoint(data, tmp_path_factory) -> Path:
     """A checkpoint after one epoch."""
@@ -75,10 +68,6 @@ def checkpoint(data, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "epoch.ckpt"
     trainer.save_checkpoint(path)
     return path
-
-
-def weights(module) -> torch.Tensor:
-    return parameters_to_vector(module.parameters()).detach()
 
 
 class Batches(pl.Callback):

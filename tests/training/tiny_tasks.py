@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
+from torch.nn.utils import parameters_to_vector
 
 import bam_lightning as bam
 from conftest import sentences
@@ -66,6 +68,19 @@ def data_of(encoder: str | Path, cache: str | Path, taught: bool = True, **optio
 def module_of(data: bam.MultiTaskDataModule, **options) -> bam.BamModule:
     """Return an untrained module; the same for the same data."""
     return bam.BamModule(data, **{"learning_rate": 1e-3, "layerwise_decay": 0.9, "seed": 0, **options})
+
+
+def fit(data: bam.MultiTaskDataModule, module=None, **options) -> tuple[pl.Trainer, bam.BamModule]:
+    """Train a module, a new one by default, and return its Trainer and the module."""
+    module = module or module_of(data)
+    trainer = pl.Trainer(**{**QUIET, **options})
+    trainer.fit(module, data)
+    return trainer, module
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    """Return all parameters as one vector."""
+    return parameters_to_vector(module.parameters()).detach()
 
 
 class Memory(pl.loggers.logger.Logger):

@@ -97,13 +97,18 @@ def _infer_kind(
         return "regression"
     if _is_text(kind) and all(map(_DECIMAL.match, values)) and not all(map(_INTEGER.match, values)):
         return "regression"
-    commas = [value for value in values if _COMMA.match(value)] if _is_text(kind) else []
-    if commas and task.label_separator != "," and all(_COMMA.match(value) or _DECIMAL.match(value) for value in values):
-        raise DataError(
-            f"{where}: column {task.label!r} holds numbers with commas, such as {commas[0]}{_comma_hint(commas[0])}; "
-            f"if they are names, set {task.option('kind')} to classification, if several labels, to multi_label and "
-            f"{task.option('label_separator')} to a comma"
-        )
+    if (
+        _is_text(kind)
+        and task.label_separator != ","
+        and all(_COMMA.match(one) or _DECIMAL.match(one) for one in values)
+    ):
+        comma = next(filter(_COMMA.match, values), None)
+        if comma is not None:
+            raise DataError(
+                f"{where}: column {task.label!r} holds numbers with commas, such as {comma}{_comma_hint(comma)}; if "
+                f"they are names, set {task.option('kind')} to classification, if several labels, to multi_label and "
+                f"{task.option('label_separator')} to a comma"
+            )
     return "classification"
 
 
