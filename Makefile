@@ -6,7 +6,7 @@ FAST := config data metrics models store training
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install demo test test-fast test-families test-slurm chaos walk bench attack lint types imports docs golden clean help
+.PHONY: install demo test test-fast test-release test-families test-slurm chaos walk bench attack lint types imports docs golden clean help
 
 install: $(STAMP)  ## make .venv and install the tested versions of requirements.lock into it
 
@@ -23,7 +23,10 @@ test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DI
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: install  ## unit tests that start no process and train no recipe, in a minute
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm and not families and not chaos' $(addprefix tests/,$(FAST))
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm and not families and not chaos and not release' $(addprefix tests/,$(FAST))
+
+test-release: install  ## tests that a release needs and each commit does not: killed workers, families, more pages; minutes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m release
 
 test-families: install  ## 50 encoder families, each trained, resumed, saved and loaded; two minutes
 	$(BIN)/python -m pytest -n 2 -m 'families or not families' tests/training/test_families.py

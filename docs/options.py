@@ -159,6 +159,8 @@ def collect() -> dict[str, list[Option]]:
                     option = option._replace(value="{}")
                 if group == "task" and ".head." in name:
                     continue
+                if name.endswith(".head._target_"):
+                    option = option._replace(value="", meaning="the class, which each of these choices sets")
                 before = found[group].get(name)
                 if before is None or (not before.meaning and option.meaning):
                     value = before.value if before else option.value

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    from lightning_fabric.utilities import registry
+
     import warm_hydra
+
+    registry.entry_points = cache(registry.entry_points)  # each Trainer reads the metadata of all packages
 
     if "WARM_HYDRA" not in os.environ:  # the first process; its workers have it from there
         folder = tempfile.TemporaryDirectory()
@@ -53,11 +57,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _no_plots(request, monkeypatch):
-    """Leave out ``results.png``, a quarter of the time of a tiny job, where a test is not marked ``plots``."""
-    if "plots" not in request.keywords:
-        monkeypatch.setenv("FORKED_PYTHON_PLOTS", "no")
+def _short_reports(request, monkeypatch):
+    """Leave out ``results.png`` and most draws of intervals, half the time of a tiny job, where a test is not marked
+    ``whole_report``."""
+    if "whole_report" not in request.keywords:
+        monkeypatch.setenv("FORKED_PYTHON_REPORTS", "short")
         monkeypatch.setattr("bam_lightning.analysis.job_report.plot", lambda *_: None)
+        monkeypatch.setattr("bam_lightning.recipes.predictions.DRAWS", 20)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 
 # Modules that the commands import; none of them runs torch operations or starts threads on import.
 PRELOADED = [
@@ -110,6 +111,8 @@ def serve(address: str) -> None:
         importlib.import_module(name)
     _generate_demo()
     _compose_experiments()
+    for finalizer in list(weakref.finalize._registry):  # torch's operators take a fifth of a second to end
+        finalizer.atexit = False
     gc.freeze()  # else garbage collection in a child copies every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
     with socket.socket(socket.AF_UNIX) as listener:
@@ -202,10 +205,12 @@ def _run(arguments: list[str]) -> int:
 
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
-    if os.environ.get("FORKED_PYTHON_PLOTS") == "no":
+    if os.environ.get("FORKED_PYTHON_REPORTS") == "short":
         from bam_lightning.analysis import job_report
+        from bam_lightning.recipes import predictions
 
         job_report.plot = lambda *_: None
+        predictions.DRAWS = 20
     while arguments[0] in ("-u", "-B"):  # of torchrun
         arguments = arguments[1:]
     kind, what, *rest = arguments if arguments[0] in ("-m", "-c") else ("script", *arguments)

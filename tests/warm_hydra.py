@@ -1,11 +1,12 @@
 """Keep what Hydra composes of the package's own YAML, which is the same for all tests and takes most of a second.
 
-For each choice of group files the merged tree is kept, and Hydra applies the rest of a command line to a copy of it.
-Where a command line adds a search path, and where Hydra raises an error, nothing is kept. All processes of a call of
-pytest share what they keep in the folder that WARM_HYDRA names, if it does."""
+Each process keeps what the files hold. For each choice of group files the merged tree is kept, and Hydra applies the
+rest of a command line to a copy of it. Where a command line adds a search path, and where Hydra raises an error, no
+tree is kept. All processes of a call of pytest share their trees in the folder that WARM_HYDRA names, if it does."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal import config_loader_impl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra.core.plugins import Plugins
 
 from bam_lightning.config.compose import conf_dir
 
@@ -63,5 +66,23 @@ def install() -> None:
             merged[name] = _kept(folder, f"{name}.tree", lambda: merge(self, defaults, repo))
         return pickle.loads(merged[name])
 
+    files: dict[str, bytes] = {}
+    Plugins.instance()  # loads the module of the class anew
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load = FileConfigSource.load_config
+
+    def kept_load(self: Any, config_path: str) -> Any:
+        if self.path != str(conf_dir()):
+            return load(self, config_path)
+        if config_path not in files:
+            files[config_path] = pickle.dumps(load(self, config_path))
+        return pickle.loads(files[config_path])
+
+    def copy_sources(self: Any, delegate: Any) -> None:
+        self.delegate, self.cache = copy.copy(delegate), {}  # Hydra copies to the last leaf
+
+    FileConfigSource.load_config = kept_load
+    CachingConfigRepository.__init__ = copy_sources
     config_loader_impl.create_defaults_list = kept_find
     loader._compose_config_from_defaults_list = kept_merge

@@ -156,9 +156,9 @@ def test_labels_from_which_nothing_can_be_inferred_are_refused(labels, options, 
 
 
 def many(count, seed=0, labels=("a", "b", "c")):
-    rng = np.random.default_rng(seed)
-    return [{"a": f"{text} {n}", "label": labels[int(rng.choice(3, p=[0.6, 0.3, 0.1]))]}
-            for n, text in enumerate(sentences(count, seed))]  # fmt: skip
+    drawn = np.random.default_rng(seed).choice(3, count, p=[0.6, 0.3, 0.1])
+    texts = sentences(min(count, 2000), seed)
+    return [{"a": f"{texts[n % len(texts)]} {n}", "label": labels[label]} for n, label in enumerate(drawn)]
 
 
 def split_of(rows, seed=0):

@@ -204,7 +204,7 @@ def test_a_task_may_not_be_called_what_an_input_of_the_graph_is(model, tmp_path)
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "deberta-v2"])
 def test_every_family_has_a_graph(model, tmp_path, family):
     sizes = {"n_layers": 1} if family == "distilbert" else {"num_hidden_layers": 1}
@@ -317,7 +317,7 @@ def test_a_head_of_ones_own_says_what_it_lacks():
         Mine(2, ["a", "b"]).export_spec(["a", "b"])
 
 
-@pytest.mark.parametrize("kind", ["hf", "onnx"])
+@pytest.mark.parametrize("kind", ["hf", pytest.param("onnx", marks=pytest.mark.release)])
 def test_an_export_that_is_not_the_model_is_not_written(model, tmp_path, monkeypatch, kind):
     if kind == "hf":
         import bam_lightning.inference.hf_export as room

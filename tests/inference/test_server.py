@@ -155,6 +155,7 @@ def test_help_needs_neither_torch_nor_the_servers_packages(tmp_path):
 
 
 @pytest.mark.parametrize("started", [lambda: sys.executable], ids=["python"], indirect=True)
+@pytest.mark.release
 def test_a_model_that_was_killed_is_started_again_and_the_request_answered(started):
     process, url = started
     ask = lambda: httpx.post(f"{url}/predict", json={"rows": ["a cat"]}, timeout=60)  # noqa: E731

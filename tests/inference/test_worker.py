@@ -26,7 +26,18 @@ def warm(monkeypatch):
     monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python()))
 
 
-def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_that_ended_is_started_again(trained):
+@pytest.mark.parametrize(
+    ("python", "signals"),
+    [
+        pytest.param("warm", [signal.SIGKILL], id="killed"),
+        pytest.param(None, [signal.SIGKILL, signal.SIGSTOP], id="stuck", marks=pytest.mark.release),
+    ],
+)
+def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_that_ended_is_started_again(
+    trained, python, signals, request
+):
+    if python:
+        request.getfixturevalue(python)
     rows = [("the cat sleeps", "a dog runs"), ("it", "was")]
     with Worker(loading(trained), stuck_seconds=5.0) as worker:
         (said,) = worker([PredictRequest(rows, ["rte"])])
@@ -34,14 +45,14 @@ def test_its_answers_are_those_of_predict_a_failure_stops_nothing_and_a_process_
             worker([PredictRequest(rows, ["nothing"])])
         assert worker([PredictRequest(rows, ["rte"])]) == [said]
         assert (worker.device, worker.precision, worker.ready, worker.gone) == ("cpu", "32-true", True, False)
-        for number in (signal.SIGKILL, signal.SIGSTOP):  # ended; stuck
+        for number in signals:
             os.kill(worker._process.pid, number)
             with pytest.raises(RuntimeError, match=r"^the model's process has ended$"):
                 worker([PredictRequest(rows, ["rte"])])
             assert not worker.ready
             assert worker([PredictRequest(rows, ["rte"])]) == [said]
             assert worker.ready
-        assert worker.restarts == 2
+        assert worker.restarts == len(signals)
     ours = bam.load(trained.id, store=trained.store).predict(rows, task=["rte"])
     expected = [{name: value for name, value in one._asdict().items() if name != "details"} for one in ours["rte"]]
     assert json.loads(said) == {"predictions": {"rte": json.loads(json.dumps(expected))}}  # no details: none are there

@@ -19,6 +19,7 @@ from conftest import sentences
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "docs").glob("*.md"))
 RUN_PAGES = ["README.md", *PAGES]
+EACH_COMMIT = ("README.md", "docs/index.md", "docs/tutorial.md", "docs/use.md", "docs/lightning.md")  # the first read
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("make ", "scale=paper", "DIR", "--entity", "logger=wandb", "--wandb", "push_to_hub", "pip install", "PORT")
 
@@ -111,13 +112,14 @@ def student(store):
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("docs")  # they share a store
-@pytest.mark.parametrize("page", RUN_PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page in EACH_COMMIT else pytest.param(page, marks=pytest.mark.release) for page in RUN_PAGES]
+)
 def test_every_example_runs(page, shell, demo, tiny_bert, tmp_path):
     shutil.copytree(TOP / "docs" / "example", tmp_path / "docs" / "example")
     shutil.copytree(demo, tmp_path / "store")
     write_local_data(tmp_path)
-    if page != "README.md":
-        shell = {**shell, "FORKED_PYTHON_PLOTS": "no"}
+    shell = {**shell, "FORKED_PYTHON_REPORTS": "short"}
     with python_session(shell, tmp_path) as python:
         for language, title, text in FENCE.findall((TOP / page).read_text()):
             text = text.replace("RUN_ID", student(tmp_path / "store"))

@@ -17,7 +17,7 @@ def call(*arguments: str, executable: str = "", **more) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
 
 
-@pytest.mark.plots
+@pytest.mark.whole_report
 def test_the_main_job_from_another_directory(tiny_job, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -46,7 +46,8 @@ def together() -> list[list[Path]]:
 
 def overrides(paths: list[Path]) -> list[str]:
     """Return the command line on which the files are used."""
-    words = sorted({f"scale={SCALE[path.stem]}" for path in paths if path.stem in SCALE})
+    scales = {path.stem: "paper" for path in paths if path.parent.name == "experiment"}  # as test_planner composes them
+    words = sorted({f"scale={size}" for path in paths if (size := {**scales, **SCALE}.get(path.stem))})
     for path in paths:
         group, name = str(path.parent), path.stem
         words += ["encoder.pretraining.text=[texts.txt]"] * (name == "pretrain")

@@ -49,7 +49,7 @@ def test_bfloat16_is_chosen_where_the_gpu_has_it(generation, word, monkeypatch):
 
 
 @glibc
-@pytest.mark.slow
+@pytest.mark.release
 def test_freed_memory_is_kept_for_the_next_step():
     """Blocks of 40 MiB, which glibc hands back at once by itself, have 10,240 pages each."""
     if not ctypes.CDLL(None).mallopt(hardware.M_MMAP_THRESHOLD, 1 << 30):

@@ -36,6 +36,7 @@ def test_accuracies_are_compared_by_the_rows_that_changed(teacher, student, expe
     assert describe_difference("accuracy", teacher, student, GOLD) == expected
 
 
+@pytest.mark.whole_report
 def test_other_metrics_have_a_paired_bootstrap_over_rows():
     rng = np.random.default_rng(0)
     gold = rng.random(200)

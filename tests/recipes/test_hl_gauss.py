@@ -42,7 +42,7 @@ def test_the_group_of_heads_has_it(tmp_path):
     assert config.suite.tasks["mine"].head.options == {"bins": 51}
 
 
-@pytest.mark.parametrize("form", ["hf", "onnx"])
+@pytest.mark.parametrize("form", ["hf", pytest.param("onnx", marks=pytest.mark.release)])
 def test_its_exports_compute_the_same_logits(form, tiny_job, tmp_path):
     from bam_lightning.inference.export import ExportOptions, export
 

@@ -81,6 +81,7 @@ def test_students_of_a_sweep_share_their_teachers(tiny_job, tmp_path):
     assert sorted((job.seed, job.teacher_seed) for job in jobs) == [(0, 0), (1, 0), (1, 1)]
 
 
+@pytest.mark.release
 def test_a_killed_joblib_worker_costs_its_job_and_no_other(tiny_job, tmp_path):
     """Two jobs, two workers, one of them killed before it has trained; the next call trains that Run alone."""
     wanted = ["+experiment=multi", *tiny_job, "seed=0,1"]
@@ -136,6 +137,7 @@ def test_processes_on_one_empty_store_build_each_run_once(tiny_job, tmp_path, py
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_submitit_runs_the_same_jobs_in_processes_of_its_own(tiny_job, tmp_path):
     done = call("+experiment=single_multi", *tiny_job, "seed=0,1", "hydra/launcher=submitit_local")
     assert done.returncode == 0, done.stderr

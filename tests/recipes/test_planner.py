@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, replace
 
@@ -10,7 +11,7 @@ import pytest
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, StageConfig
-from bam_lightning.recipes.planner import plan_runs, required_predictions, resolve
+from bam_lightning.recipes.planner import more_steps, plan_runs, required_predictions, resolve
 from bam_lightning.store.run_spec import DataSummary, EncoderSummary, PredictionRequest, run_from_json, to_json
 
 SIZES = {
@@ -26,6 +27,7 @@ SIZES = {
 FACTS = DataSummary(sizes=SIZES, fingerprints=dict.fromkeys(SIZES, "f"), encoder="e")
 
 
+@functools.cache
 def planned(*overrides: str):
     """Return the Runs of a GLUE job at the paper's scale."""
     return plan_runs(compose(["scale=paper", *overrides]), FACTS)
@@ -36,6 +38,13 @@ def with_stages(stages: dict[str, StageConfig], *overrides: str):
     config = compose(["scale=paper", *overrides])
     config.recipe.stages = stages
     return plan_runs(config, FACTS)
+
+
+@pytest.mark.parametrize(("most", "also"), [(4, " trainer.max_steps=100"), (100, "")])
+def test_more_steps_than_the_trainer_takes_are_asked_of_both_options(most, also):
+    config = compose(["scale=paper", f"trainer.max_steps={most}"])
+    run = plan_runs(config, FACTS)[0]
+    assert more_steps(run, 100, config) == f"recipe.stages.single.optimization.min_steps=100{also}"
 
 
 def test_single_multi_has_a_teacher_per_task_and_one_student():
@@ -377,7 +386,7 @@ def test_experiments_compose_with_the_reference_code():
 
     names = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
     names = [name for name in names if name not in ("demo_kinds", "mt_dnn")]  # of another suite, another sampler
-    for name in names[::3]:  # that all compose is test_yaml's
+    for name in names[::6]:  # that all compose is test_yaml's
         for run in planned(f"+experiment={name}", "fidelity=reference_code"):
             assert not run.spec["optimization"]["bias_correction"]
             assert run.spec.get("sampler", {"_target_": "ReplicationSampler"})["_target_"].endswith(

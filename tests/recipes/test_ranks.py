@@ -26,6 +26,7 @@ class Killer(pl.Callback):
 """
 
 
+@pytest.mark.release
 def test_a_killed_rank_is_named_and_the_job_ends_bit_equal(tiny_job, tmp_path, monkeypatch):
     Path("killer.py").write_text(KILLER)
     monkeypatch.setenv("PYTHON_EXEC", python())  # of torchrun
@@ -64,6 +65,7 @@ distributed.broadcast_json(["done"])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.release
 def test_threads_of_a_group_end_before_the_interpreter(tmp_path):
     Path("leaver.py").write_text(LEAVER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "leaver.py"]

@@ -26,7 +26,7 @@ from conftest import sentences
 from forked_python import python
 
 
-@pytest.mark.plots
+@pytest.mark.whole_report
 def test_single_multi_from_files_to_results(tiny_job, tmp_path, capsys):
     found = run_recipe(compose(tiny_job), tmp_path / "out")
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -300,10 +300,10 @@ def test_a_student_with_fewer_steps_than_its_teachers_is_said(tiny_job, tmp_path
 
     few = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=3", "optimization.multi.epochs=0.1"])
     runs = plan_runs(few, load_data(few)[2])
-    (line,) = warn_undertrained_students(runs)
+    (line,) = warn_undertrained_students(runs, few)
     assert line == (
         "student has 3 optimizer steps, a teacher of its 5; "
         "recipe.stages.student.optimization.min_steps=5 gives it as many"
     )
     enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=5"])
-    assert warn_undertrained_students(plan_runs(enough, load_data(enough)[2])) == []
+    assert warn_undertrained_students(plan_runs(enough, load_data(enough)[2]), enough) == []

@@ -124,6 +124,7 @@ def command(*more: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_submitting_process_may_die_and_be_started_again(tiny_job, tmp_path, monkeypatch):
     """The second call finds the jobs of the first, the third finds them finished; a failed one is submitted again."""
     pytest.importorskip("submitit")

@@ -42,7 +42,7 @@ def glue_job(folder) -> list[str]:
     ]
 
 
-@pytest.fixture(params=["tiny", "glue"])
+@pytest.fixture(params=["tiny", pytest.param("glue", marks=pytest.mark.release)])
 def job(request, tmp_path) -> list[str]:
     """The words of a job in a store of its own."""
     if request.param == "tiny":

@@ -38,6 +38,7 @@ def weights_of(store, results) -> dict[str, dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_wider_encoder_teaches_a_small_one_to_the_end(tiny_job, tiny_bert, wide_bert, tmp_path, monkeypatch):
     own = [f"recipe.stages.single.encoder.path={wide_bert}", "recipe.stages.single.max_length=24"]
     words = [*tiny_job, "recipe.stages.single.encoder=minilm", *own, "run.checkpoint_steps=1"]

@@ -571,7 +571,7 @@ print(bam.load("student").predict(["the cat sleeps"]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pytorch_lightning", "lightning.pytorch"])
+@pytest.mark.parametrize("name", ["pytorch_lightning", pytest.param("lightning.pytorch", marks=pytest.mark.release)])
 def test_first_example_runs_with_either_lightning(tiny_bert, tmp_path, name):
     for task, label in (("mood", lambda n: ["good", "bad"][n % 2]), ("stars", lambda n: n % 4 + 1)):
         lines = [f"{text},{label(len(text))}" for text in sentences(120, 5)]

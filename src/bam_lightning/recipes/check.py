@@ -24,7 +24,7 @@ from bam_lightning.data.tokenization import Tokens
 from bam_lightning.models import hardware
 from bam_lightning.recipes.context import Context
 from bam_lightning.recipes.fit import Prepared, check_trainable, new_tokenizer, prepare_run, tokens_of
-from bam_lightning.recipes.planner import FEW_STEPS
+from bam_lightning.recipes.planner import FEW_STEPS, more_steps
 from bam_lightning.recipes.runner import plan_recipe
 from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.ragged import Ragged
@@ -63,7 +63,7 @@ def check_recipe(config: Config, output: Path) -> dict[str, Any]:
     tokenized = tokens_of(context, new_tokenizer(context))
     tasks = {name: describe_task(rows, tokenized) for name, rows in context.rows.items()}
     spots = [f"{name}: {spot}" for name, rows in context.rows.items() for spot in weak_spots(rows, tasks[name])]
-    spots += _short_teachers(runs)
+    spots += _short_teachers(runs, config)
     open_runs = [run for run in runs if not context.store.finished(run.id)]
     lengths = {name: _mean_length(tokenized(rows.train), rows.train) for name, rows in context.rows.items()}
     stages = [
@@ -172,11 +172,11 @@ def weak_spots(rows: TaskExamples, description: Mapping[str, Any]) -> list[str]:
     return spots
 
 
-def _short_teachers(runs: Sequence[Run]) -> list[str]:
+def _short_teachers(runs: Sequence[Run], config: Config) -> list[str]:
     """Return a sentence for each teacher with few optimizer steps."""
     return [
         f"{run.label} teaches after {_count(run.steps, 'optimizer step')}; "
-        f"recipe.stages.{run.stage}.optimization.min_steps={FEW_STEPS} gives it more"
+        f"{more_steps(run, FEW_STEPS, config)} gives it more"
         for run in runs
         if run.teaches and run.steps < FEW_STEPS
     ]

@@ -135,6 +135,13 @@ def required_predictions(run: Run, config: Config) -> list[PredictionRequest]:
     return requests
 
 
+def more_steps(run: Run, steps: int, config: Config) -> str:
+    """Return the words of a command line that give a Run so many optimizer steps."""
+    words = f"recipe.stages.{run.stage}.optimization.min_steps={steps}"
+    most = config.trainer.max_steps
+    return words if most is None or most >= steps else f"{words} trainer.max_steps={steps}"
+
+
 def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSummary) -> Run:
     """Return the Run of ``seed``, or of the first other seed that was not rejected as a teacher.
 
@@ -147,9 +154,9 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
             return run
     first, also = tried[0], f" (nor are those of {len(tried) - 1} other seeds)" if len(tried) > 1 else ""
     raise TeacherError(
-        f"{facts.refused[first.id]}{also}; try more steps with recipe.stages.{first.stage}.optimization.min_steps="
-        f"{max(FEW_STEPS, 2 * first.steps)}, another learning rate with recipe.stages.{first.stage}.optimization."
-        f"learning_rate=, other seeds with distillation.other_seeds={len(tried) + 2}, or let it teach with "
+        f"{facts.refused[first.id]}{also}; try more steps with "
+        f"{more_steps(first, max(FEW_STEPS, 2 * first.steps), config)}, another learning rate with "
+        f"recipe.stages.{first.stage}.optimization.learning_rate=, other seeds with distillation.other_seeds={len(tried) + 2}, or let it teach with "
         "distillation.teacher_margin=null"
     )
 

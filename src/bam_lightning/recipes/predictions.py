@@ -16,7 +16,7 @@ from bam_lightning.data.collate import Examples
 from bam_lightning.data.examples import TaskSplit
 from bam_lightning.data.outcomes import compare
 from bam_lightning.metrics import scores
-from bam_lightning.metrics.report import paired_bootstrap
+from bam_lightning.metrics.report import DRAWS, paired_bootstrap
 from bam_lightning.metrics.scores import points
 from bam_lightning.metrics.significance import LEVEL, mcnemar
 from bam_lightning.models.heads import build_head, decode
@@ -109,7 +109,8 @@ def describe_difference(metric: str, first: NDArray[Any], second: NDArray[Any], 
         p_value = mcnemar(fixed, broken)
         verdict = f"p = {p_value:.2g}" if p_value < LEVEL else "within noise"
         return f"{fixed - broken:+d} of {len(gold):,} rows: {verdict}"
-    low, high = np.quantile(paired_bootstrap(partial(points, metric=metric), first, second, gold), [0.025, 0.975])
+    differences = paired_bootstrap(partial(points, metric=metric), first, second, gold, DRAWS)
+    low, high = np.quantile(differences, [0.025, 0.975])
     return f"{low:+.1f} to {high:+.1f}: {'within noise' if low <= 0 <= high else 'p < .05'}"
 
 

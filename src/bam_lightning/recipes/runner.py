@@ -37,7 +37,7 @@ from bam_lightning.models.pooling import Pooling, choose_pooling, family_of
 from bam_lightning.recipes import teachers, tuning
 from bam_lightning.recipes.context import Context, Others
 from bam_lightning.recipes.job_file import save_job
-from bam_lightning.recipes.planner import plan_runs, required_predictions, uses_tuned_decay
+from bam_lightning.recipes.planner import more_steps, plan_runs, required_predictions, uses_tuned_decay
 from bam_lightning.recipes.processes import launch, lead_or_follow
 from bam_lightning.store import job_records, tuned_decays
 from bam_lightning.store.atomic_io import delete_abandoned, write_text
@@ -131,7 +131,7 @@ def plan_recipe(
     notes = [note for examples in rows.values() for note in examples.notes]
     for note in (*notes, *teachers.notes(rows), *_leaks(config, rows, facts)):
         view.say(note)
-    for line in warn_undertrained_students(runs):
+    for line in warn_undertrained_students(runs, config):
         view.say(line)
     if config.encoder.pooling is None:
         view.say("encoder.pooling: {} ({})".format(*_chosen_pooling(config.encoder)))
@@ -225,12 +225,12 @@ def _train_others(runs: Sequence[Run], context: Context, view: View) -> None:
         done = _train(others, context, view)
 
 
-def warn_undertrained_students(runs: Sequence[Run]) -> list[str]:
+def warn_undertrained_students(runs: Sequence[Run], config: Config) -> list[str]:
     """Return a warning for each student with fewer optimizer steps than one of its teachers."""
     steps = {run.id: run.steps for run in runs}
     return [
         f"{run.label} has {run.steps} optimizer steps, a teacher of its {most}; "
-        f"recipe.stages.{run.stage}.optimization.min_steps={most} gives it as many"
+        f"{more_steps(run, most, config)} gives it as many"
         for run in runs
         if (most := max((steps.get(run_id, 0) for ids in run.teachers.values() for run_id in ids), default=0))
         > run.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping
@@ -30,12 +31,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {flat[0][name]} (now {flat[1][name]})" for name in names)
 
 
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "not installed"
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
