@@ -156,7 +156,8 @@ def _fit(make: Callable[[int], Run], seed: int, config: Config, facts: DataSumma
     raise TeacherError(
         f"{facts.refused[first.id]}{also}; try more steps with "
         f"{more_steps(first, max(FEW_STEPS, 2 * first.steps), config)}, another learning rate with "
-        f"recipe.stages.{first.stage}.optimization.learning_rate=, other seeds with distillation.other_seeds={len(tried) + 2}, or let it teach with "
+        f"recipe.stages.{first.stage}.optimization.learning_rate=, other seeds with distillation.other_seeds="
+        f"{len(tried) + 2}, or let it teach with "
         "distillation.teacher_margin=null"
     )
 
