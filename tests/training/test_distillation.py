@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from tiny_tasks import data_of, fit, module_of, weights
 
+import bam_lightning as bam
 from bam_lightning.models.batch import TaskBatch
 from bam_lightning.models.heads import (
     ClassificationHead,
@@ -152,3 +154,25 @@ def test_the_loss_of_a_row_whose_teacher_is_wrong_is_that_of_gold(temperature):
     assert losses[True][0] == losses[False][0]
     torch.testing.assert_close(losses[True][1], gold[1])
     assert losses[False][1] != gold[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*")
+def test_a_fit_with_teachers_that_are_always_wrong_is_one_without_teachers(still_bert, tmp_path):
+    """And one with teachers that are always right does not need trust."""
+    plain = data_of(still_bert, tmp_path, taught=False)
+    right = 60 * torch.nn.functional.one_hot(torch.tensor(plain.rows["mood"].train.labels), 2).float().numpy()
+    distant = np.where(plain.rows["size"].train.labels > 6, -60.0, 60.0).astype(np.float32)[:, None]
+    found = {}
+    for name, mood, size in (("right", right, None), ("wrong", right[:, ::-1].copy(), distant)):
+        data = data_of(still_bert, tmp_path, taught=False)
+        data.teach("mood", mood)
+        if size is not None:
+            data.teach("size", size)
+        for trust in (False, True):
+            module = module_of(data, annealing=bam.ConstantAnnealing(0.25), trust_agreement=trust)
+            found[name, trust] = weights(fit(data, module)[1])
+            assert module.hparams["trust_agreement"] is trust
+    torch.testing.assert_close(found["wrong", True], weights(fit(plain)[1]))
+    torch.testing.assert_close(found["right", True], found["right", False])
+    assert float((found["wrong", False] - found["wrong", True]).abs().max()) > 1e-3
