@@ -58,7 +58,7 @@ Separator = Annotated[
     typer.Option(help="Separates the labels of a multi-label row in a text column; default: the task's in its job."),
 ]
 Delimiter = Annotated[
-    str | None, typer.Option(metavar="SIGN", help="Separator of CSV and TSV. Default: found in the header.")
+    str | None, typer.Option(metavar="SIGN", help="Separator of CSV and TSV. Default: found in the first rows.")
 ]
 HeadClasses = Annotated[
     list[str], typer.Option("--head", metavar="CLASS", help="Dotted name of a custom head class to trust; repeatable.")
@@ -160,9 +160,7 @@ def check(context: typer.Context) -> None:
 
 @command("bam tables table1", "bam tables my_table.yaml --scale small --seeds 20")
 def tables(
-    table: Annotated[
-        str, typer.Argument(help="table1, table3, table4, table5, or a YAML file like those of conf/table.")
-    ],
+    table: Annotated[str, typer.Argument(help="table1 to table5, or a YAML file like those of conf/table.")],
     store: Store = "store",
     scale: Annotated[str, typer.Option(help="Scale of the jobs.")] = "demo",
     fidelity: Annotated[str, typer.Option(help="Fidelity of the jobs.")] = "paper",
@@ -536,7 +534,7 @@ def submit(
 
 @command(
     "bam tune --seeds 3 scale=paper",
-    "bam tune --value 1.0 --value 0.95 --value 0.9 scale=small data.root=DIR 'suite.only=[rte,cola]'",
+    "bam tune --value 1.0 --value 0.95 --value 0.9 scale=small data.root=DIR 'suite.include=[rte,cola]'",
     context_settings=HYDRA_WORDS,
 )
 def tune(
@@ -551,8 +549,8 @@ def tune(
     """Tune the layer-wise decay of each single task on its dev set (section 4: 1.0 or 0.9).
 
     Trains each task alone with each value, and stores the value with the highest median dev score. Later jobs with the
-    same store use it, unless optimization.chosen=false or optimization.layerwise_decay=VALUE is set. All other words
-    are options of `bam train`.
+    same store use it, unless optimization.use_tuned_decay=false or optimization.layerwise_decay=VALUE is set. All
+    other words are options of `bam train`.
     """
     from bam_lightning.recipes.tuning import ChooseOptions, job
 
@@ -579,8 +577,9 @@ def grow(
     """Add a task to a student: train one teacher, and go on from the student's weights.
 
     The old student teaches the old tasks on their rows, the new task's own teacher the new one. Both learn from gold as
-    well. It ends with the table of `bam compare` over the old tasks; the exit status is 1 unless none of them is
-    worse. All other words are options of `bam train`.
+    well. It ends with the table of `bam compare` over the old tasks; the exit status is 1 unless each of them is shown
+    to be not worse. Other words set seed, teacher_seed, and options of trainer, run, logger, optimization and
+    distillation, as in `bam train`.
     """
     from bam_lightning.recipes.grow import GrowOptions, grow
 

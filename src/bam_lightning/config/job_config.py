@@ -219,7 +219,7 @@ class DistillationConfig:
 
 @dataclass
 class Config:
-    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of every stage another stage builds on.
+    """A whole job. ``seed`` is the student's, ``teacher_seed`` that of the stages in ``shared_stages``.
 
     ``teachers`` names, for tasks of the last stage, teachers that the recipe does not train: see ``TeacherSource``.
     """

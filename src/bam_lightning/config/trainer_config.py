@@ -111,7 +111,7 @@ class RunConfig:
 class LoggerConfig:
     """Where curves go: ``kind``, and other Lightning loggers by ``_target_`` in ``also``; the rest is for W&B."""
 
-    kind: LoggerKind = LoggerKind.csv  # csv, wandb or none
+    kind: LoggerKind = LoggerKind.csv  # csv, wandb or none; scale=small, base and paper set wandb
     project: str = "bam_lightning"  # of W&B
     entity: str | None = None  # user or team of W&B; null: the default one
     group: str | None = None

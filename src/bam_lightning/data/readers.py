@@ -118,7 +118,7 @@ class TableFile:
     Args:
         name: Path, or ``-`` for standard input.
         kind: One of ``FORMATS``.
-        delimiter: Of CSV and TSV. ``None`` finds it in the header.
+        delimiter: Of CSV and TSV. ``None`` finds it in the first rows.
         quoting: Whether ``"`` quotes fields of TSV; in CSV it always does. ``None``: if the first rows can be read
             that way.
         unique_columns: Refuse two columns of one name.

@@ -43,10 +43,10 @@ class Split(NamedTuple):
 
 
 def load(name: str, task: TaskConfig, data: DataConfig, cache: Path) -> TaskExamples:
-    """Return what ``sources.load_task`` does, from ``cache`` where the same files were looked at before.
+    """Return what ``load_examples`` does, from ``cache`` where the same files were looked at before.
 
     Raises:
-        What ``load_task`` does: nothing is kept of rows that cannot be learned from.
+        DataError: As ``load_examples`` does; nothing is kept of rows that cannot be learned from.
     """
     described = task_from_config(name, task, data)
     splits = _splits(name, described)

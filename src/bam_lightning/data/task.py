@@ -229,13 +229,13 @@ class Task:
         quoting: bool | None = None,
         **options: Any,
     ) -> Task:
-        """Describe rows in CSV, TSV, JSON, JSON lines or Parquet files, which may be compressed (``.gz``).
+        """Describe rows in CSV, TSV, JSON, JSON lines or Parquet files, which may be compressed.
 
         Args:
             path: The file of training rows, a folder with one file or set of shards per split, or a mapping of split
                 name to file.
             text: Text columns or templates; see the class.
-            delimiter: Separator of CSV and TSV. ``None`` finds it in the header.
+            delimiter: Separator of CSV and TSV. ``None`` finds it in the first rows.
             quoting: Whether ``"`` quotes fields of TSV, as it does in CSV. ``None``: if the first rows can be read that
                 way. GLUE's TSV files need ``False``.
             options: See the class.

@@ -167,7 +167,7 @@ class ModelInfo:
 
     @property
     def truncation(self) -> str:
-        """How a row is truncated: ``longest_first`` or ``head_tail``."""
+        """How a row is truncated: one of ``TRUNCATIONS``."""
         return str(self.manifest["spec"].get("truncation", TRUNCATIONS[0]))
 
     def task(self, name: str) -> TaskInfo:

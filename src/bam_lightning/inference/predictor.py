@@ -78,7 +78,7 @@ class Predictor:
         info: The model's description; ``info.manifest`` records how it was trained.
         calibration: Task name -> its calibration; set by ``calibrate``, kept by ``save_pretrained``.
         device: The device it computes on.
-        precision: ``bf16-mixed`` or ``32-true``.
+        precision: ``bf16-mixed``, or another one, in which it computes in float32.
     """
 
     def __init__(

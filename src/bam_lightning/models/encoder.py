@@ -156,7 +156,7 @@ class Encoder(nn.Module):
         return self._padding_matters
 
     def packs_on(self, device: torch.device) -> bool:
-        """Return whether they can on this device: on a GPU only in bfloat16, from Ampere on, for lack of a kernel."""
+        """Return whether they can on this device: on a GPU only under autocast, from Ampere on, as the kernel asks."""
         if not self.packs:
             return False
         if device.type == "cpu":

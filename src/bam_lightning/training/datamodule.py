@@ -194,7 +194,8 @@ class MultiTaskDataModule(ExamplesDataModule):
         max_length: tokens at which a text, or a pair of texts, is cut.
         pooling: ``pooler``, ``cls``, ``mean`` or ``last``, see ``Encoder``; default: what the checkpoint was trained
             with if it says so, else by family.
-        truncation: ``longest_first``, or ``head_tail``, which keeps the beginning and the end of a long text.
+        truncation: ``longest_first``; ``head_tail``, which keeps the beginning and the end of a long text; or
+            ``windows_mean`` or ``windows_max``, which read all of it in windows.
         encoder_module: the ``_target_`` form of your own module that returns token states; ``encoder`` is then the
             tokenizer's folder.
         layers, peft, freeze, gradient_checkpointing: what of the encoder is trained, and how; see ``adapt``.
@@ -452,10 +453,10 @@ class MultiTaskDataModule(ExamplesDataModule):
         Args:
             task: name of the task.
             source: a ``BamModule`` or ``Predictor`` that has the task; a folder or a ``.ckpt`` of a model; a table of
-                predictions (``.parquet``, ``.csv``, ``.jsonl``), whose rows are matched by content; the id of a Run; an
-                id of the hub; an array of logits ``[N, K]`` in the order of ``self.rows[task].train``; or a list of
-                these, an ensemble, averaged over the members that cover a row. With several processes, every rank
-                gives the same source.
+                predictions (``.csv``, ``.parquet``, ..., see ``TeacherSource``), whose rows are matched by content;
+                the id of a Run; an id of the hub; an array of logits ``[N, K]`` in the order of
+                ``self.rows[task].train``; or a list of these, an ensemble, averaged over the members that cover a row.
+                With several processes, every rank gives the same source.
             trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
             weights: of the members of an ensemble; default: equal.
             options: of a table, see ``TeacherSource``: ``probabilities="p_*"``, ``missing="gold"`` and so on.

@@ -27,7 +27,7 @@ class Limits:
 
 
 class PredictRequest(NamedTuple):
-    """A checked request: rows of one or two texts each, and the names of the tasks to predict."""
+    """A checked request: rows of texts, and the names of the tasks to predict."""
 
     rows: list[tuple[str, ...]]
     tasks: list[str]
