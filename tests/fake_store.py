@@ -76,7 +76,7 @@ class FakeStore:
             "seed": seed,
             "metrics": metrics,
             "teachers": {},
-            "start": None,
+            "init_from": None,
             "spec": {"tasks": {task: {"metric": next(iter(values))} for task, values in metrics.items()}},
             "finished": "2026-01-01T00:00:00+00:00",
             "versions": VERSIONS,

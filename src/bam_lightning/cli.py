@@ -544,7 +544,7 @@ def tune(
     ] = [1.0, 0.9],  # noqa: B006
     seeds: Annotated[int, typer.Option(help="Number of seeds per value, from teacher_seed on.")] = 1,
     store: Annotated[str | None, typer.Option(metavar="DIR", help="The store, as paths.store=DIR.")] = None,
-    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results of each recipe.")] = "choose",
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the results of each recipe.")] = "tune",
 ) -> None:
     """Tune the layer-wise decay of each single task on its dev set (section 4: 1.0 or 0.9).
 

@@ -56,8 +56,8 @@ def test_multi_task_rows_of_one_stream_are_paired_by_seed_and_it_is_said(fake):
 
 @pytest.mark.parametrize(
     "manifest",
-    [{"spec": spec(0, sampler="uniform")}, {"start": "multi-1"}, {"tasks": ["rte"]}],
-    ids=["another order", "fine-tuned", "single-task"],
+    [{"spec": spec(0, sampler="uniform")}, {"init_from": "multi-1"}, {"init_from": "deleted"}, {"tasks": ["rte"]}],
+    ids=["another order", "fine-tuned", "from a Run that is gone", "single-task"],
 )
 def test_rows_of_another_stream_are_not_paired(fake, manifest):
     add_row(fake, "multi", 70)
@@ -67,6 +67,14 @@ def test_rows_of_another_stream_are_not_paired(fake, manifest):
     table = make(fake, "multi", "other", against={"other": ["multi"]}, test="mann_whitney")
     assert not any(pair.paired for pair in table.comparisons)
     assert {pair.test for pair in table.comparisons} == {"Mann-Whitney U"}
+
+
+def test_rows_that_start_from_a_pretrained_encoder_are_paired_since_their_heads_are_new(fake):
+    fake.add_run("pretrain", 0, {}, tasks=[])
+    add_row(fake, "multi", 70, init_from="pretrain")
+    add_row(fake, "student", 71, init_from="pretrain")
+    (pair,) = make(fake, "multi", "student", against={"student": ["multi"]}, tested=["average"]).comparisons
+    assert pair.paired
 
 
 def test_rows_with_other_seeds_are_not_paired(fake):

@@ -182,6 +182,12 @@ def edit(folder, change):
     (folder / "run.json").write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
 
 
+def test_a_model_trained_in_float16_says_that_it_predicts_in_float32(trained, tmp_path):
+    store = shutil.copytree(trained.store, tmp_path / "store")
+    edit(store / "runs" / trained.id, lambda manifest: manifest["spec"].update(precision="16-mixed"))
+    assert bam.load(trained.id, store=store, device="cpu").precision == "32-true"
+
+
 def test_a_strangers_head_is_not_run_unless_it_is_allowed(load, tmp_path):
     folder = load().save_pretrained(tmp_path / "carried")
     edit(folder, lambda kept: kept["spec"]["tasks"]["rte"]["head"].update(_target_="os.system"))

@@ -83,8 +83,32 @@ def test_what_cannot_be_asked_is_refused_with_422_and_named(saved, asked, messag
     assert (error.value.status, str(error.value)) == (422, message)
 
 
-def test_the_schema_of_bodies_names_the_tasks_and_the_limits():
-    properties = request_model(["rte", "sst2"], LIMITS).model_json_schema()["properties"]
+def test_the_schema_of_bodies_names_the_tasks_and_the_limits(saved):
+    properties = request_model(saved.tasks, LIMITS).model_json_schema()["properties"]
     assert properties["rows"]["maxItems"] == 3
-    assert properties["rows"]["items"]["anyOf"][0] == {"type": "string", "maxLength": 20}
-    assert properties["task"]["anyOf"][0]["enum"] == ["all", "rte", "sst2"]
+    text, texts = properties["rows"]["items"]["anyOf"]
+    assert text == {"type": "string", "maxLength": 20}
+    assert texts == {"type": "array", "items": text, "minItems": 1, "maxItems": 2}
+    assert properties["task"]["anyOf"][0]["enum"] == ["all", *saved.tasks]
+
+
+@pytest.mark.parametrize(
+    ("changed", "columns", "row"),
+    [
+        ({"kind": "tagging", "text": ("tokens",)}, ("tokens",), [["the", "cat"]]),
+        ({"kind": "choice", "choices": ("a", "b", "c")}, ("question", "a", "b", "c"), ["who", "cat", "dog", "man"]),
+        ({"text": ("{subject}: {body}",)}, ("subject", "body"), ["the cat", None]),
+        ({"text": ("a", "b", "c")}, ("a", "b", "c"), ["x", "y", "z"]),
+    ],
+)
+def test_the_schema_of_bodies_has_the_rows_of_each_kind_of_task(saved, changed, columns, row):
+    task = saved.tasks["sst2"]._replace(columns=columns, **{"text": columns[:1], **changed})
+    found = request_model({"mine": task}, LIMITS).model_validate({"rows": [row], "task": "mine"})
+    assert found.rows == [row]
+    with pytest.raises(ValueError, match="at most"):
+        request_model({"mine": task}, LIMITS).model_validate({"rows": [[*row, "one more"]]})
+
+
+def test_words_are_counted_together(saved):
+    with pytest.raises(RequestError, match=r"^row 0: a text may have 20 characters, got 24$"):
+        parse_request(json.dumps({"rows": [[["abcdef"] * 4]]}).encode(), saved, LIMITS)

@@ -399,20 +399,23 @@ def _fill_scores(row: Row, manifests: _Manifests, mismatched: bool) -> None:
             else:
                 score = statistics.fmean(metrics[task][job.metrics[task]] for task in tasks)
             row.scores[column][key] = 100 * score
-        stream = _stream([manifests[run_id] for run_id in job.last])
+        stream = _stream(job.last, manifests)
         if stream:
             row.streams[key] = stream
         for task, teacher in _teacher_scores(job, manifests).items():
             row.teachers.setdefault(task, {})[key] = teacher
 
 
-def _stream(manifests: Sequence[Mapping[str, Any]]) -> str:
+def _stream(runs: Sequence[str], manifests: _Manifests) -> str:
     """Return a text that two jobs share if their Runs see the same examples in the same order from equal heads.
 
-    Empty for Runs of a single task, and for Runs that start from another Run's weights.
+    Empty for Runs of a single task, and for Runs that start from another Run's heads or from one that is gone.
     """
-    specs = [manifest["spec"] for manifest in manifests]
-    if any(len(manifest["tasks"]) < 2 or manifest.get("start") for manifest in manifests):
+    found = [manifests[run_id] for run_id in runs]
+    specs = [manifest["spec"] for manifest in found]
+    starts = {manifest["init_from"] for manifest in found} - {None}
+    known = all(manifests.store.finished(run_id) and not manifests[run_id]["tasks"] for run_id in starts)
+    if not known or any(len(manifest["tasks"]) < 2 for manifest in found):
         return ""
     if not all(name in spec for spec in specs for name in ("order", "seed")):
         return ""

@@ -69,9 +69,14 @@ class TaskInfo(NamedTuple):
         """How the task's texts are encoded."""
         return Layout(self.kind, len(self.text))
 
+    @property
+    def reads_templates(self) -> bool:
+        """Whether one of the task's texts is made of several columns, which may have no value."""
+        return any(map(is_template, self.text))
+
     def render(self, row: Sequence[Any]) -> tuple[str, ...]:
         """Return the texts of a row of columns; a row of another task, with other columns, as it is."""
-        if any(map(is_template, self.text)) and len(row) == len(self.columns):
+        if self.reads_templates and len(row) == len(self.columns):
             names = text_columns_of(self.text)
             row = (*render(self.text, dict(zip(names, row, strict=False))), *row[len(names) :])
         return self.texts_of(row)

@@ -472,8 +472,7 @@ def load(
         name: A Run of ``store``, a folder, or a hub id.
         store: ``paths.store`` of the job that trained it.
         device: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (the precision of training; 32-true for a model trained in 64-true), ``bf16-mixed``
-            or ``32-true``.
+        precision: ``bf16-mixed`` or ``32-true``; ``auto`` is bf16-mixed for a model that was trained in it.
         heads: Dotted names of custom classes to import, of heads or of the encoder. No other code from outside this
             package is run.
         revision: Git revision of a hub id.
@@ -490,7 +489,7 @@ def load(
     built = {task: _build_head(info, task, encoder.width, weights.get(task, {}), heads) for task in info.tasks}
     resolved = _resolve_device(device)
     check_choice("precision", precision, ("auto", "bf16-mixed", "32-true"))
-    trained = "32-true" if spec["precision"] == "64-true" else spec["precision"]
+    trained = "bf16-mixed" if spec["precision"] == "bf16-mixed" else "32-true"
     settings = TrainerConfig(
         accelerator="cpu" if resolved == "cpu" else "gpu", precision=trained if precision == "auto" else precision
     )

@@ -25,7 +25,7 @@ class ChooseOptions:
 
     values: Sequence[float] = field(default_factory=lambda: [1.0, 0.9])
     seeds: int = 1
-    output: str = "choose"
+    output: str = "tune"
 
 
 def untuned_tasks(config: Config, facts: DataSummary) -> list[str]:

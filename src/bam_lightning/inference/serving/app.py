@@ -133,8 +133,9 @@ class App:
     def _add_routes(self, api: FastAPI) -> None:
         names = list(self.info.tasks)
         n_texts = len(next(iter(self.info.tasks.values())).columns)
-        example = {"rows": [["A man sleeps.", "A person rests."][:n_texts]], "task": names[0]}
-        body = schemas.request_body(schemas.request_model(names, self.limits), example)
+        texts = [("A man sleeps.", "A person rests.")[number % 2] for number in range(n_texts)]
+        example = {"rows": [texts], "task": names[0]}
+        body = schemas.request_body(schemas.request_model(self.info.tasks, self.limits), example)
         html: Responses = {200: {"content": {"text/html": {}}}}
         text: Responses = {200: {"content": {"text/plain": {}}}}
         api.get("/", response_class=Response, responses={**html, **error_responses(405)})(self.home)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from bam_lightning.config.validation import check_choice
-from bam_lightning.inference.model_info import ModelInfo, check_rows
+from bam_lightning.inference.model_info import ModelInfo, TaskInfo, check_rows
 
 FIELDS = ("rows", "task")
 MAX_NAME = 200  # characters of a task's name; a longer name is not repeated in a message
@@ -92,8 +92,9 @@ def _parse_rows(content: dict[str, Any], limits: Limits) -> list[tuple[str, ...]
         if not isinstance(texts, (list, tuple)):
             raise ValueError(f"row {number}: must be a string or a list of strings, got {_json_type(row)}")
         for text in texts:
-            if isinstance(text, str) and len(text) > limits.characters:
-                raise ValueError(f"row {number}: a text may have {limits.characters} characters, got {len(text)}")
+            words = text if isinstance(text, list) else [text]  # or choices
+            if (count := sum(len(word) for word in words if isinstance(word, str))) > limits.characters:
+                raise ValueError(f"row {number}: a text may have {limits.characters} characters, got {count}")
         rows.append(tuple(texts))
     return rows
 
@@ -111,13 +112,20 @@ def _json_type(value: Any) -> str:
     return JSON_TYPES.get(type(value), "a number")
 
 
-def request_model(task_names: Sequence[str], limits: Limits) -> type[BaseModel]:
+def request_model(tasks: Mapping[str, TaskInfo], limits: Limits) -> type[BaseModel]:
     """Return the pydantic model of the bodies that ``parse_request`` accepts, for OpenAPI."""
+    names = tuple(tasks)
     literal: Any = Literal  # aliases, since mypy takes no types that are known at run time only
     annotated: Any = Annotated
     sequence: Any = list
     text: Any = annotated[str, Field(max_length=limits.characters)]
-    row: Any = text | annotated[sequence[text], Field(min_length=1, max_length=2)]
+    value: Any = text
+    if any(task.kind in ("tagging", "choice") for task in tasks.values()):  # words or choices, one by one
+        value |= sequence[text]
+    if any(task.reads_templates for task in tasks.values()):
+        value |= None
+    most = max(len(task.columns) for task in tasks.values())
+    row: Any = text | annotated[sequence[value], Field(min_length=1, max_length=most)]
     rows: Any = annotated[
         sequence[row],
         Field(
@@ -126,9 +134,9 @@ def request_model(task_names: Sequence[str], limits: Limits) -> type[BaseModel]:
             description="Each row is a text, or a list of the texts of the columns that the tasks read.",
         ),
     ]
-    names: Any = annotated[sequence[literal[tuple(task_names)]], Field(min_length=1)]
+    several: Any = annotated[sequence[literal[names]], Field(min_length=1)]
     task: Any = annotated[
-        literal[("all", *task_names)] | names,
+        literal[("all", *names)] | several,
         Field(description="A task, a list of tasks, or all: every task that reads as many texts as the first row has."),
     ]
     model: type[BaseModel] = create_model(
