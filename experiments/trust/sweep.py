@@ -49,7 +49,8 @@ def corrupted_files(folder: Path, teachers: dict[str, str], seed: int) -> list[s
     from pyarrow import parquet
 
     from bam_lightning.config.compose import compose
-    from bam_lightning.data.examples import load_examples, task_from_config
+    from bam_lightning.data.examples import load_examples
+    from bam_lightning.data.task import task_from_config
     from bam_lightning.store.run_store import Store
 
     config, words = compose(["+experiment=multi"]), []
@@ -62,10 +63,13 @@ def corrupted_files(folder: Path, teachers: dict[str, str], seed: int) -> list[s
         rng = np.random.default_rng([seed, number])
         chosen = rng.permutation(len(logits))[: round(SHARE * len(logits))]
         logits[chosen] = logits[np.roll(chosen, 1)]
-        columns = dict(zip(settings.text, rows.texts, strict=True))
-        table = {name: [str(text) for text in texts] for name, texts in columns.items()}
-        parquet.write_table(pa.table({**table, "logits": logits.tolist()}), folder / f"{name}.parquet")
-        words.append(f"teachers.{name}={folder.resolve()}/{name}.parquet")
+        table = {column: list(map(str, texts)) for column, texts in zip(settings.text, rows.texts, strict=True)}
+        labels = list(settings.head.label_names) or ["score"]
+        table |= {f"logits_{label}": logits[:, place].tolist() for place, label in enumerate(labels)}
+        parquet.write_table(pa.table(table), folder / f"{name}.parquet")
+        column = "logits_*" if settings.head.label_names else "logits_score"
+        options = f"path: {folder.resolve()}/{name}.parquet, logits: {column}, check_agreement: false"
+        words.append(f"teachers.{name}={{{options}}}")
     return words
 
 
