@@ -331,7 +331,7 @@ def test_a_second_teacher_replaces_the_first_and_several_are_an_ensemble(data):
         (np.zeros((39, 2)), r"expected logits \[N, K\] of 40 training rows, got shape \[39, 2\]"),
         (np.zeros(40), r"got shape \[40\]"),
         (np.where(np.arange(80).reshape(40, 2) == 7, np.nan, 0), "logits of training row 3 are not finite"),
-        ([np.zeros((40, 2)), np.zeros((40, 3))], "must have logits of one shape"),
+        ([np.zeros((40, 2)), np.zeros((40, 3))], r"expected logits of shape \[N, 2\] \(no, yes\), got \[40, 3\]"),
     ],
 )
 def test_logits_that_do_not_fit_the_rows_are_refused(data, source, message):

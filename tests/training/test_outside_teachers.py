@@ -116,5 +116,112 @@ def test_files_and_arrays_teach_together_with_weights(taught):
         taught.teach("mood", ["mood.csv", "mood.csv"], **options)
     with pytest.raises(bam.ConfigError, match=r"2 sources and 1 weights"):
         taught.teach("mood", ["mood.csv", "mood.csv"], weights=[1], **options)
-    with pytest.raises(bam.ConfigError, match=r"check_agreement is for a file of predictions; leave it out"):
+    with pytest.raises(bam.ConfigError, match=r"check_agreement is for a table of predictions; leave it out"):
         taught.teach("mood", logits("mood"), **options)
+
+
+@pytest.mark.parametrize("weights", [[2, -1], [1, 0], [1, float("nan")], [1, float("inf")]])
+def test_weights_of_an_ensemble_are_above_zero(taught, weights):
+    with pytest.raises(bam.ConfigError, match=r"^teacher of 'mood': weights must be above 0 and finite, got \["):
+        taught.teach("mood", [logits("mood"), logits("mood", 1)], weights=weights)
+
+
+def shares(data) -> np.ndarray:
+    """Return probabilities of a moody teacher that is right, and sure of it."""
+    return np.eye(2, dtype=np.float32)[data.rows["mood"].train.labels] * 0.9 + 0.05
+
+
+def test_an_array_of_probabilities_says_so_and_teaches_them(taught):
+    given = shares(taught)
+    with pytest.raises(bam.DataError, match=r"^teacher of 'mood': all numbers of the array lie in \[0, 1\], as prob"):
+        taught.teach("mood", given)
+    taught.teach("mood", given, form="probabilities")
+    assert taught.train_examples()["mood"].teacher_target == pytest.approx(given)
+    taught.teach("mood", given, form="logits")  # it is said, so it is so
+    assert taught.train_examples()["mood"].teacher == pytest.approx(given)
+    with pytest.raises(bam.DataError, match=r"^teacher of 'mood': probabilities must lie in \[0, 1\] and sum to 1"):
+        taught.teach("mood", logits("mood"), form="probabilities")
+
+
+def test_an_array_of_scores_in_label_units_says_so(taught):
+    scores = taught.rows["size"].train.labels[:, None]
+    taught.teach("size", scores, form="values")
+    assert taught.train_examples()["size"].teacher_target == pytest.approx((scores - 1) / 11, abs=1e-6)
+    with pytest.raises(bam.ConfigError, match=r"^form names 'values'; choices: logits, probabilities$"):
+        taught.teach("mood", np.full((48, 1), 2.0), form="values")
+    with pytest.raises(bam.ConfigError, match=r"^form names 'probabilities'; choices: logits, values"):
+        taught.teach("size", scores, form="probabilities")
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_array_has_a_column_for_each_output_of_the_head(taught, width):
+    message = rf"^teacher of 'mood': expected logits of shape \[N, 2\] \(bad, good\), got \[48, {width}\]$"
+    with pytest.raises(bam.DataError, match=message):
+        taught.teach("mood", np.full((48, width), 2.0))
+
+
+def test_an_array_whose_classes_are_mixed_up_is_said(taught, caplog):
+    with caplog.at_level("INFO"):
+        taught.teach("mood", shares(taught)[:, ::-1].copy(), form="probabilities")
+    assert "teacher of 'mood': its agreement is 0 of 48 labels, no better than" in caplog.text
+    assert "are classes or rows mixed up?" in caplog.text
+
+
+def test_a_data_frame_is_read_as_its_file_would_be(taught):
+    table = table_of(taught, "mood", shares(taught)[:, ::-1], ["p_good", "p_bad"])
+    taught.teach("mood", table, probabilities="p_*")
+    assert taught.train_examples()["mood"].teacher_target == pytest.approx(shares(taught), abs=1e-6)
+    with pytest.raises(bam.DataError, match="text"):  # rows are known by their texts
+        taught.teach("mood", table.drop(columns="text"))
+
+
+def relabelled(data, encoder, label_of, name: str = "mood", **options) -> bam.MultiTaskDataModule:
+    """Return a data module of one task over the rows of another data module."""
+    rows = data.rows["mood"].train
+    table = pd.DataFrame({"text": rows.texts[0], "label": [label_of(label) for label in rows.labels]})
+    other = bam.Task.from_pandas({"train": table, "dev": table[:9]}, text="text", **options)
+    return bam.MultiTaskDataModule({name: other}, encoder, max_length=32, cache_dir=data.cache_dir)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_models_classes_are_known_by_their_names(taught, still_bert, tmp_path, saved):
+    """The teacher's labels are bad and good; a task that names them in another order is taught in its own."""
+    module = module_of(taught)
+    trainer = pl.Trainer(**QUIET, max_steps=1)
+    trainer.fit(module, taught)
+    source = module.save_pretrained(tmp_path / "model") or str(tmp_path / "model") if saved else module
+    same = relabelled(taught, still_bert, lambda label: ("bad", "good")[label], labels=["bad", "good"])
+    other = relabelled(taught, still_bert, lambda label: ("bad", "good")[label], labels=["good", "bad"])
+    for data in (same, other):
+        data.teach("mood", source)
+    expected, found = (
+        data.train_examples()["mood"].teacher[np.argsort(data.rows["mood"].train.texts[0])] for data in (same, other)
+    )
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 1e-3
+    np.testing.assert_array_equal(found, expected[:, ::-1])
+    with pytest.raises(
+        bam.DataError, match=r"the model predicts ClassificationHead with 'bad', 'good', the task has .*"
+    ):
+        relabelled(taught, still_bert, lambda label: ("no", "yes")[label]).teach("mood", source)
+    with pytest.raises(
+        bam.DataError, match=r"the model predicts RegressionHead with scores from 1 to 12, the task has "
+    ):
+        relabelled(taught, still_bert, lambda label: float(label), "size", range=(0.0, 1.0)).teach("size", source)
+    with pytest.raises(
+        bam.DataError, match=r"the model predicts .* the task has RegressionHead with scores from 0 to 1"
+    ):
+        relabelled(taught, still_bert, lambda label: float(label), range=(0.0, 1.0)).teach("mood", source)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mood.npy", r"^teacher 'mood\.npy': its rows are not known by their texts; give a table with the task's text"),
+        ("folder", r"^teacher 'folder' is a model of transformers; write its predictions to a table with the task's"),
+    ],
+)
+def test_what_cannot_teach_by_itself_is_told_to_be_a_table(taught, tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    with pytest.raises(bam.ConfigError, match=message):
+        taught.teach("mood", name)

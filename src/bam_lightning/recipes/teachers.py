@@ -38,7 +38,7 @@ def load_columns(task: str, config: Config, examples: TaskExamples) -> tuple[Col
         else:
             from bam_lightning.training.datamodule import teacher_logits
 
-            logits = teacher_logits(task, source.path, examples.train, Path(config.paths.cache))
+            logits = teacher_logits(task, source.path, examples, Path(config.paths.cache))
             note = f"teacher of {task!r}, {source.path}: predicted {len(logits):,} training rows"
             columns.append(Column("logits", logits, notes=(note,)))
     masks = [column.covered for column in columns if column is not None and column.covered is not None]

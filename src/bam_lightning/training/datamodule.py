@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -47,6 +48,14 @@ from bam_lightning.store.ragged import Ragged
 from bam_lightning.training.distillation import Teacher, balanced_head, combine_columns, read_teacher
 from bam_lightning.training.lightning import pl, rank_zero_info
 from bam_lightning.training.loaders import EvalLoader, TrainLoader, Transform
+from bam_lightning.training.outside import (
+    FORMS_OF_ARRAYS,
+    array_column,
+    check_logits,
+    is_frame,
+    label_order,
+    read_frame,
+)
 from bam_lightning.training.plain import to_plain
 from bam_lightning.training.spec import VERSION, load_tokenizer_files, make_head, tokenizer_files
 
@@ -454,19 +463,23 @@ class MultiTaskDataModule(ExamplesDataModule):
             task: name of the task.
             source: a ``BamModule`` or ``Predictor`` that has the task; a folder or a ``.ckpt`` of a model; a table of
                 predictions (``.csv``, ``.parquet``, ..., see ``TeacherSource``), whose rows are matched by content;
-                the id of a Run; an id of the hub; an array of logits ``[N, K]`` in the order of
-                ``self.rows[task].train``; or a list of these, an ensemble, averaged over the members that cover a row.
-                With several processes, every rank gives the same source.
+                a data frame of such rows; the id of a Run; an id of the hub; an array ``[N, K]`` in the order of
+                ``self.rows[task].train`` and of its label names; or a list of these, an ensemble, averaged over the
+                members that cover a row. With several processes, every rank gives the same source.
             trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
             weights: of the members of an ensemble; default: equal.
-            options: of a table, see ``TeacherSource``: ``probabilities="p_*"``, ``missing="gold"`` and so on.
+            options: of a table, see ``TeacherSource``: ``probabilities="p_*"``, ``missing="gold"`` and so on. Of an
+                array ``form``: ``logits`` (default), ``probabilities`` or, of a regression task, ``values`` in label
+                units.
 
         Raises:
             ConfigError: for options that do not fit the source.
-            DataError: for a table that does not fit the rows; for logits of another shape, or that are not finite.
+            DataError: for a table that does not fit the rows; for an array of another shape or form, or that is not
+                finite; for a model whose labels are not those of the task.
             TrainingError: for a Trainer whose strategy starts processes by spawn or fork.
         """
         check_choice("task", task, self.tasks)
+        form = options.pop("form", None)
         members = [
             teacher_sources(f"teacher of {task!r}", member, **options)[0]
             if isinstance(member, (str, Path, Mapping, TeacherSource))
@@ -474,12 +487,19 @@ class MultiTaskDataModule(ExamplesDataModule):
             for member in (source if isinstance(source, (list, tuple)) else [source])
         ]
         files = [member for member in members if isinstance(member, TeacherSource) and member.is_file]
-        if options and not files:
-            raise ConfigError(f"teacher of {task!r}: {', '.join(options)} is for a file of predictions; leave it out")
+        frames = [member for member in members if is_frame(member)]
+        if options and not files and not frames:
+            raise ConfigError(
+                f"teacher of {task!r}: {', '.join(options)} is for a table of predictions; leave it out, or say the "
+                f"form of an array with form=, one of {', '.join(FORMS_OF_ARRAYS)}"
+            )
         if not members or len(weights or members) != len(members):
             raise ConfigError(f"teacher of {task!r}: {len(members)} sources and {len(weights or ())} weights")
+        for weight in weights or ():
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"teacher of {task!r}: weights must be above 0 and finite, got {list(weights or ())}")
         rows = self.rows[task]
-        columns = [self._column(task, member, trainer, alone=len(members) == 1) for member in members]
+        columns = [self._column(task, member, trainer, len(members) == 1, form, options) for member in members]
         for column in columns:
             for note in column.notes:
                 rank_zero_info(note)
@@ -487,22 +507,27 @@ class MultiTaskDataModule(ExamplesDataModule):
         with torch.random.fork_rng(devices=[]):
             head = make_head(task, rows.task.head_config, width=1)
         taught = combine_columns(task, str(rows.task.kind), columns, weights, head, rows.task.temperature)
-        check_covered(task, taught.has_teacher, [file.missing for file in files])
+        missing = [file.missing for file in files] + [options.get("missing", "error") for _ in frames]
+        check_covered(task, taught.has_teacher, missing)
         self._teachers[task] = taught
         if rows.train.has_gold is not None:  # rows without gold are trained on from now on
             self._split_cache.pop("train", None)
 
-    def _column(self, task: str, source: Any, trainer: Any, alone: bool) -> Column:
-        split = self.rows[task].train
+    def _column(
+        self, task: str, source: Any, trainer: Any, alone: bool, form: str | None, options: Mapping[str, Any]
+    ) -> Column:
+        examples = self.rows[task]
         if isinstance(source, TeacherSource):
             if source.is_file:
-                return read_teacher(task, self.rows[task], source, alone)
+                return read_teacher(task, examples, source, alone)
             source = source.path
+        if is_frame(source):
+            return read_frame(task, examples, source, alone, options)
         if isinstance(source, str) or hasattr(source, "predict_step") or hasattr(source, "logits"):
-            logits = teacher_logits(task, source, split, self.cache_dir, trainer, self._tokens_of)
-        else:
-            logits = source if isinstance(source, Ragged) else np.asarray(source, dtype=np.float32)
-        return Column("logits", _check_logits(task, logits, split))
+            logits = teacher_logits(task, source, examples, self.cache_dir, trainer, self._tokens_of)
+            return Column("logits", check_logits(task, logits, examples.train))
+        logits = source if isinstance(source, Ragged) else np.asarray(source, dtype=np.float32)
+        return array_column(task, examples, logits, form)
 
     def _tokens_of(self, split: TaskSplit) -> Tokens:
         return encode_rows(split, self.tokenizer, self.max_length, self.cache_dir, self.truncation)
@@ -513,36 +538,10 @@ class MultiTaskDataModule(ExamplesDataModule):
         return list(self._teachers)
 
 
-def _check_logits(task: str, logits: Any, split: TaskSplit) -> Any:
-    """Return a teacher's logits ``[N, K]``, or ``Ragged`` ones of the words of N rows, as float32.
-
-    Raises:
-        DataError: for another shape, or values that are not finite.
-    """
-    words = word_counts(split)
-    if words is not None and not isinstance(logits, Ragged) and logits.ndim == 2 and len(logits) == words.sum():
-        logits = Ragged.from_counts(logits, words)
-    values = logits.values if isinstance(logits, Ragged) else logits
-    fits = isinstance(logits, Ragged) == (words is not None) and values.ndim == 2 and len(logits) == len(split.keys)
-    if not fits or (words is not None and not np.array_equal(logits.counts, words)):
-        what = f"{len(split.keys)} training rows" if words is None else f"the {words.sum()} words of the training rows"
-        raise DataError(
-            f"teacher of {task!r}: expected logits [{'N' if words is None else 'M'}, K] of {what}, got shape "
-            f"{list(values.shape)}"
-        )
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-        raise DataError(
-            f"teacher of {task!r}: logits of training {'row' if words is None else 'word'} {row} are not finite"
-        )
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    return values if words is None else Ragged(values, logits.offsets)
-
-
 def teacher_logits(
     task: str,
     model: Any,
-    split: TaskSplit,
+    examples: TaskExamples,
     cache_dir: Path,
     trainer: Any = None,
     tokens_of: Callable[[TaskSplit], Tokens] | None = None,
@@ -552,20 +551,31 @@ def teacher_logits(
     Args:
         task: name of the task.
         model: a ``BamModule`` or ``Predictor``; a folder, a ``.ckpt``, a Run or a hub id.
-        split: N rows.
+        examples: the task's rows; logits are in the order of its label names.
         cache_dir: folder for the logits of saved models.
         trainer: predicts with a ``BamModule``; default: the Trainer it was last used with, else one on one device.
         tokens_of: tokenizes rows for a ``BamModule`` that does not know its tokenizer.
 
     Raises:
+        DataError: for a model whose labels or range are not those of the task.
         TrainingError: for a Trainer whose strategy starts processes by spawn or fork.
     """
     if isinstance(model, str):
         model = _load_teacher(model)
     check_choice("task", task, model.tasks)
+    with torch.random.fork_rng(devices=[]):
+        head = make_head(task, examples.task.head_config, width=1)
     if hasattr(model, "predict_step"):
-        return _predict(task, model, split, trainer, tokens_of)
-    return _cached_logits(task, model, split, cache_dir)
+        order = label_order(task, model.model.head(task), head)
+        logits = _predict(task, model, examples.train, trainer, tokens_of)
+    else:
+        order = label_order(task, model.head(task), head)
+        logits = _cached_logits(task, model, examples.train, cache_dir)
+    if order is None:
+        return logits
+    if isinstance(logits, Ragged):
+        return Ragged(np.ascontiguousarray(logits.values[:, order]), logits.offsets)
+    return np.ascontiguousarray(logits[:, order])
 
 
 def _cached_logits(task: str, predictor: Any, split: TaskSplit, cache_dir: Path) -> Any:
@@ -661,4 +671,9 @@ def _load_teacher(source: str | Path) -> Any:
         from bam_lightning.training.module import BamModule
 
         return BamModule.load_from_checkpoint(source, map_location="cpu", weights_only=True)
+    table = "a table with the task's text columns and a column logits_LABEL (p_LABEL) for each label"
+    if str(source).endswith((".npy", ".npz", ".pt", ".pkl")):
+        raise ConfigError(f"teacher {str(source)!r}: its rows are not known by their texts; give {table}, or the array")
+    if (Path(source) / "config.json").is_file() and not (Path(source) / "run.json").is_file():
+        raise ConfigError(f"teacher {str(source)!r} is a model of transformers; write its predictions to {table}")
     return import_module("bam_lightning").load(source)

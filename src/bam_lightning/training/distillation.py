@@ -82,13 +82,16 @@ def read_teacher(name: str, examples: TaskExamples, source: TeacherSource, alone
     with torch.random.fork_rng(devices=[]):
         head = make_head(name, task.head_config, width=1)
     if source.check_agreement and task.in_average:
-        _check_agreement(f"teacher of {name!r}, {source.path}", examples, column, head)
+        reason = disagreement(f"teacher of {name!r}, {source.path}", examples, column, head)
+        if reason:
+            raise DataError(f"{reason} If it is to teach all the same, give check_agreement=false")
     if task.temperature != 1:  # it acts on these predictions, or the head cannot have it
         combine_columns(name, str(task.kind), [column], [1.0], head, task.temperature)
     return column
 
 
-def _check_agreement(where: str, examples: TaskExamples, column: Column, head: Head) -> None:
+def disagreement(where: str, examples: TaskExamples, column: Column, head: Head) -> str:
+    """Return a sentence if predictions are no nearer to gold than the commonest label or the mean is, else ''."""
     task, rows = examples.task, examples.train
     labels: Any = answer_spans(rows) if task.kind == "span" else rows.labels
     known = np.ones(len(rows.keys), dtype=bool) if column.covered is None else column.covered
@@ -105,7 +108,7 @@ def _check_agreement(where: str, examples: TaskExamples, column: Column, head: H
         labels = labels.values
     labels, found = labels[known], found[known]
     if not len(labels):
-        return
+        return ""
     if task.regression:
         error, base = float(np.square(found - labels, dtype=np.float64).mean()), float(np.var(labels, dtype=np.float64))
         said, least, bad = f"mean squared error is {error:.4g}", f"{base:.4g}, that of the mean", error >= base > 0
@@ -115,11 +118,7 @@ def _check_agreement(where: str, examples: TaskExamples, column: Column, head: H
         common = sum(int(np.unique(part, axis=0, return_counts=True)[1].max()) for part in parts)
         said = f"agreement is {int(right.sum()):,} of {right.size:,} labels"
         least, bad = f"{common:,}, that of the commonest label", right.sum() <= common < right.size
-    if bad:
-        raise DataError(
-            f"{where}: its {said}, no better than {least}; are classes or rows mixed up? If it is to teach all the "
-            "same, give check_agreement=false"
-        )
+    return f"{where}: its {said}, no better than {least}; are classes or rows mixed up?" if bad else ""
 
 
 def combine_columns(
