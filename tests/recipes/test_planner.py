@@ -138,7 +138,6 @@ def test_ids_are_those_of_the_stores_that_are_there():
 
 
 CHANGES = [
-    "distillation.trust_agreement=true",
     "optimization.learning_rate=1e-5",
     "optimization.warmup=0.2",
     "optimization.weight_decay=0.1",

@@ -203,7 +203,6 @@ class DistillationConfig:
     """
 
     schedule: dict[str, Any] = field(default_factory=dict)  # progress -> lam, the weight of gold
-    trust_agreement: bool = False
     teacher_margin: float | None = 0.0
     other_seeds: int = 0
 

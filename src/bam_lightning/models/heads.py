@@ -91,13 +91,6 @@ class Head(nn.Module, ABC):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label name ``[n, C]``; ``[n, 0]`` where labels are numbers."""
 
-    def agreement(self, gold: Tensor, teacher: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return how far a teacher's target agrees with gold, ``[n, 1]`` from 0 to 1; ``[m, 1]`` of words.
-
-        It is the overlap of two distributions: for one true class, the probability that the teacher gives to it.
-        """
-        return torch.minimum(gold, teacher).sum(dim=-1, keepdim=True).clamp(max=1.0)
-
     def _own_losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return what the user's own loss says of each example ``[n]``; several values of an example are averaged."""
         assert self.own_loss is not None
@@ -280,10 +273,6 @@ class RegressionHead(Head):
             return self._own_losses(self.to_target_space(logits), target)
         return (self.to_target_space(logits) - target).square().squeeze(-1)
 
-    def agreement(self, gold: Tensor, teacher: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return 1 for equal scores, falling with their squared distance; see ``near``."""
-        return near(teacher - gold)
-
     def decode(self, logits: Tensor) -> Tensor:
         """Return scores in label units; not clipped, since that would tie the ranks of a linear output."""
         return (self.to_target_space(logits) * (self.high - self.low) + self.low).squeeze(-1)
@@ -296,15 +285,6 @@ class RegressionHead(Head):
         """Return one output, and the way back to label units."""
         how = f"{self.low:.15g} + {self.high - self.low:.15g} * score"
         return ExportSpec(None if self.sigmoid else "regression", ("score",), how)
-
-
-def near(distance: Tensor) -> Tensor:
-    """Return 1 for a distance of 0 between scores in [0, 1]; 0 from the standard deviation of even scores, 0.29, on.
-
-    >>> near(torch.tensor([0.0, 0.1, -0.3])).tolist()
-    [1.0, 0.8799999952316284, 0.0]
-    """
-    return (1 - 12 * distance.square()).clamp(min=0.0)
 
 
 class HLGaussHead(Head):
@@ -370,12 +350,6 @@ class HLGaussHead(Head):
         """Return the cross-entropy to a distribution over bins."""
         return F.cross_entropy(logits, target, reduction="none")
 
-    def agreement(self, gold: Tensor, teacher: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return 1 for distributions of one mean, falling with the squared distance of their means; see ``near``."""
-        centres = self.centres(gold.device).to(gold.dtype)
-        low, high = self.ends[0] + BEYOND * self.deviation, self.ends[1] - BEYOND * self.deviation
-        return near((teacher.to(gold.dtype) - gold) @ centres.unsqueeze(-1) / (high - low))
-
     def decode(self, logits: Tensor) -> Tensor:
         """Return the mean of the bins' centres, in label units."""
         return self.to_target_space(logits) @ self.centres(logits.device).to(logits.dtype)
@@ -406,10 +380,6 @@ class BinaryHeads(LabelHead, ABC):
         if self.own_loss is not None:
             return self._own_losses(logits, target)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=-1)
-
-    def agreement(self, gold: Tensor, teacher: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return the mean over K of the probability that the teacher gives to the true answer."""
-        return 1 - (gold - teacher).abs().mean(dim=-1, keepdim=True)
 
 
 class MultiLabelHead(BinaryHeads):
@@ -664,12 +634,6 @@ class SpanHead(Head):
         words = -(target * self._log_softmax(logits, offsets)).mean(dim=-1)  # [m]
         example, n = _row_of(offsets, words)
         return words.new_zeros(n).index_add(0, example, words)
-
-    def agreement(self, gold: Tensor, teacher: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return the mean of the overlaps of first and last word, for each word of an example ``[m, 1]``."""
-        words = torch.minimum(gold, teacher).mean(dim=-1)  # [m]
-        example, n = _row_of(offsets, words)
-        return words.new_zeros(n).index_add(0, example, words)[example].unsqueeze(-1).clamp(max=1.0)
 
     def decode(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Return the likeliest first and last word ``[n, 2]``, at most ``longest`` words; -1 without any word."""

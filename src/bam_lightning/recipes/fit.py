@@ -251,7 +251,6 @@ def _finetuning(run: Run, context: Context) -> Prepared:
     module = BamModule(
         model=MultiTaskModel(encoder, _heads(run.tasks, encoder, kept, config, context.rows)),
         temperatures={task: config.suite.tasks[task].temperature for task in run.tasks},
-        trust_agreement=config.distillation.trust_agreement,
         learning_rate=run.hyper.learning_rate,
         layerwise_decay=run.hyper.layerwise_decay,
         annealing=instantiate("distillation.schedule", config.distillation.schedule, Schedule),

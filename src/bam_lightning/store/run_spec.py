@@ -238,8 +238,7 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     if len(run.tasks) > 1:
         spec["sampler"] = {name: value for name, value in config.sampler.items() if name != "match_length_of"}
     if run.teachers:
-        trusted = {"trust_agreement": True} if config.distillation.trust_agreement else {}
-        spec |= {"teachers": run.teacher_ids, "distillation": {**config.distillation.schedule, **trusted}}
+        spec |= {"teachers": run.teacher_ids, "distillation": dict(config.distillation.schedule)}
     groups = {task: config.suite.tasks[task].row_group for task in run.tasks}
     together = {group: [task for task in run.tasks if groups[task] == group] for group in groups.values() if group}
     if shared := sorted(tasks for tasks in together.values() if len(tasks) > 1):

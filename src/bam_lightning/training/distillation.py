@@ -191,9 +191,7 @@ def _target(kind: str, column: Column, head: Head) -> NDArray[np.float32]:
     return target
 
 
-def example_losses(
-    head: Head, logits: Tensor, part: TaskBatch, lam: float, temperature: float = 1.0, trust_agreement: bool = False
-) -> Tensor:
+def example_losses(head: Head, logits: Tensor, part: TaskBatch, lam: float, temperature: float = 1.0) -> Tensor:
     """Return the weighted loss of each example ``[n]`` against the target of section 3.2.
 
     Args:
@@ -204,15 +202,12 @@ def example_losses(
         temperature: T of distillation (Hinton et al. 2015): logits of teacher and student are divided by T, and the
             teacher's part of the loss is multiplied by T ** 2, so that gradients keep their size. 1 mixes targets, as
             section 3.2 has it.
-        trust_agreement: whether a teacher counts the less in a row, the less it agrees with gold there; see
-            ``trusted_lam``.
     """
     gold = head.encode_labels(part.labels, *part.words) if part.gold is None else class_target(head, part.gold)
-    teacher = plain = part.teacher_target
+    teacher = part.teacher_target
     if part.teacher is not None:
-        teacher = plain = ensemble_mean(head.to_target_space(part.teacher, *part.words))
-        if temperature != 1:
-            teacher = ensemble_mean(head.to_target_space(soften(part.teacher, temperature), *part.words))
+        softened = part.teacher if temperature == 1 else soften(part.teacher, temperature)
+        teacher = ensemble_mean(head.to_target_space(softened, *part.words))
     else:
         assert teacher is None or temperature == 1  # see combine_columns
     if part.cut is not None:  # a word that has neither gold nor a teacher has no target at all
@@ -221,8 +216,6 @@ def example_losses(
         if teacher is not None and part.has_teacher is not None:
             teacher = teacher * part.has_teacher.unsqueeze(-1)
     shares = row_lam(lam, part.has_gold, part.has_teacher)
-    if trust_agreement and plain is not None:
-        shares = trusted_lam(shares, head.agreement(gold, plain, *part.words), part.has_gold)
     if teacher is None or temperature == 1:
         loss = head.loss(logits, mix_targets(gold, teacher, shares).to(logits.dtype), *part.words)
     elif part.cut is None:
@@ -278,22 +271,6 @@ def row_lam(lam: float, has_gold: Tensor | None, has_teacher: Tensor | None) -> 
     if has_gold is not None:
         rows = torch.where(has_gold, rows, 0.0)
     return rows.unsqueeze(-1)
-
-
-def trusted_lam(shares: float | Tensor, agreement: Tensor, has_gold: Tensor | None) -> Tensor:
-    """Return the weight of gold ``[n, 1]`` where the teacher's weight is multiplied by its agreement with gold.
-
-    Args:
-        shares: weight of gold before, see ``row_lam``.
-        agreement: ``[n, 1]`` in [0, 1], see ``Head.agreement``.
-        has_gold: ``[n]`` booleans, or ``None`` if all rows have gold; rows without it keep their teacher.
-
-    >>> trusted_lam(0.5, torch.tensor([[1.0], [0.2]]), None)
-    tensor([[0.5000],
-            [0.9000]])
-    """
-    trusted = 1 - (1 - shares) * agreement
-    return trusted if has_gold is None else torch.where(has_gold.unsqueeze(-1), trusted, shares)
 
 
 def mix_targets(gold: Tensor, teacher: Tensor | None, lam: float | Tensor) -> Tensor:

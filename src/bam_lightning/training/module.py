@@ -58,8 +58,6 @@ class BamModule(pl.LightningModule):
         task_weights: task -> factor on its example losses; default: what the data module's tasks and sampler ask for.
         temperatures: task -> temperature of distillation, see ``distillation.example_losses``; default: what the tasks
             say, else 1.
-        trust_agreement: whether a teacher counts the less in a row, the less it agrees with gold there (not in the
-            paper); see ``distillation.trusted_lam``.
         metrics: task -> its metric, or a list with the headline metric first: names, or ``torchmetrics.Metric`` by
             their ``_target_`` form; default: what the tasks say.
         average: the tasks that ``val/average`` averages; default: all.
@@ -83,7 +81,6 @@ class BamModule(pl.LightningModule):
         gradient_clip_val: float = 1.0,
         task_weights: Mapping[str, float] | None = None,
         temperatures: Mapping[str, float] | None = None,
-        trust_agreement: bool = False,
         metrics: Mapping[str, Any] | None = None,
         average: list[str] | None = None,
         total_steps: int | None = None,
@@ -109,7 +106,6 @@ class BamModule(pl.LightningModule):
         self.default_clip_val = gradient_clip_val
         self.task_weights = None if task_weights is None else dict(task_weights)
         self.temperatures = dict(temperatures or getattr(data, "temperatures", {}))
-        self.trust_agreement = bool(trust_agreement)
         self.total_steps = total_steps
         asked = dict(metrics or (spec or {}).get("metrics", {}))
         self.averaged = list(average if average is not None else (spec or {}).get("average", asked))
@@ -133,7 +129,6 @@ class BamModule(pl.LightningModule):
             "gradient_clip_val": gradient_clip_val,
             "task_weights": self.task_weights,
             "temperatures": self.temperatures or None,
-            "trust_agreement": self.trust_agreement,
             "metrics": None if metrics is None else dict(metrics),
             "average": average,
             "total_steps": total_steps,
@@ -185,12 +180,7 @@ class BamModule(pl.LightningModule):
         """Return task -> loss summed over its examples, against the target of section 3.2."""
         return {
             task: example_losses(
-                self.model.head(task),
-                logits,
-                batch.tasks[task],
-                lam,
-                self.temperatures.get(task, 1.0),
-                self.trust_agreement,
+                self.model.head(task), logits, batch.tasks[task], lam, self.temperatures.get(task, 1.0)
             ).sum()
             for task, logits in self(batch).items()
         }
