@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from bam_lightning.models.batch import ABSENT
 from bam_lightning.models.heads import ChoiceHead, SpanHead, TaggingHead, decode
 from bam_lightning.store.ragged import Ragged
+from bam_lightning.training.distillation import ensemble_mean
 
 COUNTS = [3, 1, 5, 2]
 OFFSETS = torch.tensor([0, 3, 4, 9, 11])
@@ -89,6 +90,20 @@ def test_the_target_of_an_answer_is_a_softmax_over_its_words():
         expected = torch.cat([part.softmax(dim=0) for part in parts(values)])
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert head.to_target_space(logits, OFFSETS)[5].tolist() == [0, 0]
+
+
+def test_an_ensemble_of_answers_averages_the_members_that_saw_the_example():
+    head, members = SpanHead(8), torch.randn(11, 3, 2)  # [m, k, 2]
+    members[3] = ABSENT  # nobody saw the second example
+    members[4:9, 0] = ABSENT  # two of three saw the third
+    members[9:, :2] = ABSENT  # one saw the last
+    members[0, 1] = ABSENT  # a word that one member did not see, which saw the example
+    mean = ensemble_mean(head.to_target_space(members, OFFSETS))
+    known = parts(members)
+    assert mean[3].tolist() == [0, 0]
+    for row, seen in ((0, [0, 1, 2]), (2, [1, 2]), (3, [2])):
+        expected = known[row][:, seen].softmax(dim=0).mean(dim=1)
+        torch.testing.assert_close(parts(mean)[row], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 30])

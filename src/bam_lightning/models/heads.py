@@ -618,8 +618,18 @@ class SpanHead(Head):
         return target.index_put((labels + offsets[:-1].unsqueeze(-1), columns), target.new_ones(()))
 
     def to_target_space(self, logits: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Return probabilities ``[m, 2]`` (``[m, k, 2]``) of being the first and the last word."""
-        return self._log_softmax(logits, offsets).exp()
+        """Return probabilities ``[m, 2]``, or ``[m, k, 2]`` of an ensemble, of being the first and the last word.
+
+        The mean over an ensemble is that of the members that saw the example: those with a word that is not ``ABSENT``.
+        """
+        probabilities = self._log_softmax(logits, offsets).exp()
+        if logits.dim() == 2:
+            return probabilities
+        example, n = _row_of(offsets, logits)
+        words = (logits > ABSENT).any(dim=-1, keepdim=True).to(logits.dtype)  # [m, k, 1]
+        seen = words.new_zeros(n, *words.shape[1:]).index_add(0, example, words) > 0  # [n, k, 1]
+        share = seen * logits.shape[1] / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        return probabilities * share[example]
 
     def _log_softmax(self, logits: Tensor, offsets: Tensor | None) -> Tensor:
         example, n = _row_of(offsets, logits)
