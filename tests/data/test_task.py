@@ -146,7 +146,15 @@ def test_dev_scores_outside_an_inferred_range_are_accepted_and_outside_a_given_o
         ([f"t{n}" for n in range(1001)], {},
          "column 'label' has 1,001 different labels in 1,001 rows; choose another column with label, or a number to "
          "predict with kind='regression'"),
-        ([None, None], {}, "column 'label' has no label; choose another with label"),
+        ([None, None], {},
+         "column 'label' has no label; choose another with label, or, if a teacher alone is to teach the task, name "
+         "the classes with labels, and the kind with kind unless it is classification"),
+        ([None, None], {"kind": "ordinal"},
+         "column 'label' has no label; choose another with label, or, if a teacher alone is to teach the task, name "
+         "the classes with labels"),
+        ([None, None], {"kind": "regression"},
+         "column 'label' has no label; choose another with label, or, if a teacher alone is to teach the task, give "
+         "the range with range=[lowest, highest]"),
     ],
 )  # fmt: skip
 def test_labels_from_which_nothing_can_be_inferred_are_refused(labels, options, said):

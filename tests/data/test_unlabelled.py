@@ -144,6 +144,20 @@ def test_no_gold_and_no_teacher_is_refused(tiny_bert, tmp_path):
         )
 
 
+@pytest.mark.parametrize("empty", [None, ""])
+@pytest.mark.parametrize(
+    ("options", "dev", "kind"),
+    [(CLASSES, ["a", "b"], "classification"), ({"range": (1, 5)}, [1.0, 5.0], "regression")],
+)
+def test_classes_or_a_range_are_enough_where_no_training_row_has_a_label(options, dev, kind, empty):
+    splits = {"train": rows([empty] * 3), "dev": rows(dev)}
+    found = load_examples("t", bam.Task.from_list(splits, text="text", allow_missing_labels=True, **options))
+    assert (found.task.kind, found.train.has_gold.tolist()) == (kind, [False] * 3)
+    assert f"{kind} (inferred" in found.notes[0]
+    with pytest.raises(DataError, match=r"row 0: the label is missing \(3 of 3 rows have none\).*allow_missing_labels"):
+        load_examples("t", bam.Task.from_list(splits, text="text", **options))
+
+
 def test_teachers_are_planned_for_their_gold_rows_and_students_for_all():
     facts = DataSummary(sizes={"rte": 3200}, fingerprints={"rte": "f"}, encoder="e", labelled={"rte": 320})
     config = compose(["scale=paper", "recipe=single_single", "suite.include=[rte]"])

@@ -36,7 +36,8 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
 
     Strings, ``ClassLabel`` features, integers and booleans are classes, floats are regression, lists are multi-label.
     Text, as every column of CSV is, counts as integers or floats if all of it reads as such. Label names are
-    in the order of the features, else by number, else sorted.
+    in the order of the features, else by number, else sorted. Where no row has a label, names or a range that are given
+    decide.
 
     Args:
         where: What error messages begin with.
@@ -55,8 +56,8 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
     column = table.column(task.label)
     stored = _stored_names(task, table.schema)
     values = [value for value in column.to_pylist() if value is not None and value == value and value != ""]
-    if not values:
-        raise DataError(f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}")
+    if not values and task.labels is None and task.range is None and not stored:
+        raise _nothing_to_infer(where, task)
     text = table.schema.field(task.text_columns[0]).type
     kind = task.kind or _infer_kind(where, task, column.type, values, stored, text)
     if kind == "span":
@@ -78,6 +79,19 @@ def infer_labels(where: str, name: str, task: Task, table: pa.Table) -> tuple[Ta
         )
     shown = ", ".join(names[:SHOWN_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN_NAMES else "")
     return task.resolve(kind, names, None), f"{kind} with labels {shown} (inferred from column {task.label!r})"
+
+
+def _nothing_to_infer(where: str, task: Task) -> DataError:
+    """Return the error about a column without any label, of a task whose classes or range are not given."""
+    names = f"name the classes with {task.option('labels')}"
+    if task.kind == "regression":
+        names = f"give the range with {task.option('range')}=[lowest, highest]"
+    elif task.kind is None:
+        names += f", and the kind with {task.option('kind')} unless it is classification"
+    return DataError(
+        f"{where}: column {task.label!r} has no label; choose another with {task.option('label')}, or, if a teacher "
+        f"alone is to teach the task, {names}"
+    )
 
 
 def _infer_kind(
