@@ -560,6 +560,7 @@ def tune(
 @command(
     "bam grow RUN_ID --task churn.yaml",
     "bam grow RUN_ID --task churn.yaml --share 0.5 --store DIR seed=1",
+    "bam grow RUN_ID --task churn.yaml teachers.churn=answers.jsonl",
     context_settings=HYDRA_WORDS,
 )
 def grow(
@@ -577,9 +578,10 @@ def grow(
     """Add a task to a student: train one teacher, and go on from the student's weights.
 
     The old student teaches the old tasks on their rows, the new task's own teacher the new one. Both learn from gold as
-    well. It ends with the table of `bam compare` over the old tasks; the exit status is 1 unless each of them is shown
-    to be not worse. Other words set seed, teacher_seed, and options of trainer, run, logger, optimization and
-    distillation, as in `bam train`.
+    well. With teachers.TASK=FILE a file of predictions teaches the new task instead, and no teacher is trained. It ends
+    with the table of `bam compare` over the old tasks; the exit status is 1 unless each of them is shown to be not
+    worse. Other words set seed, teacher_seed, and options of trainer, run, logger, optimization and distillation, as in
+    `bam train`.
     """
     from bam_lightning.recipes.grow import GrowOptions, grow
 

@@ -17,6 +17,7 @@ from bam_lightning.recipes.evaluation import job_file_of
 from bam_lightning.recipes.grow import GrowOptions, grow, grown_config, read_task
 from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.run_store import Store
+from conftest import sentences
 
 TASK = """defaults: [schema, /head: classification, _self_]
 path: data/sst2
@@ -94,3 +95,38 @@ def test_a_student_learns_another_task_from_its_weights_and_its_own_predictions(
     shutil.rmtree(job_file_of(info).parent)
     with pytest.raises(ConfigError, match=r"the job that trained .* is not known here"):
         grow(options)
+
+
+@pytest.mark.slow
+def test_a_student_learns_a_task_without_gold_from_a_file(tiny_job, tmp_path, monkeypatch):
+    old = run_recipe(compose(tiny_job), tmp_path / "out")["runs"][-1]["id"]
+    Path("mood").mkdir()
+    texts = sentences(20, seed=4)
+    labels = ["negative", "positive"] * 10
+    rows = [{"sentence": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    for split, part in {"train": [{**row, "label": None} for row in rows[:12]], "validation": rows[12:]}.items():
+        Path(f"mood/{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    answers = [{"sentence": row["sentence"], "answer": row["label"]} for row in rows[:12]]
+    Path("answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    Path("mood.yaml").write_text(TASK.replace("data/sst2", "mood") + "test_split: null\nallow_missing_labels: true\n")
+    options = GrowOptions(run=old, task="mood.yaml", store=str(tmp_path / "store"))
+    info = read_model_info(find_model(old, options.store))
+    with pytest.raises(ConfigError, match=r"'teachers.rte=a.csv': the old student .* as teachers.mood=FILE"):
+        grown_config(info, options, ["teachers.rte=a.csv"])
+    words = ["teachers.mood={path: answers.jsonl, labels: answer}", "seed=1"]
+    config = grown_config(info, options, words)
+    assert config.teachers == {"stsb": old, "rte": old, "mood": {"path": "answers.jsonl", "labels": "answer"}}
+    assert config.seed == 1
+    with pytest.raises(ConfigError, match=r"no training row of 'mood' has a gold label.* with teachers.mood=FILE"):
+        grow(options)
+
+    monkeypatch.setattr("bam_lightning.recipes.grow.compare", lambda _: 0)  # a bootstrap takes seconds
+    store = Store(options.store)
+    before = {path.name for path in (store.root / "runs").iterdir()}
+    assert grow(options, words) == 0
+    (student,) = {path.name for path in (store.root / "runs").iterdir()} - before  # no teacher was trained
+    manifest = store.manifest(student)
+    assert (manifest["stage"], manifest["init_from"]) == ("student", old)
+    assert {task: manifest["teachers"][task] for task in ("rte", "stsb")} == {"rte": old, "stsb": old}
+    assert any("answers.jsonl: 12 of 12 training rows" in note for note in manifest["teacher_notes"])
+    assert set(manifest["metrics"]) == {"rte", "stsb", "mood"}

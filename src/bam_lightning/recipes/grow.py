@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bam_lightning.config.compose import compose
 from bam_lightning.config.data_config import TaskConfig
@@ -41,6 +42,8 @@ class GrowOptions:
 def grow(options: GrowOptions, words: Sequence[str] = ()) -> int:
     """Train the new task's teacher and the student of all tasks; return 1 unless every old task is not worse.
 
+    With ``teachers.TASK=...`` for the new task no teacher is trained, and its training rows need no gold label.
+
     Raises:
         ConfigError: If the student's job is not known, or the task or a word does not fit.
         DataError: If an old task has other rows than the student was trained on, and is not in ``changed``.
@@ -66,13 +69,20 @@ def grown_config(info: ModelInfo, options: GrowOptions, words: Sequence[str] = (
     check_name("task", name)
     config = read_job(job_file_of(info))
     config = for_stage(config, str(info.manifest["stage"]))  # the student's own encoder and length
+    old, teacher = list(info.tasks), f"teachers.{name}"
+    taught = [word for word in words if word.startswith((f"{teacher}=", f"{teacher}."))]
+    words = [word for word in words if word not in taught]
     for word in words:
+        if word.startswith("teachers."):
+            raise ConfigError(
+                f"bam grow does not accept {word!r}: the old student teaches the old tasks; only the new task takes a "
+                f"teacher, as {teacher}=FILE"
+            )
         if not word.startswith(WORDS):
             raise ConfigError(
                 f"bam grow keeps the student's data, encoder and recipe, so it does not accept {word!r}; it takes "
-                "seed, teacher_seed and options of trainer, run, logger, optimization and distillation"
+                f"seed, teacher_seed, {teacher} and options of trainer, run, logger, optimization and distillation"
             )
-    old = list(info.tasks)
     for task in options.changed:
         check_choice("changed", task, old)
     if name in old:
@@ -91,7 +101,7 @@ def grown_config(info: ModelInfo, options: GrowOptions, words: Sequence[str] = (
         ),
     }
     config.recipe = RecipeConfig("grow", stages)
-    config.experiment, config.teachers = None, dict.fromkeys(old, info.id)
+    config.experiment, config.teachers = None, {**dict.fromkeys(old, info.id), **_teachers(taught)}
     config.paths.store = options.store
     config.__post_init__()
     return config
@@ -106,6 +116,14 @@ def _with_words(config: Config, words: Sequence[str]) -> Config:
 
     tree = OmegaConf.merge(OmegaConf.structured(Config), to_plain_tree(config), OmegaConf.from_dotlist(list(words)))
     return to_config(tree)
+
+
+def _teachers(words: Sequence[str]) -> dict[str, Any]:
+    """Return task -> teacher from outside, as given by words ``teachers.TASK=...``."""
+    from omegaconf import OmegaConf
+
+    tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
+    return dict(tree.get("teachers", {}))
 
 
 def read_task(path: str, name: str) -> TaskConfig:
