@@ -184,3 +184,12 @@ def test_each_word_needs_its_tag():
         read_labels("rows", "t", task, table, texts=(["a b", "c d"],))
     with pytest.raises(DataError, match="row 0: label 'B-Y' is neither one of O, B-X"):
         read_labels("rows", "t", task, pa.table({"label": [["B-Y"]]}), texts=(["a"],))
+
+
+def test_a_row_is_cut_once_however_many_of_its_choices_are(tokenizer):
+    short, long = "a cat", " ".join(WORDS[:20])
+    choices = [(short, short, short), (long, short, long), (long, short, "")]  # cut are none, two, and one of two
+    columns = (["who is it"] * 3, *map(list, zip(*choices, strict=True)))
+    found = tokenize_rows(Layout("choice"), columns, tokenizer, 12)
+    assert np.diff(found.rows).tolist() == [3, 3, 2]
+    assert found.n_truncated == 2

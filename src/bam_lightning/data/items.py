@@ -119,7 +119,10 @@ def tokenize_rows(
 
 def _with_items(tokens: pa.Table, items: pa.Table) -> Tokens:
     found = tokens_of_table(tokens)
-    rows = np.concatenate([[0], np.cumsum(items.column("texts").to_numpy())]).astype(np.int32)
+    counts = items.column("texts").to_numpy()
+    rows = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    cut = tokens.column("cut").to_numpy()
+    found = found._replace(n_truncated=len(np.unique(np.repeat(np.arange(len(counts)), counts)[cut])))
     words = items.column("words").combine_chunks()
     if words.null_count:
         return found._replace(rows=rows)
@@ -245,8 +248,7 @@ def _documents(columns: list[list[str]], tokenizer: Any, max_length: int) -> Enc
     encoded, owners, cut = _overlapping(columns, tokenizer, max_length)
     counts = np.bincount(owners, minlength=len(columns[0])).tolist()
     windows = encoded.encodings
-    first = np.diff(owners, prepend=-1) > 0  # a row that lost tokens counts once
-    lost = [bool(cut[row] and new) for row, new in zip(owners, first, strict=True)]
+    lost = [cut[row] for row in owners]
     ids, types = [window.ids for window in windows], [window.type_ids for window in windows]
     return ids, types, lost, counts, [None] * len(counts)
 

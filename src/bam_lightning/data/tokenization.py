@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
         ids: int32 ``[M]``; text i has ``ids[offsets[i]:offsets[i + 1]]``.
         offsets: int32 ``[S + 1]``.
         types: Segment ids ``[M]``, or ``None`` if the model takes none.
-        n_truncated: Number of texts that were longer than ``max_length`` and lost tokens.
+        n_truncated: Number of rows that were longer than ``max_length`` and lost tokens.
         rows: int32 ``[N + 1]``; row i has the texts ``rows[i]`` to ``rows[i + 1]``; ``None`` where each has one.
         words: Of each word the place of its first token, counted from the row's first; -1 for a word that was cut.
             ``None`` where words do not count.
