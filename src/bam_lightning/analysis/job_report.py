@@ -10,6 +10,7 @@ from typing import Any
 
 from bam_lightning.config.escaping import plot_label
 from bam_lightning.config.job_config import Config
+from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.store.atomic_io import atomic_write, write_text
 from bam_lightning.store.run_spec import Run
 from bam_lightning.store.run_store import Store
@@ -71,7 +72,8 @@ def table(
     """Return title row and rows of the final table, scores times 100.
 
     One column per stage that has scores; if the last stage has a teacher, also the difference from it, and how sure it
-    is over the dev rows. The difference of averages is left out where some tasks have another teacher.
+    is over the dev rows; that of a task with a teacher from outside names the Run that it is measured against. A
+    stage's average is left out where it is over other tasks than the last stage's.
     """
     stages = list(summary["average"])
     taught = config.recipe.stages[stages[-1]].teacher if stages else None
@@ -84,13 +86,29 @@ def table(
         values = [columns[stage].get(task) for stage in stages]
         name = task if config.suite.tasks[task].averaged else f"{task} (not in average)"
         row = [name, config.suite.scored_as(task).metric_name, *_of_dev_rows(task, majority, dev_rows)]
-        difference = [_difference(values[-1], columns[taught].get(task)), over_rows.get(task, "")] if taught else []
+        over = f"{over_rows[task]}{_against(config, task)}" if task in over_rows else ""
+        difference = [_difference(values[-1], columns[taught].get(task)), over] if taught else []
         rows.append([*row, *_cells(values), *difference])
-    averages, difference = summary["average"], []
-    if taught:
-        same = columns[taught].keys() == columns[stages[-1]].keys()
-        difference = [_difference(averages[stages[-1]], averages[taught] if same else None), ""]
+    averages = _comparable_averages(config, summary)
+    difference = [_difference(averages[stages[-1]], averages[taught]), ""] if taught else []
     return head, [*rows, ["average", "", "", "", *_cells([averages[stage] for stage in stages]), *difference]]
+
+
+def _comparable_averages(config: Config, summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return stage -> average score; ``None`` where it is over other tasks than the last stage's."""
+    tasks = {
+        stage: {task for task in stage_scores(config, summary["runs"], stage) if config.suite.tasks[task].averaged}
+        for stage in summary["average"]
+    }
+    last = list(tasks.values())[-1:]
+    return {stage: value if [tasks[stage]] == last else None for stage, value in summary["average"].items()}
+
+
+def _against(config: Config, task: str) -> str:
+    """Return what a task's difference over the dev rows is measured against, where that is no stage of the recipe."""
+    if task not in config.teachers:
+        return ""
+    return f" (against Run {teacher_sources(f'teachers.{task}', config.teachers[task])[0].path})"
 
 
 def _scored(config: Config, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -185,10 +203,11 @@ def plot(folder: Path, config: Config, summary: Mapping[str, Any], store: Store)
 
 def _plot_scores(axes: Any, config: Config, summary: Mapping[str, Any], stages: Sequence[str]) -> None:
     columns = {stage: stage_scores(config, summary["runs"], stage) for stage in stages}
-    tasks = _scored(config, columns)
+    tasks, averages = _scored(config, columns), _comparable_averages(config, summary)
     width = 0.8 / len(stages)
     for number, stage in enumerate(stages):
-        values = [100 * columns[stage].get(task, float("nan")) for task in tasks] + [100 * summary["average"][stage]]
+        scores = [*(columns[stage].get(task) for task in tasks), averages[stage]]
+        values = [float("nan") if score is None else 100 * score for score in scores]
         places = [place + (number - (len(stages) - 1) / 2) * width for place in range(len(values))]
         bars = axes.bar(places, values, width, label=stage)
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
