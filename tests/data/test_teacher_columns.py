@@ -129,6 +129,46 @@ def test_every_form_gives_the_probabilities_that_a_few_lines_of_numpy_give(topic
     assert (read(topic, hard, labels="answer").values == np.eye(3)[topic[1].labels]).all()
 
 
+SPELLINGS = (str, str.upper, str.capitalize, " {} ".format, "{}\n".format)
+
+
+def test_answers_are_read_whatever_their_case_and_the_white_space_around_them(topic):
+    words = [SPELLINGS[number % 5](LABELS[number % 3]) for number in range(30)]
+    want = np.eye(3)[topic[1].labels]
+    assert (read(topic, pd.DataFrame({"text": TEXTS, "a": words}), "a.jsonl", labels="a").values == want).all()
+    mappings = [{word: 0.75, LABELS[(number + 1) % 3]: 0.25} for number, word in enumerate(words)]
+    column = read(topic, pd.DataFrame({"text": TEXTS, "probabilities": mappings}), "a.jsonl")
+    assert (column.values.max(axis=1) == 0.75).all()
+    assert (column.values.argmax(axis=1) == topic[1].labels).all()
+
+
+def test_answers_that_fit_two_classes_or_none_are_refused_with_their_number(topic):
+    words = [LABELS[number % 3] for number in range(30)]
+    words[4], words[7], words[9], words[11] = "I think neg", "n/a", "n/a", "both"
+    table = pd.DataFrame({"text": TEXTS, "a": words})
+    told = (
+        r"row 4: 'I think neg' is no class of the task \(4 of 30 rows name none: 'I think neg', 'n/a', 'both'\); its "
+        r"classes are neg, mid, pos; rename it, or give null with missing=gold: such rows then learn from gold alone"
+    )
+    with pytest.raises(DataError, match=told):
+        read(topic, table, labels="a")
+    left = table.assign(a=[word if word in LABELS else None for word in words])
+    covered = read(topic, left, labels="a", missing="gold").covered
+    assert sorted(np.array(topic[1].texts[0])[~covered]) == sorted(TEXTS[number] for number in (4, 7, 9, 11))
+    mappings = [{word: 1.0} for word in words]
+    with pytest.raises(DataError, match=told):
+        read(topic, pd.DataFrame({"text": TEXTS, "probabilities": mappings}), "a.jsonl")
+    mappings[4] = {"neg": 0.5, "Neg": 0.5}
+    with pytest.raises(DataError, match=r"row 4: .* has two numbers for class 'neg'; give one"):
+        read(topic, pd.DataFrame({"text": TEXTS, "probabilities": mappings}), "a.jsonl")
+    rows = [{"text": text, "label": ["US", "us"][number % 2]} for number, text in enumerate(TEXTS)]
+    cased = rows_of(Task.from_list({"train": rows, "dev": rows}, text="text"))
+    table = pd.DataFrame({"text": TEXTS, "a": ["US", "us"] * 15})
+    assert (read(cased, table, labels="a").values.argmax(axis=1) == cased[1].labels).all()
+    with pytest.raises(DataError, match="row 0: 'Us' is no class of the task; its classes are US, us"):
+        read(cased, table.assign(a=["Us", *table.a[1:]]), labels="a")
+
+
 def test_lists_need_classes_and_mappings_bring_them(topic):
     table = frame()
     lists = pd.DataFrame({"text": table.text, "p": table[["p_pos", "p_neg", "p_mid"]].to_numpy().tolist()})

@@ -146,8 +146,7 @@ def test_no_gold_and_no_teacher_is_refused(tiny_bert, tmp_path):
 
 @pytest.mark.parametrize("empty", [None, ""])
 @pytest.mark.parametrize(
-    ("options", "dev", "kind"),
-    [(CLASSES, ["a", "b"], "classification"), ({"range": (1, 5)}, [1.0, 5.0], "regression")],
+    ("options", "dev", "kind"), [(CLASSES, ["a", "b"], "classification"), ({"range": (1, 5)}, [1.0, 5.0], "regression")]
 )
 def test_classes_or_a_range_are_enough_where_no_training_row_has_a_label(options, dev, kind, empty):
     splits = {"train": rows([empty] * 3), "dev": rows(dev)}

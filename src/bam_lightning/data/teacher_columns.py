@@ -31,6 +31,7 @@ SAME = 1e-4  # largest difference of predictions that count as equal
 SUM_SLACK = 0.02  # probabilities are renormalized if their sum is at most this far from 1
 ROUNDING = 1e-6  # of a sum; smaller differences are left as they are
 ABSENT = -1e4  # logit of a word or choice that is not predicted, as in models.batch, which needs torch
+SHOWN = 3  # answers that name no class
 NEVER = -1e3  # logit of a word's probability of 0
 WORDS = ("tagging", "span")
 FORMS_OF = {
@@ -245,12 +246,14 @@ class _Reader:
         self.where, self.task, self.source, self.notes = where, task, source, notes
         self.classes = ["start", "end"] if task.kind == "span" else list(task.labels or ())
         self.row_of = np.empty(0, dtype=np.int64)  # [M] row of each item
+        self.n_rows = 0  # F
         self.several = False  # whether rows have several items
 
     def read(self, form: str, columns: dict[str, str], table: pa.Table) -> tuple[Ragged, NDArray[np.bool_]]:
         """Return numbers of F rows, and ``[F]`` whether a row has some; items without a number have 0 or ``ABSENT``."""
         cells = {word: [_parsed(cell) for cell in table.column(name).to_pylist()] for word, name in columns.items()}
-        counts = np.ones(table.num_rows, dtype=np.int64)
+        self.n_rows = table.num_rows
+        counts = np.ones(self.n_rows, dtype=np.int64)
         self.several = self.task.kind in WORDS or (self.task.kind == "choice" and form != "labels")
         if self.several:
             cells, counts = self._items(columns, cells)
@@ -351,6 +354,29 @@ class _Reader:
             return self.classes.index(word) if word in self.classes else None
         return find_class(self.task, word)
 
+    def _answer(self, word: str) -> int | None:
+        """Return the class that a label or the key of a mapping names, if need be but for case and white space."""
+        number = self._find(word)
+        if number is None and self.task.kind != "span":
+            number = find_class(self.task, word.strip(), any_case=True)
+        return number
+
+    def _unknown(self, answers: Sequence[tuple[int, Any]]) -> DataError:
+        """Return the error about (item, answer) pairs that name no class: the first, how many, and what to do."""
+        item, answer = answers[0]
+        rows = len({int(self.row_of[number]) for number, _ in answers})
+        words = list(dict.fromkeys(repr(word) for _, word in answers))
+        shown = ", ".join(words[:SHOWN]) + f" and {len(words) - SHOWN:,} more" * (len(words) > SHOWN)
+        count = f" ({rows:,} of {self.n_rows:,} rows name none: {shown})" if rows > 1 else ""
+        remedy = "with missing=gold: such rows then learn from gold alone"
+        if self.task.kind == "tagging":
+            remedy = "for such words, which then learn from gold alone"
+        return self._fault(
+            item,
+            f"{answer!r} is no class of the task{count}; its classes are {', '.join(self.classes)}; rename it, or give "
+            f"null {remedy}",
+        )
+
     def _class(self, word: str) -> int:
         number = self._find(word)
         if number is None:
@@ -380,15 +406,25 @@ class _Reader:
         width = 1 if plain else len(self.classes) - thresholds
         order = self._order(self.source.classes) if self.source.classes and not (plain or thresholds) else None
         values, present = np.zeros((len(cells), width)), np.ones(len(cells), dtype=bool)
+        unknown: list[tuple[int, Any]] = []
         for row, cell in enumerate(cells):
             if cell is None or cell == "" or cell == []:
                 present[row] = False
             elif form == "top_logprobs":
                 present[row] = self._spread(row, cell, values[row])
             elif isinstance(cell, Mapping) and not plain and not thresholds:
+                named: set[int] = set()
                 for word, number in cell.items():
-                    if number is not None:
-                        values[row, self._class(word)] = self._float(row, title, number)
+                    if number is None:
+                        continue
+                    place = self._answer(str(word))
+                    if place is None:
+                        unknown.append((row, word))
+                    elif place in named:
+                        raise self._fault(row, f"{cell!r} has two numbers for class {self.classes[place]!r}; give one")
+                    else:
+                        named.add(place)
+                        values[row, place] = self._float(row, title, number)
             elif isinstance(cell, (list, tuple)):
                 if len(cell) != width:
                     raise self._fault(row, f"column {title!r} has {len(cell)} numbers, expected {width}")
@@ -405,6 +441,8 @@ class _Reader:
                 raise self._fault(
                     row, f"column {title!r} holds {cell!r}; expected a list or a mapping of {width} numbers"
                 )
+        if unknown:
+            raise self._unknown(unknown)
         return values, present
 
     def _float(self, row: int, title: str, number: Any) -> float:
@@ -441,7 +479,7 @@ class _Reader:
 
     def _hard(self, cells: list[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         values, present = np.zeros((len(cells), len(self.classes))), np.ones(len(cells), dtype=bool)
-        several = self.task.multi_label
+        several, unknown = self.task.multi_label, list[tuple[int, Any]]()
         for row, cell in enumerate(cells):
             if cell is None or (cell == "" and not several):
                 present[row] = False
@@ -449,7 +487,13 @@ class _Reader:
             if several and isinstance(cell, str):
                 cell = [part.strip() for part in cell.split(self.task.label_separator) if part.strip()]
             for word in cell if several else [cell]:
-                values[row, self._class(str(word))] = 1
+                number = self._answer(str(word))
+                if number is None:
+                    unknown.append((row, word))
+                else:
+                    values[row, number] = 1
+        if unknown:
+            raise self._unknown(unknown)
         return values, present
 
     def _logits(self, values: Floats, present: NDArray[np.bool_]) -> Floats:
