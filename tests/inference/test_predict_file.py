@@ -125,7 +125,7 @@ def test_the_suggested_command_can_be_pasted(trained, tmp_path):
     info = read_model_info(find_model(trained.id, str(trained.store)))
     info.tasks["sst2"] = info.tasks["sst2"]._replace(columns=("the text",))
     with pytest.raises(DataError, match=r"as in --task sst2 --column 'the text'$"):
-        _plan_tasks(info, PredictOptions(run="", task=["sst2"], input="in.csv"), ["a"])
+        _plan_tasks(info, PredictOptions(run="", task=["sst2"], input="in.csv"), ["a"], {})
 
 
 def test_other_columns_can_be_read(command, model, tmp_path):

@@ -20,6 +20,7 @@ from bam_lightning.store.run_dir import CALIBRATION, MANIFEST, RunFolder
 from bam_lightning.store.run_store import Store
 
 REMEDY = "download or copy the model again"
+EXAMPLE_TEXTS = ("A man sleeps.", "A person rests.")
 HUB_FILES = ("*.safetensors", "run.json", CALIBRATION, "encoder/*", "README.md", "history.json")
 
 
@@ -91,6 +92,35 @@ class TaskInfo(NamedTuple):
         choices = row[first] if len(row) == first + 1 else row[first:]
         return (*row[:first], *choices, *[""] * (len(self.label_names) - len(choices)))
 
+    @property
+    def reads_choice_list(self) -> bool:
+        """Whether the choices of a row are one list, the value of its last column."""
+        return self.kind == "choice" and len(self.choices) == 1
+
+    def example_row(self) -> tuple[Any, ...]:
+        """Return a row that the task can score: its texts, or the words of a text to tag, then its choices."""
+        columns = text_columns_of(self.text)
+        texts: list[Any] = [EXAMPLE_TEXTS[number % 2] for number in range(len(columns))]
+        if self.kind == "tagging" and not self.reads_templates:
+            texts = [text.split() for text in texts]
+        if self.reads_choice_list:
+            return (*texts, list(EXAMPLE_TEXTS))
+        return (*texts, *(EXAMPLE_TEXTS[number % 2] for number in range(len(self.choices))))
+
+    def reads_form_of(self, row: Sequence[Any]) -> bool:
+        """Return whether a row has as many values as the task reads, and a list where it reads one."""
+        if len(row) != len(self.columns):
+            return False
+        if self.reads_choice_list:
+            return isinstance(row[-1], list)
+        return self.kind == "tagging" or not any(isinstance(value, list) for value in row)
+
+    def calibration_problem(self) -> str | None:
+        """Return why the task has no probabilities to calibrate, or ``None`` if it has."""
+        if self.kind in ("tagging", "span"):
+            return "it predicts words, not a class for each row"
+        return None if self.label_names else "a regression has no probabilities to calibrate"
+
     def _items(self, row: Sequence[Any]) -> list[tuple[str, Any, bool]]:
         """Return column, text and whether it is part of a template, for each text of a row, each word and choice."""
         names, found = text_columns_of(self.text), list[tuple[str, Any, bool]]()
@@ -106,6 +136,8 @@ class TaskInfo(NamedTuple):
         if len(row) != len(self.columns):
             texts = f"{len(row)} text{'s'[: len(row) != 1]}"
             return f"{texts}; task {self.name!r} reads {len(self.columns)}: {', '.join(self.columns)}"
+        if self.reads_choice_list and not isinstance(row[-1], list):
+            return f"{self.columns[-1]} is {type(row[-1]).__name__}; task {self.name!r} reads a list of choices there"
         items = self._items(row)
         count = len(items) - len(self.columns) + len(self.choices)
         if self.kind == "choice" and not 2 <= count <= len(self.label_names):
@@ -123,7 +155,8 @@ class TaskInfo(NamedTuple):
                 return f"{column} is empty"
             if not _is_utf8(text):
                 return f"{column} is not UTF-8 text"
-        if not self.allow_empty_text and (empty := [text for text in self.render(row) if not text.strip()]):
+        rendered = self.render(row)[: len(self.text)]  # without the '' of missing choices
+        if not self.allow_empty_text and (empty := [text for text in rendered if not text.strip()]):
             return f"{len(empty)} of its texts are empty"
         return None
 
@@ -184,19 +217,24 @@ class ModelInfo:
         check_choice("task", name, self.tasks)
         return self.tasks[name]
 
-    def select_tasks(self, names: str | Sequence[str], n_texts: int | None = None) -> list[TaskInfo]:
-        """Return the tasks of the given names. ``all`` selects every task that reads ``n_texts`` texts.
+    def select_tasks(self, names: str | Sequence[str], row: Sequence[Any] | None = None) -> list[TaskInfo]:
+        """Return the tasks of the given names. ``all`` selects every task that reads rows of the form of ``row``.
+
+        If ``row`` has the right number of values but no task reads its form, all tasks that read so many are returned:
+        their ``rejection_reason`` names the value.
 
         Raises:
-            BamError: If a name is unknown, or no task reads ``n_texts`` texts.
+            BamError: If a name is unknown, or no task reads as many values as ``row`` has.
         """
         if names != "all":
             return [self.task(name) for name in ([names] if isinstance(names, str) else names)]
-        selected = [task for task in self.tasks.values() if n_texts in (None, len(task.columns))]
+        if row is None:
+            return list(self.tasks.values())
+        selected = [task for task in self.tasks.values() if len(task.columns) == len(row)]
         if not selected:
             known = ", ".join(f"{task.name} ({len(task.columns)})" for task in self.tasks.values())
-            raise DataError(f"no task reads {n_texts} texts; tasks and their number of texts: {known}")
-        return selected
+            raise DataError(f"no task reads {len(row)} texts; tasks and their number of texts: {known}")
+        return [task for task in selected if task.reads_form_of(row)] or selected
 
 
 def find_model(name: str, store: str = "store", revision: str | None = None) -> RunFolder:

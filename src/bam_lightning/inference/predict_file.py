@@ -77,7 +77,8 @@ def predict_file(options: PredictOptions) -> int:
     info = read_model_info(find_model(options.run, options.store))
     available = _column_names(source, [record for record in first if not record.fault])
     every = [column for task in info.tasks.values() for column in task.columns]  # for an input without rows
-    plan = _plan_tasks(info, options, available or every)
+    sample = next((record.values for record in first if not record.fault), {})
+    plan = _plan_tasks(info, options, available or every, sample)
     from bam_lightning.inference.predictor import load
 
     model = load(info.run.path, device=options.device, precision=options.precision, heads=options.heads)
@@ -139,8 +140,10 @@ def _check_paths(options: PredictOptions) -> None:
         raise ConfigPathError(f"output: no folder {target.parent}")
 
 
-def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return task -> the input columns that hold its texts."""
+def _plan_tasks(
+    info: ModelInfo, options: PredictOptions, available: Sequence[str], sample: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """Return task -> the input columns that hold its texts; ``sample`` is the first row of the input."""
     if options.task and list(options.task) != ["all"]:
         selected = [info.task(name) for name in options.task]
         for task in selected:
@@ -150,7 +153,7 @@ def _plan_tasks(info: ModelInfo, options: PredictOptions, available: Sequence[st
                     f"{', '.join(task.columns)}"
                 )
     elif options.columns:
-        selected = info.select_tasks("all", len(options.columns))
+        selected = info.select_tasks("all", [sample.get(column) for column in options.columns])
     else:
         selected = [task for task in info.tasks.values() if set(task.columns) <= set(available)]
     plan = {task.name: tuple(options.columns) or task.columns for task in selected}

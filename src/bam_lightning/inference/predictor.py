@@ -106,7 +106,7 @@ class Predictor:
         Args:
             texts: N strings, or N pairs of strings for tasks that read two texts. The words of a text to tag are
                 separated by white space. A row of a choice task holds its texts and its choices, or a list of these.
-            task: A task name, a list of names, or ``all``: every task that reads as many texts as the first row has.
+            task: A task name, a list of names, or ``all``: every task that reads rows like the first.
 
         Returns:
             N ``Prediction``s; for a list or ``all``, a dictionary from task name to N ``Prediction``s.
@@ -115,7 +115,7 @@ class Predictor:
             BamError: If a task is unknown, or a row cannot be scored; the message names the first such row.
         """
         rows = _as_rows(texts)
-        selected = self.info.select_tasks(task, len(rows[0]) if rows else None)
+        selected = self.info.select_tasks(task, rows[0] if rows else None)
         check_rows(selected, rows)
         logits = self.row_logits(rows, [info.name for info in selected])
         predictions = {info.name: self.postprocess(info.name, logits[info.name], rows) for info in selected}
@@ -242,7 +242,11 @@ class Predictor:
         of choices, tags or answers reads rows of its own.
         """
         if not rows:
-            return {task: np.empty((0, self.head(task).outputs), np.float32) for task in tasks}
+            empty = {task: np.empty((0, self.head(task).outputs), np.float32) for task in tasks}
+            return {
+                task: Ragged.from_counts(logits, []) if self.tasks[task].kind in ("tagging", "span") else logits
+                for task, logits in empty.items()
+            }
         own = [task for task in tasks if self.tasks[task].kind in ITEM_KINDS or self.head(task).uses != "pooled"]
         shared = {task: self.head(task) for task in tasks if task not in own}
         found = dict(self._run_encoder(rows, shared)) if shared else {}

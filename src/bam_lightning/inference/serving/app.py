@@ -131,10 +131,8 @@ class App:
             await self.api(scope, receive, send_and_count)  # type: ignore[arg-type]
 
     def _add_routes(self, api: FastAPI) -> None:
-        names = list(self.info.tasks)
-        n_texts = len(next(iter(self.info.tasks.values())).columns)
-        texts = [("A man sleeps.", "A person rests.")[number % 2] for number in range(n_texts)]
-        example = {"rows": [texts], "task": names[0]}
+        first = next(iter(self.info.tasks.values()))
+        example = {"rows": [list(first.example_row())], "task": first.name}
         body = schemas.request_body(schemas.request_model(self.info.tasks, self.limits), example)
         html: Responses = {200: {"content": {"text/html": {}}}}
         text: Responses = {200: {"content": {"text/plain": {}}}}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bam_lightning.config.exceptions import ServingError
+from bam_lightning.data.items import ITEM_KINDS
 from bam_lightning.inference.serving.schemas import PredictRequest
 
 if TYPE_CHECKING:
@@ -28,20 +29,33 @@ CLOSE_SECONDS = 1.0  # time for the current batch when the server stops
 def predict_batch(model: Predictor, requests: Sequence[PredictRequest]) -> list[str]:
     """Return the JSON response to each request: task -> the predictions of ``Predictor.predict``.
 
-    All rows share one pass of the encoder, whatever their tasks.
+    Rows of tasks that read plain texts share one pass of the encoder, whatever their tasks.
     """
     rows = [row for request in requests for row in request.rows]
     request_of = [number for number, request in enumerate(requests) for _ in request.rows]
     tasks = list(dict.fromkeys(task for request in requests for task in request.tasks))
-    logits = model.row_logits(rows, tasks)
     responses: list[dict[str, list[Any]]] = [{task: [] for task in request.tasks} for request in requests]
-    for task in tasks:
-        positions = [position for position, number in enumerate(request_of) if task in responses[number]]
-        found = model.postprocess(task, logits[task][np.asarray(positions)], [rows[place] for place in positions])
-        for position, prediction in zip(positions, found, strict=True):
-            values = {name: value for name, value in prediction._asdict().items() if value is not None}
-            responses[request_of[position]][task].append(values)
+    for group in _group_tasks(model, tasks):
+        shared = [place for place, number in enumerate(request_of) if not responses[number].keys().isdisjoint(group)]
+        logits = model.row_logits([rows[place] for place in shared], group)
+        for task in group:
+            chosen = [at for at, place in enumerate(shared) if task in responses[request_of[place]]]
+            positions = [shared[at] for at in chosen]
+            found = model.postprocess(task, logits[task][np.asarray(chosen)], [rows[place] for place in positions])
+            for position, prediction in zip(positions, found, strict=True):
+                values = {name: value for name, value in prediction._asdict().items() if value is not None}
+                responses[request_of[position]][task].append(values)
     return [json.dumps({"predictions": response}, separators=(",", ":"), allow_nan=False) for response in responses]
+
+
+def _group_tasks(model: Predictor, tasks: Sequence[str]) -> list[list[str]]:
+    """Return groups of tasks whose rows can be computed together: of plain texts, of one template, or of one task."""
+    groups: dict[Any, list[str]] = {}
+    for name in tasks:
+        task = model.tasks[name]
+        alone = task.kind in ITEM_KINDS or model.head(name).uses != "pooled"
+        groups.setdefault(name if alone else task.text if task.reads_templates else (), []).append(name)
+    return list(groups.values())
 
 
 class QueueFullError(Exception):

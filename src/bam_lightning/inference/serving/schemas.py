@@ -58,7 +58,7 @@ def parse_request(body: bytes, info: ModelInfo, limits: Limits) -> PredictReques
         for name in content:
             check_choice("the body", name[:MAX_NAME], FIELDS)
         rows = _parse_rows(content, limits)
-        tasks = info.select_tasks(_parse_task(content.get("task", "all")), len(rows[0]))
+        tasks = info.select_tasks(_parse_task(content.get("task", "all")), rows[0])
         check_rows(tasks, rows)
     except ValueError as error:
         raise RequestError(422, str(error)) from error
@@ -137,7 +137,7 @@ def request_model(tasks: Mapping[str, TaskInfo], limits: Limits) -> type[BaseMod
     several: Any = annotated[sequence[literal[names]], Field(min_length=1)]
     task: Any = annotated[
         literal[("all", *names)] | several,
-        Field(description="A task, a list of tasks, or all: every task that reads as many texts as the first row has."),
+        Field(description="A task, a list of tasks, or all: every task that reads rows like the first."),
     ]
     model: type[BaseModel] = create_model(
         "PredictRequest", __config__=ConfigDict(extra="forbid"), rows=(rows, ...), task=(task, "all")

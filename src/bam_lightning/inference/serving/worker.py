@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
-from bam_lightning.config.exceptions import ServingError
+from bam_lightning.config.exceptions import BamError, ServingError
 from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.serving.batcher import predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
@@ -153,6 +153,14 @@ class Worker:
         return responses
 
 
+def _start_error(error: Exception) -> BamError:
+    """Return an error that the command line prints as one line, and that can be sent to another process."""
+    if isinstance(error, BamError):
+        return error
+    reason = " ".join(str(error).split())
+    return ServingError(f"the model cannot be loaded, or cannot score an example row: {type(error).__name__}: {reason}")
+
+
 def _work(connection: Connection, options: LoadOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # the process ends when the server closes the connection
         signal.signal(number, signal.SIG_IGN)
@@ -171,9 +179,9 @@ def _load_and_answer(connection: Connection, options: LoadOptions) -> None:
             options.run, options.store, options.device, options.precision, options.heads, revision=options.revision
         )
         for task in model.tasks.values():  # the first pass is a hundred times slower
-            model.logits([("warm",) * len(task.text)], [task.name])
+            model.predict([task.example_row()], task.name)
     except Exception as error:
-        connection.send(ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error)))
+        connection.send(_start_error(error))
         return
     gc.collect()
     gc.freeze()  # a full collection over torch's objects would stop every request for a quarter of a second
