@@ -52,3 +52,17 @@ def test_the_error_is_that_of_rows_that_the_temperature_was_not_fitted_on():
     assert found.after["expected_calibration_error"] < found.before["expected_calibration_error"] / 2
     few = fit(logits[:3] * 4, gold[:3], force=True)  # too few to hold any out
     assert few.rows == 3
+
+
+def test_a_temperature_at_the_end_of_the_search_range_is_said():
+    rng = np.random.default_rng(0)
+    logits, gold = rng.normal(size=(300, 3)) * 30, rng.integers(0, 3, 300)  # sure of itself, and no better than chance
+    found = fit(logits, gold)
+    assert found.temperature == pytest.approx(20, rel=0.01)
+    assert found.note == "temperature at the end of the search range, 20: the confidences of this task say little"
+    right = fit(logits * 0.01, (logits * 0.01).argmax(axis=1))
+    assert right.temperature == pytest.approx(0.05, rel=0.01)
+    assert right.note == (
+        "temperature at the end of the search range, 0.05: these rows do not bound the confidences; calibrate on "
+        "more rows"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +141,31 @@ def test_a_model_without_pooler_has_no_choices_in_transformers(model, tmp_path):
         bare.export(tmp_path / "out", "hf", ["choice"])
 
 
+def assert_readme_scores(model, printed):
+    """Compare what the README's example prints with the model's own scores."""
+    first, second = "A first text.", "A second text."
+    lines = {name: [line for line in printed if line.startswith(f"{name} ")] for name in model.tasks}
+    shown = {name: [eval(re.search(r"\{.*?\}|\[.*?\]", line)[0]) for line in lines[name]] for name in model.tasks}
+    (mood,) = shown["mood"]
+    assert mood == pytest.approx(model.predict([first], "mood")[0].probabilities, abs=1e-5)
+    (choice,) = shown["choice"]
+    choices = model.predict([(first, ["A first choice.", "Another choice."])], "choice")[0].probabilities
+    assert choice == pytest.approx(list(choices.values())[:2], abs=1e-5)
+    tags = model.predict([first], "tags")[0]
+    assert [line.split()[1] for line in lines["tags"]] == first.split()
+    assert [max(scores, key=scores.get) for scores in shown["tags"]] == list(tags.label)
+    assert [max(scores.values()) for scores in shown["tags"]] == pytest.approx(tags.details["scores"], abs=1e-5)
+    answer = model.predict([(first, second)], "answer")[0]
+    assert [line.split()[1] for line in lines["answer"]] == ["A", "second", "text", "."]
+    best = max(
+        ((begin, end) for begin in range(4) for end in range(begin, 4)),
+        key=lambda span: shown["answer"][span[0]]["start"] * shown["answer"][span[1]]["end"],
+    )
+    score = shown["answer"][best[0]]["start"] * shown["answer"][best[1]]["end"]
+    assert score == pytest.approx(answer.details["score"], abs=1e-5)
+    assert sum(scores["start"] for scores in shown["answer"]) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.slow  # torch's exporter takes seconds
 @pytest.mark.xdist_group("export")
 def test_one_graph_has_all_kinds(model, tmp_path, monkeypatch, capsys):
@@ -149,9 +175,7 @@ def test_one_graph_has_all_kinds(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "out")
     exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], {})
     printed = capsys.readouterr().out.splitlines()
-    tags = [line for line in printed if line.startswith("tags ")]
-    tokens = model.tokenizer("A first text.").tokens()
-    assert [line.split()[1] for line in tags] == tokens  # each with the score of each tag
+    assert_readme_scores(model, printed)
     assert {line.split()[0] for line in printed} == {"mood", "tags", "choice", "answer"}
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     shapes = {one.name: len(one.shape) for one in session.get_outputs()}

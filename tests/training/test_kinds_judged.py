@@ -12,6 +12,7 @@ from tiny_kinds import KINDS, kinds
 import bam_lightning as bam
 from bam_lightning.data.items import encode_rows
 from bam_lightning.inference.evaluate import LabelledRows, gold_text, score_logits
+from bam_lightning.inference.predictor import Predictor
 from bam_lightning.recipes import evaluation
 from bam_lightning.recipes.check import describe_task, weak_spots
 
@@ -82,3 +83,53 @@ def test_models_of_every_kind_are_compared_row_by_row(data, models):
 def test_tags_are_not_calibrated(models):
     with pytest.raises(bam.ConfigError, match="it can be evaluated and compared, but not calibrated"):
         models[0].calibrate(["the cat eats"], [["O", "B-N", "O"]], "tags")
+
+
+REASONS = {
+    "size": "a regression has no probabilities to calibrate",
+    "tags": "it predicts words, not a class for each row",
+    "answer": "it predicts words, not a class for each row",
+}
+
+
+@pytest.fixture
+def options(data, models, monkeypatch):
+    """Options of ``bam calibrate`` for the first model, whose job's dev rows are those of the data."""
+
+    def rows_of(info, task, options):
+        dev = data.rows[task.name].dev
+        return LabelledRows(task, list(zip(*dev.texts, strict=True)), dev.labels, "dev", {})
+
+    monkeypatch.setattr(evaluation, "labelled_rows", rows_of)
+    return partial(evaluation.CalibrateOptions, run=str(models[0].info.run.path), device="cpu")
+
+
+def test_tasks_that_cannot_be_calibrated_are_skipped_in_one_line_each(options, capsys):
+    assert set(evaluation.calibrate(options())) == {"mood", "choice"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if "is skipped" in line]
+    assert lines == [f"task {name!r} is skipped: {reason}" for name, reason in REASONS.items()]
+
+
+@pytest.mark.parametrize("name", list(REASONS))
+def test_a_named_task_that_cannot_be_calibrated_is_named_once(options, name, monkeypatch):
+    monkeypatch.setattr(Predictor, "logits", None)  # nothing is computed
+    with pytest.raises(bam.ConfigError) as error:
+        evaluation.calibrate(options(task=[name]))
+    assert str(error.value) == f"task {name!r}: {REASONS[name]}; name other tasks"
+
+
+def test_a_model_without_a_task_to_calibrate_says_why(options, monkeypatch):
+    monkeypatch.setattr(evaluation.JudgeOptions, "select", lambda self, info: [info.tasks["tags"], info.tasks["size"]])
+    with pytest.raises(bam.ConfigError) as error:
+        evaluation.calibrate(options())
+    assert str(error.value) == (
+        f"no task of this model can be calibrated: task 'tags': {REASONS['tags']}; task 'size': {REASONS['size']}"
+    )
+
+
+def test_a_temperature_at_the_end_of_the_search_is_printed_and_saved(options, monkeypatch, capsys):
+    monkeypatch.setattr("bam_lightning.metrics.calibration.fit_temperature", lambda loss: 19.99)
+    found = evaluation.calibrate(options(task=["mood"], force=True))
+    note = "temperature at the end of the search range, 20: the confidences of this task say little"
+    assert found["mood"].note == note
+    assert f"mood: {note}" in capsys.readouterr().out.splitlines()

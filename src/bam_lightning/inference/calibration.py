@@ -45,7 +45,7 @@ class TaskCalibration:
         rows: Their number.
         before: ``loss`` and ``expected_calibration_error`` of these rows at temperature 1.
         after: The same at ``temperature``; the error at the temperatures of folds that leave the row out.
-        note: Why the fitted temperature is not used; empty if it is.
+        note: Why the fitted temperature is not used, or that it is at the end of the search range; else empty.
     """
 
     temperature: float = 1.0
@@ -148,7 +148,7 @@ def fit_calibration(
     Raises:
         ConfigError: If the task cannot be calibrated like this, or no label could ever be given.
     """
-    from bam_lightning.metrics.calibration import fit_temperature
+    from bam_lightning.metrics.calibration import LARGEST_TEMPERATURE, fit_temperature
     from bam_lightning.metrics.report import confidence_and_correct, expected_calibration_error
 
     if not names:
@@ -176,6 +176,16 @@ def fit_calibration(
             right[fold] = correct.reshape(shares.shape)[fold]
         after = expected_calibration_error(shares.ravel(), right.ravel())
     note = ""
+    if temperature > 0.99 * LARGEST_TEMPERATURE:
+        note = (
+            f"temperature at the end of the search range, {LARGEST_TEMPERATURE:g}: "
+            "the confidences of this task say little"
+        )
+    elif temperature < 1.01 / LARGEST_TEMPERATURE:
+        note = (
+            f"temperature at the end of the search range, {1 / LARGEST_TEMPERATURE:g}: "
+            "these rows do not bound the confidences; calibrate on more rows"
+        )
     if after > before and not force:
         note = (
             f"temperature {temperature:.3f} is not used: on held-out rows the expected calibration error is "

@@ -228,6 +228,7 @@ def describe_task(task: TaskInfo, head: Head, calibration: TaskCalibration | Non
     spec = head.export_spec(task.label_names)
     thresholds = {} if calibration is None else dict(calibration.thresholds)
     return {
+        "kind": task.kind,
         "columns": task.columns,
         "text": task.text,
         "label_names": task.label_names,

@@ -33,6 +33,7 @@ from bam_lightning.inference.export_check import (
     staged_folder,
     write_manifest,
 )
+from bam_lightning.inference.model_info import TaskInfo
 from bam_lightning.inference.predictor import Predictor
 from bam_lightning.models.batch import ABSENT
 from bam_lightning.models.heads import ChoiceHead, Head, decode
@@ -44,13 +45,13 @@ README = """# Run {run} as ONNX
 
 One graph with the encoder and {count} heads of a multi-task model trained by bam_lightning: `model.onnx`, for any
 batch size and length. Largest difference of its logits from those of the original model: {difference:.1g}.
-{int8}`export.json` says how to read each output.
+{int8}`export.json` says how to read each output.{items}
 
 ```python
 import json
 from pathlib import Path
 
-import numpy as np
+{imports}import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
 
@@ -60,24 +61,26 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 session = onnxruntime.InferenceSession(folder / "{graph}")
 columns = [node.name for node in session.get_inputs()]
 
-examples = [{examples}]  # the texts of a row, and the tasks that read so many
-for row, tasks in examples:
-    texts = [[text] for text in row]  # a list for each text of a row
+
+def softmax(logits, axis):
+    exponents = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return exponents / exponents.sum(axis=axis, keepdims=True)
+
+
+examples = [{examples}]  # rows of texts, and the tasks that read them
+for rows, tasks in examples:
+    texts = [list(column) for column in zip(*rows)]  # a list for each text of a row
     inputs = tokenizer(*texts, padding=True, truncation=True, max_length=manifest["max_length"], return_tensors="np")
     results = session.run(tasks, {{column: inputs[column].astype(np.int64) for column in columns}})
     for name, logits in zip(tasks, results):
         task = manifest["tasks"][name]
-        if task["problem_type"] == "single_label_classification":
-            scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            scores /= scores.sum(axis=-1, keepdims=True)
+{branches}        if task["problem_type"] == "single_label_classification":
+            scores = softmax(logits, -1)
         elif task["problem_type"] == "regression":
             scores = logits
         else:
             scores = 1 / (1 + np.exp(-logits))
-        if scores.ndim == 3:  # one row for each token
-            for token, values in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), scores[0].tolist()):
-                print(name, token, dict(zip(task["outputs"], values)), task["label"])
-        elif not task["label_range"]:
+        if not task["label_range"]:
             print(name, dict(zip(task["outputs"], scores[0].tolist())), task["label"])
         elif len(task["outputs"]) == 1:  # a number, in the units of the labels
             low, high = task["label_range"]
@@ -86,6 +89,27 @@ for row, tasks in examples:
             print(name, scores[0] @ np.array(task["outputs"], dtype=float))
 ```
 """
+CHOICE = """        if task["kind"] == "choice":  # a row for each choice
+            print(name, softmax(logits[:, 0], 0).tolist(), task["label"])
+            continue
+"""
+WORDS = r"""        if task["kind"] in ("tagging", "span"):  # a word's logits are those of its first token
+            text, pattern = rows[0][-1], {"tagging": r"\S+", "span": r"\w+|[^\w\s]"}[task["kind"]]
+            words = list(re.finditer(pattern, text))
+            tokens = [inputs.char_to_token(0, word.start(), len(texts) - 1) for word in words]
+            kept = [number for number, token in enumerate(tokens) if token is not None]  # the others were truncated
+            scores = softmax(logits[0, [tokens[number] for number in kept]], -1 if task["kind"] == "tagging" else 0)
+            for number, values in zip(kept, scores.tolist()):
+                print(name, words[number].group(), dict(zip(task["outputs"], values)), task["label"])
+            continue
+"""
+ITEMS = {
+    "choice": " A choice task reads its text beside each choice, and a second text before the choice; its scores are a "
+    "softmax over the choices.",
+    "tagging": " The scores of a tagging task are a softmax over the tags of each word.",
+    "span": " The scores of a span task are a softmax over the words of the context, one for the first word of the "
+    "answer and one for the last. The example truncates a long context; split it into windows to read all of it.",
+}
 INT8_README = """`{graph}` is the same graph with 8-bit weights. On {rows} rows of random words its logits differ from
 the original model's by up to {difference:.2g}, and {agreement:.1%} of the labels are equal. Evaluate it on your rows.
 """
@@ -129,17 +153,29 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = (), int8:
         if int8:
             _quantize(folder)
             more["int8"] = _compare_int8(model, _ExportedGraph(folder, model, INT8_GRAPH), checks)
-        examples: dict[tuple[str, ...], list[str]] = {}
+        examples: dict[tuple[tuple[str, ...], ...], list[str]] = {}
         for name in names:
-            examples.setdefault(example_row(model.tasks[name]), []).append(name)
+            examples.setdefault(_example_rows(model.tasks[name]), []).append(name)
+        kinds = {model.tasks[name].kind for name in names}
         readme = README.format(
             run=model.info.id, count=len(names), difference=difference,
             graph=INT8_GRAPH if int8 else GRAPH, int8=INT8_README.format(**more["int8"]) if int8 else "",
-            examples=", ".join(f"({list(row)}, {tasks})" for row, tasks in examples.items()),
+            examples=", ".join(f"({list(map(list, rows))}, {tasks})" for rows, tasks in examples.items()),
+            imports="import re\n\n" if kinds & {"tagging", "span"} else "",
+            branches=(CHOICE if "choice" in kinds else "") + (WORDS if kinds & {"tagging", "span"} else ""),
+            items="".join(text for kind, text in ITEMS.items() if kind in kinds),
         )  # fmt: skip
         (folder / "README.md").write_text(readme, encoding="utf-8")
         write_manifest(folder, model, "onnx", names, difference, **more)
     return difference
+
+
+def _example_rows(task: TaskInfo) -> tuple[tuple[str, ...], ...]:
+    """Return example rows of one or two texts: one for each choice, else one."""
+    if task.kind != "choice":
+        return (example_row(task),)
+    stem = "A second text. " if len(task.text) > 1 else ""
+    return tuple(("A first text.", f"{stem}{choice}") for choice in ("A first choice.", "Another choice."))
 
 
 def _quantize(folder: Path) -> None:

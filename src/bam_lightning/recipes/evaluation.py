@@ -154,12 +154,21 @@ class CalibrateOptions(JudgeOptions):
 def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
     """Calibrate a model on labelled rows, keep the result beside its weights, print it and return it by task."""
     info = read_model_info(find_model(options.run, options.store))
-    tasks = [task for task in options.select(info) if options.task or _has_probabilities(task)]
+    selected = options.select(info)
+    tasks = [task for task in selected if not task.calibration_problem()]
+    problems = [(task.name, problem) for task in selected if (problem := task.calibration_problem())]
+    refused = [f"task {name!r}: {problem}; name other tasks" for name, problem in problems if options.task]
+    if not tasks and refused:
+        raise ConfigError("; ".join(refused))
     if not tasks:
-        raise ConfigError("no task of this model has labels; a regression has no probabilities to calibrate")
+        reasons = "; ".join(f"task {name!r}: {problem}" for name, problem in problems)
+        raise ConfigError(f"no task of this model can be calibrated: {reasons}")
+    for name, problem in problems:
+        if not options.task:
+            print(f"task {name!r} is skipped: {problem}")
     labelled = [labelled_rows(info, task, options) for task in tasks]
     model = options.load(options.run)
-    found, lines, notes, refused = {}, [], list[str](), list[str]()
+    found, lines, notes = {}, [], list[str]()
     for rows in labelled:
         name = rows.task.name
         logits = model.logits(rows.rows, [name])[name]
@@ -192,14 +201,11 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
     print(*notes, sep="\n", end="\n" if notes else "")
     for name, calibration in found.items():
         if calibration.note:
-            print(f"{name}: {calibration.note}; --force uses it all the same")
+            hint = "; --force uses it all the same" if calibration.temperature == 1.0 else ""
+            print(f"{name}: {calibration.note}{hint}")
     if refused:  # the others are saved
         raise ConfigError("; ".join(refused))
     return found
-
-
-def _has_probabilities(task: TaskInfo) -> bool:
-    return bool(task.label_names) and task.metric not in WORD_METRICS
 
 
 def _calibration_rows(model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]) -> list[list[str]]:
