@@ -80,7 +80,7 @@ def test_an_unreachable_hub_is_said_within_seconds(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     begun = time.monotonic()
     done = call("scale=small", executable=sys.executable)
-    assert time.monotonic() - begun < 15  # five seconds for the answer, and what imports take on a busy machine
+    assert time.monotonic() - begun < 40  # five seconds for the answer, and what imports take on a busy machine
     assert done.returncode == 1
     assert "to use local files give data.root=DIR" in done.stderr.splitlines()[-1]
 
