@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bam_lightning.config.data_config import TRUNCATIONS, label_columns
@@ -57,7 +56,7 @@ from bam_lightning.training.outside import (
     read_frame,
 )
 from bam_lightning.training.plain import to_plain
-from bam_lightning.training.spec import VERSION, load_tokenizer_files, make_head, tokenizer_files
+from bam_lightning.training.spec import VERSION, load_tokenizer_files, tokenizer_files, untrained_head
 
 
 class ExamplesDataModule(pl.LightningDataModule):
@@ -504,8 +503,7 @@ class MultiTaskDataModule(ExamplesDataModule):
             for note in column.notes:
                 rank_zero_info(note)
         weights = weights or [member.weight if isinstance(member, TeacherSource) else 1.0 for member in members]
-        with torch.random.fork_rng(devices=[]):
-            head = make_head(task, rows.task.head_config, width=1)
+        head = untrained_head(task, rows.task.head_config)
         taught = combine_columns(task, str(rows.task.kind), columns, weights, head, rows.task.temperature)
         missing = [file.missing for file in files] + [options.get("missing", "error") for _ in frames]
         check_covered(task, taught.has_teacher, missing)
@@ -563,8 +561,7 @@ def teacher_logits(
     if isinstance(model, str):
         model = _load_teacher(model)
     check_choice("task", task, model.tasks)
-    with torch.random.fork_rng(devices=[]):
-        head = make_head(task, examples.task.head_config, width=1)
+    head = untrained_head(task, examples.task.head_config)
     if hasattr(model, "predict_step"):
         order = label_order(task, model.model.head(task), head)
         logits = _predict(task, model, examples.train, trainer, tokens_of)

@@ -20,7 +20,7 @@ from bam_lightning.data.teacher_columns import NEVER, Column, read_column
 from bam_lightning.models.batch import ABSENT, TaskBatch
 from bam_lightning.models.heads import BinaryHeads, ClassificationHead, Head, RegressionHead, decode
 from bam_lightning.store.ragged import Ragged
-from bam_lightning.training.spec import make_head
+from bam_lightning.training.spec import untrained_head
 
 
 class Teacher(NamedTuple):
@@ -79,8 +79,7 @@ def read_teacher(name: str, examples: TaskExamples, source: TeacherSource, alone
     """
     task = examples.task
     column = read_column(name, task, examples.train, source, alone)
-    with torch.random.fork_rng(devices=[]):
-        head = make_head(name, task.head_config, width=1)
+    head = untrained_head(name, task.head_config)
     if source.check_agreement and task.in_average:
         reason = disagreement(f"teacher of {name!r}, {source.path}", examples, column, head)
         if reason:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bam_lightning.config.exceptions import DataError
 from bam_lightning.config.teacher_config import teacher_sources
@@ -31,9 +30,10 @@ from bam_lightning.models.heads import (
 )
 from bam_lightning.store.ragged import Ragged
 from bam_lightning.training.distillation import disagreement, read_teacher
-from bam_lightning.training.spec import make_head
+from bam_lightning.training.spec import untrained_head
 
 FORMS_OF_ARRAYS = ("logits", "probabilities", "values")
+FORMS_OF_KINDS = {"regression": ("logits", "values"), **dict.fromkeys(("tagging", "choice", "span"), ("logits",))}
 
 
 def is_frame(source: Any) -> bool:
@@ -62,20 +62,18 @@ def array_column(task: str, examples: TaskExamples, array: Any, form: str | None
     """
     kind = str(examples.task.kind)
     array = check_logits(task, array, examples.train)
-    with torch.random.fork_rng(devices=[]):
-        head = make_head(task, examples.task.head_config, width=1)
+    head = untrained_head(task, examples.task.head_config)
     values = array.values if isinstance(array, Ragged) else array
-    plain = not isinstance(array, Ragged) and kind not in ("regression", "choice", "span")
-    shares = plain and len(values) > 1 and bool(((values >= 0) & (values <= 1)).all())
-    sums = np.abs(values.sum(axis=1) - 1) < 1e-3
-    if form is None and shares and (kind == "multi_label" or sums.all()):
+    forms = FORMS_OF_KINDS.get(kind, ("logits", "probabilities"))
+    shares = bool(((values >= 0) & (values <= 1)).all())
+    shares = shares and (kind == "multi_label" or bool((np.abs(values.sum(axis=1) - 1) < 1e-3).all()))
+    if form is None and "probabilities" in forms and shares and len(values) > 1:
         raise DataError(
             f"teacher of {task!r}: all numbers of the array lie in [0, 1], as probabilities do; say "
             "form='probabilities', or form='logits' if they are what comes before softmax or sigmoid"
         )
     form = form or "logits"
-    choices = FORMS_OF_ARRAYS if kind == "regression" else FORMS_OF_ARRAYS[:2] if plain else FORMS_OF_ARRAYS[:1]
-    check_choice("form", form, [one for one in choices if kind != "regression" or one != "probabilities"])
+    check_choice("form", form, forms)
     classes = examples.label_names
     outputs = {"logits": head.outputs, "probabilities": len(classes), "values": 1}[form]
     if values.shape[1] != outputs:
@@ -83,7 +81,7 @@ def array_column(task: str, examples: TaskExamples, array: Any, form: str | None
         raise DataError(
             f"teacher of {task!r}: expected {form} of shape [N, {outputs}]{named}, got {list(values.shape)}"
         )
-    if form == "probabilities" and not (shares and (kind == "multi_label" or sums.all())):
+    if form == "probabilities" and not shares:
         wanted = "lie in [0, 1]" if kind == "multi_label" else "lie in [0, 1] and sum to 1 in each row"
         raise DataError(f"teacher of {task!r}: probabilities must {wanted}")
     column = Column(form, array)

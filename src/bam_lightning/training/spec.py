@@ -63,6 +63,12 @@ def make_head(task: str, config: Any, width: int) -> Head:
     return head
 
 
+def untrained_head(task: str, config: Any) -> Head:
+    """Return a head for what it says of targets alone, of width 1; the caller's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return make_head(task, config, width=1)
+
+
 def _encoder_from_spec(spec: Mapping[str, Any]) -> Encoder:
     from transformers import AutoConfig
 
