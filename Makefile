@@ -22,10 +22,10 @@ demo: install  ## the main job, Single->Multi, on the demo scale: no GPU, no acc
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-fast: install  ## unit tests that start no process and train no recipe, in a minute
+test-fast: install  ## unit tests that start no process and train no recipe, in one to two minutes
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm and not families and not chaos and not release' $(addprefix tests/,$(FAST))
 
-test-release: install  ## tests that a release needs and each commit does not: killed workers, families, more pages; minutes
+test-release: install  ## tests that a release needs and each commit does not: slow ways round, more pages; ten minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m release
 
 test-families: install  ## 50 encoder families, each trained, resumed, saved and loaded; two minutes

@@ -40,12 +40,17 @@ HIGH = 500  # above the numbers of all files that a test opens
 
 @functools.cache
 def python() -> str:
-    """Return the path of the executable; the first call starts the server, which ends with this process."""
+    """Return the path of the executable; the first call starts the server, which ends with this process.
+
+    Processes that this one starts afterwards use its server.
+    """
     import atexit
     import shutil
     import subprocess
     import tempfile
 
+    if "FORKED_PYTHON" in os.environ:
+        return os.environ["FORKED_PYTHON"]
     folder = tempfile.mkdtemp()  # a socket's path must be short
     path = os.path.join(folder, "python")
     with open(path, "w") as file:
@@ -54,18 +59,23 @@ def python() -> str:
             f"import forked_python\nforked_python.client({folder + '/socket'!r})\n"
         )
     os.chmod(path, 0o755)
-    server = subprocess.Popen(
-        [sys.executable, __file__, folder + "/socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
+    with socket.socket(socket.AF_UNIX) as listener:  # who calls before the server has imported all waits
+        listener.bind(folder + "/socket")
+        listener.listen(64)
+        server = subprocess.Popen(
+            [sys.executable, __file__, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # a stream that was made for a file would ask the client's pipe for its position
+            cwd="/",
+            pass_fds=[listener.fileno()],
+        )
 
     def stop() -> None:
         server.communicate()  # closes its input, on which it ends
         shutil.rmtree(folder)
 
     atexit.register(stop)
-    assert server.stdout.readline() == b"ready\n"
+    os.environ["FORKED_PYTHON"] = path
     return path
 
 
@@ -101,7 +111,7 @@ def _is_open(number: int) -> bool:
     return False
 
 
-def serve(address: str) -> None:
+def serve(listener: socket.socket) -> None:
     """Fork one process per connection, until the input of this process ends."""
     import gc
     import importlib
@@ -115,10 +125,7 @@ def serve(address: str) -> None:
         finalizer.atexit = False
     gc.freeze()  # else garbage collection in a child copies every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps children
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(16)
-        print("ready", flush=True)
+    with listener:
         while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
             line, _ = listener.accept()
             if os.fork() == 0:
@@ -240,4 +247,4 @@ def _run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -425,6 +425,7 @@ def test_a_bad_table_is_named(tmp_path, text, expected):
         load_table(str(tmp_path / "mine.yaml"), tmp_path)
 
 
+@pytest.mark.release
 def test_hundreds_of_runs_are_a_table_without_torch(shelf):
     for experiment in ("single", "multi", "single_single", "multi_multi", "single_multi"):
         for seed in range(60):
@@ -463,6 +464,7 @@ def test_a_bad_command_line_is_one_message(words, expected):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.release
 def test_a_table_sent_to_wandb_is_kept_offline_where_nobody_is_logged_in(shelf, tmp_path, monkeypatch):
     import wandb
 

@@ -151,6 +151,7 @@ def test_a_loaders_worker_outlives_the_signals_of_its_job():
         assert stop.signal is None  # the worker's copy of the handler is the worker's
 
 
+@pytest.mark.release
 def test_ctrl_c_saves_the_step_says_so_and_the_same_command_goes_on(tiny_job, tmp_path):
     words = [
         *[python(), "-m", "bam_lightning.train", "recipe=multi", *tiny_job],

@@ -191,6 +191,7 @@ def test_a_tiny_set_has_dev_rows_too(labels):
     assert len(found.dev.labels) == len(held_out)
 
 
+@pytest.mark.release
 def test_no_more_than_5000_rows_are_cut():
     found, _, held_out = split_of(many(60_000))
     assert len(held_out) == 5_000

@@ -49,6 +49,15 @@ def exported(trained, tmp_path_factory):
     return folder, said.getvalue()
 
 
+@pytest.fixture(scope="session")
+def exported_int8(trained, tmp_path_factory):
+    """As ``exported``, with 8-bit weights."""
+    folder = tmp_path_factory.mktemp("onnx8") / "graph"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        export(ExportOptions(run=trained.id, store=str(trained.store), format="onnx", output=str(folder), int8=True))
+    return folder, said.getvalue()
+
+
 @pytest.fixture
 def graph(exported):
     """The folder of the model as ONNX."""
@@ -185,6 +194,7 @@ def with_task(model, name, head):
     return Predictor(saved, copy.deepcopy(model.encoder), {name: head}, model.tokenizer, "cpu", "32-true")
 
 
+@pytest.mark.release
 def test_a_graph_computes_a_head_of_ones_own_and_a_task_may_be_called_what_torch_calls_a_value(model, tmp_path):
     import onnxruntime
 
@@ -239,13 +249,9 @@ def test_the_readme_of_a_saved_model_ends_in_probabilities(model, tmp_path, monk
     assert line == f"{ours.label} {ours.probabilities}"
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_the_readme_of_a_graph_ends_in_probabilities(model, graph, tmp_path, monkeypatch, int8):
-    folder = graph
-    if int8:
-        assert export_onnx(model, tmp_path / "out", int8=True) <= 1e-4
-        folder = tmp_path / "out"
-    lines = run_readme(folder, monkeypatch)
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=pytest.mark.release)])
+def test_the_readme_of_a_graph_ends_in_probabilities(model, request, monkeypatch, int8):
+    lines = run_readme(request.getfixturevalue("exported_int8" if int8 else "exported")[0], monkeypatch)
     assert sorted(line.split()[0] for line in lines) == ["rte", "sst2", "stsb"]
     found = {line.split()[0]: line for line in lines}
     tolerance = 0.05 if int8 else 1e-5
@@ -256,13 +262,11 @@ def test_the_readme_of_a_graph_ends_in_probabilities(model, graph, tmp_path, mon
     assert float(found["stsb"].split()[1]) == pytest.approx(score, abs=5 * tolerance)
 
 
-def test_a_graph_with_8_bit_weights_is_smaller_and_says_how_far_its_answers_are(model, trained, tmp_path, capsys):
+@pytest.mark.release
+def test_a_graph_with_8_bit_weights_is_smaller_and_says_how_far_its_answers_are(model, exported_int8, tmp_path):
     import onnxruntime
 
-    export(
-        ExportOptions(run=trained.id, store=str(trained.store), format="onnx", output=str(tmp_path / "out"), int8=True)
-    )
-    out = tmp_path / "out"
+    out, said = exported_int8
     sizes = [(out / name).stat().st_size for name in ("model.int8.onnx", "model.onnx")]
     assert sizes[0] < sizes[1]
     found = json.loads((out / "export.json").read_text())["int8"]
@@ -284,7 +288,7 @@ def test_a_graph_with_8_bit_weights_is_smaller_and_says_how_far_its_answers_are(
     assert (
         f"on 256 rows of random words its logits differ by up to {largest:.2g}, and {np.mean(equal):.1%} of the labels "
         "are equal; evaluate it on your own rows"
-    ) in capsys.readouterr().out
+    ) in said
     with pytest.raises(ConfigError, match=r"^int8 is for format onnx, got format hf$"):
         model.export(tmp_path / "other", "hf", int8=True)
 

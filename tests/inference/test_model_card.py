@@ -48,6 +48,7 @@ def test_the_card_has_each_tasks_answers_and_score_and_what_trained_it(trained):
     assert any(line.startswith("- command: `python -m bam_lightning.train +experiment=single_multi") for line in lines)
 
 
+@pytest.mark.release
 def test_the_command_of_the_card_finds_the_files_of_its_job(monkeypatch, tmp_path, capsys):
     for folder, name in (("my conf", "mine"), ("more", "others")):
         (tmp_path / folder / "scale").mkdir(parents=True)
@@ -74,6 +75,7 @@ def test_the_card_says_which_share_of_the_parameters_is_task_specific(trained):
     )
 
 
+@pytest.mark.release
 def test_the_scores_of_other_seeds_stand_beside_its_own(seeds):
     store, *ids = seeds
     manifests = [json.loads((store / "runs" / run / "run.json").read_text()) for run in ids]

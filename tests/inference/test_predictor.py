@@ -53,6 +53,7 @@ def test_rows_of_one_text_and_of_two_are_computed_together_each_as_if_alone(load
             np.testing.assert_allclose(together[task][place], alone[0], atol=1e-5)  # float32, padded to another length
 
 
+@pytest.mark.release
 def test_a_new_process_needs_neither_hydra_nor_the_training_data(load, tmp_path):
     here = load().predict(PAIRS)
     folder = load().save_pretrained(tmp_path / "carried")

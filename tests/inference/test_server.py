@@ -46,7 +46,7 @@ def rows(url):
     return float(lines["bam_queue_rows"]) + float(lines["bam_rows_total"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.release)])
 def test_a_signal_lets_what_is_under_way_be_answered_and_ends_with_0(started, number):
     process, url = started
     answers = []

@@ -50,7 +50,7 @@ def test_twenty_steps_have_the_losses_they_always_had(fidelity, tiny_job, tmp_pa
         assert found == pytest.approx(kept[fidelity], rel=1e-4)
 
 
-@pytest.mark.parametrize("fidelity", ["paper", "reference_code"])
+@pytest.mark.parametrize("fidelity", ["paper", pytest.param("reference_code", marks=pytest.mark.release)])
 def test_without_dropout_they_are_those_of_padded_texts_and_autograd(fidelity, tiny_job, tmp_path):
     kept = json.loads(GOLDEN.read_text())[f"{fidelity}, no dropout"]
     found = losses([*tiny_job, "trainer.precision=64-true"], tmp_path, fidelity, dropout=False)

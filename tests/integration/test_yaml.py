@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 import bam_lightning as bam
 from bam_lightning.config.compose import compose, conf_dir
@@ -28,20 +29,21 @@ SCALE = {  # of files that need one
 }
 
 
-def together() -> list[list[Path]]:
+def together() -> list[list[Path] | ParameterSet]:
     """Return the files in groups that one command line can choose at once, as composing takes most of a second."""
     groups: dict[str, list[Path]] = {}
     for path in FILES:
         groups.setdefault(str(path.parent), []).append(path)
     groups.pop("head")  # chosen in the files of tasks
     tasks = groups.pop("task")
-    alone = [[path] for group in ("experiment", "debug", "tune") for path in groups.pop(group)]
+    experiments = [pytest.param([path], marks=pytest.mark.release) for path in groups.pop("experiment")]  # test_planner
+    alone = [[path] for group in ("debug", "tune") for path in groups.pop(group)]
     sizes = [path for group in ("suite", "scale", "encoder") for path in groups.pop(group)]
     recipes = zip_longest(groups.pop("recipe"), sizes)
     rounds = [*zip_longest(*groups.values()), *recipes]
     scaled = [path for path in tasks if path.stem in SCALE]
     others = [path for path in tasks if path.stem not in SCALE]
-    return [others, scaled, *([path for path in one if path is not None] for one in rounds), *alone]
+    return [others, scaled, *([path for path in one if path is not None] for one in rounds), *alone, *experiments]
 
 
 def overrides(paths: list[Path]) -> list[str]:

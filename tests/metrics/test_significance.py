@@ -58,7 +58,9 @@ def test_mann_whitney_with_ties_is_scipys_normal_approximation():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("shape", ["normal", "skewed", "rounded"])
+@pytest.mark.parametrize(
+    "shape", ["skewed", *(pytest.param(n, marks=pytest.mark.release) for n in ("normal", "rounded"))]
+)
 def test_false_positives_come_at_the_nominal_rate(name, shape):
     """500 pairs of sweeps of 20 seeds with no difference between them: 3-7 % are called significant at .05."""
     rng = np.random.default_rng(7)
@@ -128,6 +130,7 @@ def test_cliffs_delta_counts_pairs():
     assert cliffs_delta([1, 2], [3, 4]) == -1.0
 
 
+@pytest.mark.release
 def test_intervals_hold_the_true_value_as_often_as_they_say():
     rng = np.random.default_rng(5)
     held = 0

@@ -77,10 +77,10 @@ def copy_without(store: Path, run_id: str, target: Path) -> None:
     ("more", "stop", "workers"),
     [
         pytest.param(["recipe=single"], 3, 0, id="single"),
-        pytest.param(["recipe=multi"], 1, 2, id="multi, with processes that load"),
+        pytest.param(["recipe=multi"], 1, 2, id="multi, with processes that load", marks=pytest.mark.release),
         pytest.param([], 4, 0, id="distilled, early"),
-        pytest.param([], 9, 0, id="distilled, late"),
-        pytest.param(["fidelity=reference_code"], 6, 0, id="reference code"),
+        pytest.param([], 9, 0, id="distilled, late", marks=pytest.mark.release),
+        pytest.param(["fidelity=reference_code"], 6, 0, id="reference code", marks=pytest.mark.release),
         pytest.param(PRETRAINING, 2, 0, id="pretrained"),
     ],
 )
@@ -106,7 +106,8 @@ def test_a_stopped_run_ends_bit_equal(more, stop, workers, tiny_job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "signalled", "saved"), [(signal.SIGINT, 2, 3), (signal.SIGTERM, 5, 6), (signal.SIGUSR2, 9, 10)]
+    ("number", "signalled", "saved"),
+    [pytest.param(signal.SIGINT, 2, 3, marks=pytest.mark.release), (signal.SIGTERM, 5, 6), (signal.SIGUSR2, 9, 10)],
 )
 def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
     """The step in which it comes is finished, the last one too; after that only the scores are left to do."""

@@ -42,6 +42,7 @@ def weights(store: Path) -> dict[str, str]:
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+@pytest.mark.release
 def test_a_job_on_a_full_disk_says_so_and_ends_bit_equal_when_there_is_room(disk, tiny_job, tmp_path):
     words = [*tiny_job, "recipe=single", "suite.include=[rte]", "run.checkpoint_steps=1", "logger=csv"]
     words += [f"paths.store={disk / 'store'}", f"paths.cache={disk / 'cache'}"]

@@ -36,6 +36,7 @@ def test_a_task_with_the_name_of_one_of_the_librarys_is_the_users():
         read_task("moods.yaml", "moods")
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_student_learns_another_task_from_its_weights_and_its_own_predictions(
     tiny_job, tiny_data, tmp_path, capsys, monkeypatch

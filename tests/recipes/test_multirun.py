@@ -62,6 +62,7 @@ def test_failures_are_counted_whatever_the_folders_are_called(tiny_job):
     assert "sweep: 2 jobs ended, 1 of them failed" in done.stderr
 
 
+@pytest.mark.release
 def test_a_job_that_fails_in_training_says_so_in_the_store(tiny_job, tmp_path):
     done = call("+experiment=multi", *tiny_job, "optimization.learning_rate=1e30", "seed=0,1")
     assert done.returncode == 1
@@ -70,6 +71,7 @@ def test_a_job_that_fails_in_training_says_so_in_the_store(tiny_job, tmp_path):
     assert all(job.reason.startswith("Non-finite gradient at step ") for job in jobs)
 
 
+@pytest.mark.release
 def test_students_of_a_sweep_share_their_teachers(tiny_job, tmp_path):
     done = call("+experiment=single,single_multi", *tiny_job, "seed=0,1")
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from bam_lightning.recipes.relate import Effect, RelateOptions, relate
 from bam_lightning.store.run_store import Store
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("pairs", [False, True])
 def test_effects_are_differences_of_stored_scores(pairs, tiny_job, tmp_path, monkeypatch, capsys):

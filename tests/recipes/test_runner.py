@@ -75,6 +75,7 @@ def dev_rows(tmp_path: Path) -> dict[str, tuple[list[str], list]]:
     return found
 
 
+@pytest.mark.release
 def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(tiny_job, tmp_path, capsys):
     epochs = ["optimization.single.epochs=12", "optimization.multi.epochs=12"]
     words = [*tiny_job, *own_tasks(tmp_path), *epochs, "suite.include=[tags,count]"]
@@ -128,6 +129,7 @@ def test_a_second_call_trains_nothing(tiny_job, tmp_path, capsys, monkeypatch):
     assert "3 Runs, 3 of them in the store" in capsys.readouterr().err
 
 
+@pytest.mark.release
 def test_rows_that_were_kept_train_the_same_runs_and_tokens_are_made_of_their_texts(tiny_job, tmp_path, monkeypatch):
     words = [*tiny_job, "trainer.max_steps=2"]
     plain = [run_recipe(compose([*words, f"data.max_length={n}"]), tmp_path / f"{n}")["runs"] for n in (16, 12)]
@@ -172,6 +174,7 @@ def test_a_teacher_with_another_encoder_teaches(tiny_job, wide_bert, tmp_path):
     assert len(store.read_predictions(teacher, "rte", "train")) == 40
 
 
+@pytest.mark.release
 def test_a_stage_with_its_own_encoder_teaches_a_smaller_student(tiny_job, wide_bert, tmp_path, capsys):
     own = ["encoder=minilm", f"encoder.path={wide_bert}", "max_length=16", "optimization.batch_size=4"]
     config = compose([*tiny_job, *(f"recipe.stages.single.{word}" for word in own)])

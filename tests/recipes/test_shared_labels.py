@@ -73,6 +73,7 @@ def shared_job(words: list[str], *more: str):
     return compose([*words, "+task@suite.tasks.tickets=tickets", "suite.include=[tickets]", *more])
 
 
+@pytest.mark.release
 def test_a_file_of_several_labels_is_a_task_for_each(words):
     suite = shared_job(words).suite
     assert suite.include == ["topic", "urgency", "churn"]
@@ -139,6 +140,7 @@ def test_the_loss_of_a_run_is_that_of_the_tasks_apart(words, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_recipe_trains_teachers_and_a_student_that_predicts_and_is_evaluated(words, tmp_path):
     results = run_recipe(shared_job(words, "+experiment=single_multi", "teacher_seed=1"), tmp_path / "out")

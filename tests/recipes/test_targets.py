@@ -114,6 +114,7 @@ def test_an_encoder_that_changes_while_a_run_is_trained_is_noticed(tiny_job, tin
         bam.run_recipe(config, tmp_path / "out")
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_optuna_tunes_an_option(tiny_job, tmp_path):
     pytest.importorskip("optuna")

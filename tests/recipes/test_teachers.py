@@ -70,6 +70,7 @@ def test_the_other_runs_are_trained_and_the_command_ends_with_a_status_of_its_ow
     assert "commonest answer. First the Runs that need none of them: student/stsb" in said.replace("\n", " ")
 
 
+@pytest.mark.release
 def test_a_job_that_was_stopped_after_it_rejected_a_teacher_trains_the_rest_at_its_next_start(tiny_job, tmp_path):
     teacher = single(tiny_job, 0)["id"]
     config = compose([*tiny_job, "recipe=single_single", "distillation.teacher_margin=0.9"])
@@ -82,6 +83,7 @@ def test_a_job_that_was_stopped_after_it_rejected_a_teacher_trains_the_rest_at_i
     assert trained == [("single", "rte"), ("single", "stsb"), ("student", "stsb")]
 
 
+@pytest.mark.release
 def test_another_seed_teaches_in_the_place_of_a_collapsed_one(tiny_job, tmp_path, capsys):
     score = {seed: single(tiny_job, seed, "stsb")["metrics"]["stsb"]["spearman"] for seed in range(4)}
     worst = min(score, key=score.get)

@@ -48,7 +48,9 @@ except WriteError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("writer", ["bytes", "torch", "safetensors"])
+@pytest.mark.parametrize(
+    "writer", ["torch", *(pytest.param(name, marks=pytest.mark.release) for name in ("bytes", "safetensors"))]
+)
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(writer, tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_text("the last good one")

@@ -166,6 +166,7 @@ def assert_readme_scores(model, printed):
     assert sum(scores["start"] for scores in shown["answer"]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.release
 @pytest.mark.slow  # torch's exporter takes seconds
 @pytest.mark.xdist_group("export")
 def test_one_graph_has_all_kinds(model, tmp_path, monkeypatch, capsys):

@@ -102,6 +102,7 @@ def test_a_search_for_the_learning_rate_leaves_no_trace(data):
     assert torch.equal(weights(module), weights(expected))
 
 
+@pytest.mark.release
 def test_a_search_for_the_batch_size_leaves_no_trace(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning keeps the weights of before in this folder
     own = data_of(data.encoder_path, data.cache_dir, batch_size=16)
@@ -113,6 +114,7 @@ def test_a_search_for_the_batch_size_leaves_no_trace(data, tmp_path, monkeypatch
     assert torch.equal(weights(module), weights(expected))
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("kind", [BatchSizeFinder, LearningRateFinder])
 def test_a_callback_that_searches_leaves_lam_to_the_fit(data, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)

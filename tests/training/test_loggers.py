@@ -86,6 +86,7 @@ def test_a_server_that_does_not_answer_is_offline_within_seconds(monkeypatch):
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.release
 def test_every_sweep_is_one_group(tiny_job, tmp_path):
     import os
     import subprocess
