@@ -69,6 +69,57 @@ def test_classes_names_the_classes_of_columns_in_their_order_unless_the_columns_
     assert read(topic, frame(), classes=order[::-1]).values == pytest.approx(expected(topic[1], frame()), abs=1e-6)
 
 
+def answers(**changes) -> pd.DataFrame:
+    """Return labels with a confidence of 0.8, and of 1 in the first row."""
+    table = pd.DataFrame({"text": TEXTS, "answer": [LABELS[n % 3].title() for n in range(len(TEXTS))], "sure": 0.8})
+    table.loc[0, "sure"] = 1.0
+    return table.assign(**changes)
+
+
+def test_a_label_has_its_confidence_and_the_other_classes_the_rest(topic):
+    train = topic[1]
+    values = read(topic, answers(), labels="answer", confidence="sure").values
+    own = values[np.arange(len(TEXTS)), train.labels]
+    first = train.texts[0].index(TEXTS[0])
+    assert own == pytest.approx([1.0 if row == first else 0.8 for row in range(len(TEXTS))])
+    assert sorted(values[first - 1]) == pytest.approx([0.1, 0.1, 0.8])
+    softer = read(topic, answers(), labels="answer", confidence="sure", temperature=2.0).values
+    assert sorted(softer[first - 1]) == pytest.approx(np.sqrt([0.1, 0.1, 0.8]) / np.sqrt([0.1, 0.1, 0.8]).sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"sure": 93}, {}, r"row 0: column 'sure' holds 93; expected a probability from 0 to 1; divide percentages"),
+        ({"sure": [None, *[0.5] * 29]}, {}, r"row 0: column 'sure' is empty, but there is a label; fill it, or empty"),
+        ({"sure": "high"}, {}, r"row 0: column 'sure' holds 'high', not a number$"),
+        ({}, {"confidence": "none"}, r"no column 'none' for labels; columns there: text, answer, sure$"),
+        (
+            {},
+            {"labels": None},
+            r"^teachers\.topic\.confidence is the column of a label's probability; name .* labels=$",
+        ),
+        (
+            {},
+            {"confidence": None, "temperature": 2.0},
+            r"^teachers\.topic\.temperature is for logits and probabilities",
+        ),
+    ],
+)
+def test_a_confidence_that_is_none_is_refused(topic, changes, options, message):
+    with pytest.raises((DataError, ConfigError), match=message):
+        read(topic, answers(**changes), **{"labels": "answer", "confidence": "sure", **options})
+
+
+def test_confidence_is_for_one_class_of_several():
+    rows = [{"text": text, "label": LABELS[n % 3]} for n, text in enumerate(TEXTS)]
+    several = rows_of(Task.from_list({"train": rows, "dev": rows}, text="text", kind="multi_label"))
+    with pytest.raises(
+        DataError, match=r"confidence is for labels of classification and ordinal tasks, not of multi_label$"
+    ):
+        read(several, answers(), labels="answer", confidence="sure")
+
+
 @pytest.mark.parametrize("name", ["llm.parquet", "llm.csv", "llm.jsonl"])
 def test_rows_in_any_order_are_matched_by_their_texts(topic, name):
     column = read(topic, frame(), name)

@@ -39,6 +39,8 @@ class TeacherSource:
         probabilities: Columns of probabilities; of a multi-label task that of each label by itself.
         values: Column of numbers in label units, of a regression task.
         labels: Column of label names, or of lists of them for a multi-label task.
+        confidence: Beside ``labels``, of a classification or ordinal task: column of the label's probability, from 0 to
+            1. What is left of it is spread evenly over the other classes.
         votes: Columns of counts, as of annotators.
         top_logprobs: Column of the log-probabilities of the likeliest classes, as language models return them: a
             mapping of token to log-probability, or a list of objects with ``token`` and ``logprob``. What is left of
@@ -56,6 +58,7 @@ class TeacherSource:
     probabilities: str | None = None
     values: str | None = None
     labels: str | None = None
+    confidence: str | None = None
     votes: str | None = None
     top_logprobs: str | None = None
     classes: tuple[str, ...] = ()
@@ -103,7 +106,11 @@ class TeacherSource:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ConfigError(f"{key}.{name} must be a number above 0, got {value!r}")
-        if self.temperature != 1 and ("values" in self.forms or "labels" in self.forms):
+        if self.confidence is not None and list(self.forms) != ["labels"]:
+            raise ConfigError(
+                f"{key}.confidence is the column of a label's probability; name that of labels with labels="
+            )
+        if self.temperature != 1 and ("values" in self.forms or ("labels" in self.forms and not self.confidence)):
             raise ConfigError(f"{key}.temperature is for logits and probabilities; leave it out")
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"{key}.classes names a class twice: {', '.join(self.classes)}")

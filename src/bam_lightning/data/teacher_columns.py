@@ -103,7 +103,7 @@ def read_column(name: str, task: Task, rows: TaskSplit, source: TeacherSource, a
             f"{where}: no columns {wanted}, by which rows are matched; columns there: {listed(names)}; rename them"
         )
     key_columns = [*(texts if by_text else ()), *([str(task.id_column)] if by_id else ())]
-    table = _read(where, source, [*columns.values(), *key_columns])
+    table = _read(where, source, [*columns.values(), *([source.confidence] if source.confidence else []), *key_columns])
     notes: list[str] = []
     values, present = _Reader(where, task, source, notes).read(form, columns, table)
     file_keys = _keys(
@@ -203,8 +203,13 @@ def _find_form(
         if form not in possible:
             raise DataError(f"{where}: a {task.kind} task learns from {', '.join(possible)}, not from {form}")
         columns = _expand(pattern, names)
-        if not columns:
-            raise DataError(f"{where}: no column {pattern!r} for {form}; columns there: {listed(names)}")
+        if source.confidence is not None and task.kind not in ("classification", "ordinal"):
+            raise DataError(
+                f"{where}: confidence is for labels of classification and ordinal tasks, not of {task.kind}"
+            )
+        for wanted, there in ((pattern, columns), (source.confidence, source.confidence in names)):
+            if wanted is not None and not there:
+                raise DataError(f"{where}: no column {wanted!r} for {form}; columns there: {listed(names)}")
         return form, columns
     guesses = [
         *((form, pattern) for form in FORMS for pattern in (form, f"{form}_*")),
@@ -259,6 +264,8 @@ class _Reader:
             cells, counts = self._items(columns, cells)
         self.row_of = np.repeat(np.arange(len(counts)), counts)
         values, present = self._numbers(form, columns, cells)
+        if self.source.confidence is not None:
+            values = self._confident(values, present, table.column(self.source.confidence).to_pylist())
         whole = np.bincount(self.row_of[~present], minlength=len(counts)) == 0
         if self.several and self.task.kind != "tagging" and not whole.all():
             raise self._fault(int(np.flatnonzero(~present)[0]), "a number is missing; give each one, or an empty row")
@@ -496,6 +503,20 @@ class _Reader:
             raise self._unknown(unknown)
         return values, present
 
+    def _confident(self, values: Floats, present: NDArray[np.bool_], cells: list[Any]) -> Floats:
+        """Give each label its probability, and the other classes equal parts of the rest."""
+        title = str(self.source.confidence)
+        numbers, known = self._floats(cells, title)
+        for row in np.flatnonzero(present & ~known)[:1]:
+            raise self._fault(int(row), f"column {title!r} is empty, but there is a label; fill it, or empty the label")
+        for row in np.flatnonzero(present & ~((numbers >= 0) & (numbers <= 1)))[:1]:
+            raise self._fault(
+                int(row),
+                f"column {title!r} holds {cells[row]!r}; expected a probability from 0 to 1; divide percentages by 100",
+            )
+        left = (1 - numbers) / (len(self.classes) - 1)
+        return np.where(values > 0, numbers[:, None], left[:, None])
+
     def _logits(self, values: Floats, present: NDArray[np.bool_]) -> Floats:
         return values / self.source.temperature if self.source.temperature != 1 else values
 
@@ -546,7 +567,7 @@ class _Reader:
         return np.asarray(sums[self.row_of])
 
     def _labels(self, values: Floats, present: NDArray[np.bool_]) -> Floats:
-        return values
+        return self._tempered(values)
 
     def _top_logprobs(self, values: Floats, present: NDArray[np.bool_]) -> Floats:
         return self._tempered(values)
