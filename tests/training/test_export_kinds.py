@@ -88,7 +88,7 @@ def test_a_question_answering_model_reads_first_tokens_as_the_model_does(model, 
         np.testing.assert_allclose(scores[first], ours.row(number), atol=1e-5)
 
 
-def test_the_manifest_and_the_readme_say_how_to_read_each(folder, tmp_path, monkeypatch):
+def test_the_manifest_and_the_readme_say_how_to_read_each(model, folder, monkeypatch, capsys):
     tasks = json.loads((folder / "export.json").read_text())["tasks"]
     assert tasks["tags"]["label"] == "the tag with the highest score at a word's first token"
     assert tasks["answer"]["outputs"] == ["start", "end"]
@@ -96,7 +96,12 @@ def test_the_manifest_and_the_readme_say_how_to_read_each(folder, tmp_path, monk
     for name in ("tags", "choice", "answer"):
         monkeypatch.chdir(folder / name)
         text = (folder / name / "README.md").read_text()
+        capsys.readouterr()
         exec(text.split("```python\n")[1].split("```")[0], {})
+        if name == "choice":
+            (shares,) = eval(capsys.readouterr().out)
+            ours = model.predict([("A first text.", ["A first choice.", "Another choice."])], name)[0].probabilities
+            assert shares == pytest.approx(list(ours.values())[:2], abs=1e-5)
 
 
 def with_encoder(model, family, **sizes):

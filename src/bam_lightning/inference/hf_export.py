@@ -75,7 +75,7 @@ from transformers import {kind}, AutoTokenizer
 model = {kind}.from_pretrained(".")  # this folder
 tokenizer = AutoTokenizer.from_pretrained(".")
 inputs = tokenizer({inputs}, truncation=True, return_tensors="pt")
-print(model({call}))
+print({call})
 ```
 
 Its outputs are {outputs}. How to read them: {how}.
@@ -183,11 +183,13 @@ def _export_items(model: Predictor, folder: Path, name: str) -> float:
     exported = _ExportedItems(folder, model, name)
     difference = max_logit_difference(model, [name], exported, item_rows(model, task))
     about = describe_task(task, model.head(name), model.calibration.get(name))
-    choice = task.kind == "choice"
+    inputs, call = ", ".join(f'"{text}"' for text in example_row(task)), "model(**inputs)"
+    if task.kind == "choice":  # the text stands before each choice
+        inputs = '["A first text."] * 2, ["A first choice.", "Another choice."], padding=True'
+        call = "model(**{key: value[None] for key, value in inputs.items()}).logits.softmax(-1).tolist()"
     readme = ITEMS_README.format(
         task=name, run=model.info.id, kind=kind, difference=difference, how=about["label"],
-        inputs=", ".join(f'"{text}"' for text in example_row(task)), outputs=", ".join(about["outputs"]),
-        call="**{key: value.unsqueeze(0) for key, value in inputs.items()}" if choice else "**inputs",
+        inputs=inputs, outputs=", ".join(about["outputs"]), call=call,
     )  # fmt: skip
     (folder / "README.md").write_text(readme, encoding="utf-8")
     return difference
