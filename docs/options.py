@@ -49,7 +49,13 @@ GROUPS = {
     "debug": None,
     "tune": None,
 }
-FIRST = {"optimization": "paper", "sampler": "size_proportional", "distillation": "annealed", "trainer": "auto"}
+FIRST = {  # the choices whose values are the defaults
+    "optimization": "paper",
+    "encoder": "demo",
+    "sampler": "size_proportional",
+    "distillation": "annealed",
+    "trainer": "auto",
+}
 LONGEST = 60  # characters of a value
 
 
@@ -162,6 +168,8 @@ def collect() -> dict[str, list[Option]]:
                 if name.endswith(".head._target_"):
                     option = option._replace(value="", meaning="the class, which each of these choices sets")
                 before = found[group].get(name)
+                if before is None and path.stem != FIRST.get(group, path.stem) and option.value != "null":
+                    option = option._replace(meaning=f"{option.meaning} (the value of {path.stem})")
                 if before is None or (not before.meaning and option.meaning):
                     value = before.value if before else option.value
                     found[group][name] = Option(name, value, option.meaning)
