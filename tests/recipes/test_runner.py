@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 
 import bam_lightning as bam
-from bam_lightning.config.compose import compose
-from bam_lightning.config.exceptions import BamError
+from bam_lightning.config.compose import compose, console
+from bam_lightning.config.exceptions import BamError, DataPathError, TasksError
 from bam_lightning.data import row_cache
 from bam_lightning.inference import model_card, predict_file
 from bam_lightning.metrics.scores import scores
@@ -310,3 +311,23 @@ def test_a_student_with_fewer_steps_than_its_teachers_is_said(tiny_job, tmp_path
     )
     enough = compose([*tiny_job, "recipe.stages.student.optimization.min_steps=5"])
     assert warn_undertrained_students(plan_runs(enough, load_data(enough)[2]), enough) == []
+
+
+def test_what_is_wrong_in_the_files_of_several_tasks_is_said_at_once(tiny_job, tiny_data, tmp_path, capsys):
+    labels = (tiny_data / "stsb" / "train.csv").read_text().splitlines()
+    (tiny_data / "stsb" / "train.csv").write_text("\n".join([*labels, '"a cat runs","a dog eats",high,77']) + "\n")
+    (tiny_data / "rte" / "train.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(TasksError) as caught:
+        run_recipe(compose(tiny_job), tmp_path / "out")
+    assert [str(error)[:10] for error in caught.value.errors] == ["task 'stsb", "task 'rte'"]
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert console(lambda: run_recipe(compose(tiny_job), tmp_path / "out") and 0) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: {error}" for error in caught.value.errors]
+    assert "'high'" in lines[0]
+    assert "train.parquet" in lines[1]
+
+
+def test_one_folder_that_is_not_there_is_said_once(tiny_job, tmp_path):
+    with pytest.raises(DataPathError, match=r"^task 'stsb'"):
+        run_recipe(compose([*tiny_job, "data.root=nowhere"]), tmp_path / "out")

@@ -14,7 +14,7 @@ from typing import Any
 
 from bam_lightning.config import yaml_trust
 from bam_lightning.config.data_config import HEADS, HEADS_OF_KINDS, KINDS, OWN_OPTIONS, TaskConfig
-from bam_lightning.config.exceptions import BamError, ConfigError
+from bam_lightning.config.exceptions import BamError, ConfigError, TasksError
 from bam_lightning.config.hydra_errors import check_searchpath, config_errors, format_error, is_user_error, option_names
 from bam_lightning.config.job_config import Config
 from bam_lightning.config.names import check_name
@@ -207,7 +207,8 @@ def console(main: Callable[[], int], full: bool | None = None) -> int:
     except Exception as error:
         if (os.environ.get("HYDRA_FULL_ERROR") == "1" if full is None else full) or not is_user_error(error):
             raise
-        print(f"error: {format_error(error)}", file=sys.stderr)
+        for one in error.errors if isinstance(error, TasksError) else [error]:
+            print(f"error: {format_error(one)}", file=sys.stderr)
         return error.status if isinstance(error, BamError) else 1
 
 

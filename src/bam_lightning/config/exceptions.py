@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an ``OSError``
 
@@ -19,6 +20,17 @@ class ConfigError(BamError, ValueError):
 
 class DataError(BamError, ValueError):
     """A data file, a row or a label cannot be used; the message names the file and the row."""
+
+
+class TasksError(DataError):
+    """Data of several tasks cannot be used; ``errors`` has one error for each of them."""
+
+    def __init__(self, errors: Sequence[DataError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[type[TasksError], tuple[Sequence[DataError]]]:
+        return type(self), (self.errors,)
 
 
 class StoreError(BamError, OSError, ValueError):

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from bam_lightning.config.exceptions import DataError
+from bam_lightning.config.exceptions import DataError, TasksError
 from bam_lightning.config.text_fields import is_template, render, text_columns_of
 from bam_lightning.config.validation import SIMILAR, listed, suggest
 from bam_lightning.data.labels import UNLABELLED, has_labels, infer_labels, missing_labels, read_labels
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 DEV_SHARE, DEV_LEAST, DEV_MOST = 0.1, 50, 5_000
 DEV_LARGEST_SHARE = 1 / 3  # of a tiny data set
+MOST_ERRORS = 10  # of tasks that cannot be read; after these no more are read
+T = TypeVar("T")
 
 
 class TaskSplit(NamedTuple):
@@ -192,6 +194,29 @@ def load_examples(name: str, task: Task, seed: int = 0) -> TaskExamples:
     if splits["test"] is not None and not task.config_key:  # recipes read test rows on demand (``data.test``)
         test = load_unlabelled(name, task, splits["test"], labels_if_there=True)
     return TaskExamples(sort_by_key(train)[1], dev, test, task, notes)
+
+
+def read_each(names: Iterable[str], read: Callable[[str], T]) -> dict[str, T]:
+    """Return name -> what ``read`` returns of it. What is wrong inside files is said of all names at once.
+
+    Raises:
+        DataError: If one cannot be read, at once if its path or the hub is the reason: then others have it too.
+        TasksError: If several cannot be read.
+    """
+    found: dict[str, T] = {}
+    errors: list[DataError] = []
+    for name in names:
+        try:
+            found[name] = read(name)
+        except DataError as error:
+            errors.append(error)
+            if len(errors) == MOST_ERRORS or isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+                break
+    if len(errors) > 1:
+        raise TasksError(errors)
+    if errors:
+        raise errors[0]
+    return found
 
 
 def _train_columns(task: Task) -> list[str]:

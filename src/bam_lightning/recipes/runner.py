@@ -29,7 +29,7 @@ from bam_lightning.config.teacher_config import teacher_sources
 from bam_lightning.config.trainer_config import LoggerKind
 from bam_lightning.config.wandb_server import online
 from bam_lightning.data import row_cache
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_split, load_unlabelled, share_rows
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_split, load_unlabelled, read_each, share_rows
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.readers import read_texts
 from bam_lightning.data.task import task_from_config
@@ -57,7 +57,7 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
     here. Under srun or torchrun every rank calls this function, and all get the results of rank 0.
 
     Raises:
-        DataError: For invalid data; the message names task, row and column.
+        DataError: For invalid data; the message names task, row and column. ``TasksError`` for several tasks.
         TrainingError: For a non-finite loss, or a rank that failed.
         TeacherError: If a teacher learned nothing; the Runs that do not need it are trained first.
         BamError: For other user errors, such as a hub that cannot be reached.
@@ -327,10 +327,10 @@ def _check_teachers(config: Config, rows: Mapping[str, TaskExamples], store: Sto
 
 def load_data(config: Config) -> Loaded:
     """Read and check all rows and texts; return them with the summary that the planner needs."""
-    cache = Path(config.paths.cache)
-    rows = {name: row_cache.load(name, task, config.data, cache) for name, task in config.suite.trained().items()}
-    for name in config.teachers:
-        rows[name] = rows[name]._replace(teachers=teachers.load_columns(name, config, rows[name]))
+    tasks, cache = config.suite.trained(), Path(config.paths.cache)
+    rows = read_each(tasks, lambda name: row_cache.load(name, tasks[name], config.data, cache))
+    columns = read_each(config.teachers, lambda name: teachers.load_columns(name, config, rows[name]))
+    rows |= {name: rows[name]._replace(teachers=found) for name, found in columns.items()}
     fingerprints = {name: task.fingerprint for name, task in rows.items()}
     stages = {name: stage.encoder for name, stage in all_stages(config).items() if stage.encoder is not None}
     texts: dict[tuple[tuple[str, ...], int], list[str]] = {}

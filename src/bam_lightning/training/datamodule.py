@@ -23,7 +23,7 @@ from bam_lightning.config.names import check_name
 from bam_lightning.config.teacher_config import TeacherSource, teacher_sources
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data.collate import Examples, SharedRows, stream_units
-from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, share_rows
+from bam_lightning.data.examples import TaskExamples, TaskSplit, load_examples, read_each, share_rows
 from bam_lightning.data.items import encode_rows, in_row_order, make_examples, tokenize_rows, word_counts
 from bam_lightning.data.leaks import count_leaks
 from bam_lightning.data.sampling import Sampler, SizeProportionalSampler
@@ -299,7 +299,7 @@ class MultiTaskDataModule(ExamplesDataModule):
     def rows(self) -> dict[str, TaskExamples]:
         """Task -> its checked rows; read at first need."""
         if not self._rows:
-            self._rows = {name: load_examples(name, task, self.data_seed) for name, task in self.tasks.items()}
+            self._rows = read_each(self.tasks, lambda name: load_examples(name, self.tasks[name], self.data_seed))
             for note in (note for examples in self._rows.values() for note in examples.notes):
                 rank_zero_info(note)
             for line in count_leaks(self._rows):
