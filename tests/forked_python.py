@@ -35,6 +35,7 @@ PRELOADED = [
     "bam_lightning.inference.predictor",
     "bam_lightning.recipes.runner",
 ]
+SHORT = ("analysis.job_report", "recipes.predictions")  # changed where FORKED_PYTHON_REPORTS=short
 HIGH = 500  # above the numbers of all files that a test opens
 
 
@@ -117,7 +118,7 @@ def serve(listener: socket.socket) -> None:
     import importlib
     import select
 
-    for name in PRELOADED:
+    for name in [*PRELOADED, *(f"bam_lightning.{name}" for name in SHORT)]:
         importlib.import_module(name)
     _generate_demo()
     _compose_experiments()
@@ -213,11 +214,8 @@ def _run(arguments: list[str]) -> int:
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
     if os.environ.get("FORKED_PYTHON_REPORTS") == "short":
-        from bam_lightning.analysis import job_report
-        from bam_lightning.recipes import predictions
-
-        job_report.plot = lambda *_: None
-        predictions.DRAWS = 20
+        job_report, predictions = (sys.modules[f"bam_lightning.{name}"] for name in SHORT)
+        job_report.plot, predictions.DRAWS = lambda *_: None, 20
     while arguments[0] in ("-u", "-B"):  # of torchrun
         arguments = arguments[1:]
     kind, what, *rest = arguments if arguments[0] in ("-m", "-c") else ("script", *arguments)
