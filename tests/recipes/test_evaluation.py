@@ -18,9 +18,10 @@ from bam_lightning import cli
 from bam_lightning.config.compose import compose
 from bam_lightning.config.exceptions import ConfigError
 from bam_lightning.data import row_cache
-from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration
+from bam_lightning.inference.calibration import ABSTAIN, TaskCalibration, update_calibration
 from bam_lightning.inference.model_info import find_model, read_model_info
 from bam_lightning.inference.onnx_export import _Graph
+from bam_lightning.inference.predictor import Predictor
 from bam_lightning.inference.serving.batcher import predict_batch
 from bam_lightning.inference.serving.schemas import PredictRequest
 from bam_lightning.recipes.evaluation import job_file_of
@@ -221,7 +222,7 @@ def test_a_label_that_is_never_predicted_rightly_is_named(model, tmp_path, capsy
     words = ["calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv", "--at-recall", "0.5"]
     assert bam_command(*words) == 0
     said = capsys.readouterr().out
-    assert "the label 'negative' is never predicted rightly; ask for less, or train on more rows of it" in said
+    assert "with its threshold no row is rightly given 'negative'; ask for less, or train on more rows of it" in said
     assert "the label 'positive' is never" not in said
 
 
@@ -313,6 +314,55 @@ def test_a_model_is_not_worse_than_itself_and_a_broken_one_is(model, gold, tmp_p
     assert [int(row["row"]) for row in flipped] == [n for n in range(len(ROWS)) if old[n].label != new[n].label]
     assert all(row["text"] == ROWS[int(row["row"])] for row in flipped)
     assert bam_command("compare", broken, model, *words, "--output", "better") == 0
+
+
+def test_models_with_their_labels_in_another_order_are_compared_by_name(model, gold, tmp_path, capsys):
+    weights = load_file(model / "model.safetensors")
+    weights["heads.sst2.linear.bias"] += torch.tensor([0.0, 0.1])  # no row is undecided
+    save_file(weights, model / "model.safetensors")
+    resign(model)
+    other = shutil.copytree(model, tmp_path / "other")
+    for name in ("weight", "bias"):
+        weights[f"heads.sst2.linear.{name}"] = weights[f"heads.sst2.linear.{name}"].flip(0).contiguous()
+    save_file(weights, other / "model.safetensors")
+    resign(other, label_names=["positive", "negative"])
+    words = ["--task", "sst2", "--input", "gold.csv", "--margin", "0"]
+    for old, new in ((model, other), (other, model)):
+        assert bam_command("compare", old, new, *words) == 0
+        assert "0 changed rows" in capsys.readouterr().out
+    resign(other, label_names=["good", "negative"])
+    assert bam_command("compare", other, model, *words) == 1
+    assert "task 'sst2' has other labels or another metric" in capsys.readouterr().err
+
+
+def test_two_commands_that_calibrate_one_model_keep_what_both_fitted(model, gold, tmp_path, monkeypatch):
+    info, fit = read_model_info(find_model(str(model))), Predictor.fit_calibration
+
+    def fit_while_another_ends(self, *arguments):
+        update_calibration(info.run, {"rte": info.tasks["rte"].label_names}, {"rte": TaskCalibration(2.0)})
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "fit_calibration", fit_while_another_ends)
+    assert bam_command("calibrate", "--run", model, "--task", "sst2", "--input", "gold.csv") == 0
+    found = bam.load(model, device="cpu").calibration
+    assert found["rte"].temperature == 2.0
+    assert found["sst2"].rows == len(ROWS)
+
+
+def test_a_threshold_that_rests_on_few_rows_says_so(model, gold, capsys):
+    loaded = bam.load(model, device="cpu")
+    margins = np.abs(np.diff(loaded.logits([(row,) for row in ROWS], ["sst2"])["sst2"])[:, 0])
+    sure = np.argsort(-margins).tolist()
+    others = {"negative": "positive", "positive": "negative"}
+    right = [one.label for one in loaded.predict(ROWS, task="sst2")]
+    lines = [f"{ROWS[row]},{right[row] if row in sure[:3] else others[right[row]]}" for row in range(len(ROWS))]
+    with open("few.csv", "w") as file:
+        file.write("\n".join(["sentence,label", *lines]))
+    words = ["--run", model, "--task", "sst2", "--input", "few.csv", "--at-agreement", "0.99"]
+    assert bam_command("calibrate", *words) == 0
+    said = capsys.readouterr().out
+    assert "sst2: answered 3 of 80 (4 %)" in said
+    assert "sst2: the threshold rests on 3 rows: it says little about other rows; ask for less, or calibrate on" in said
 
 
 def test_predict_writes_embeddings(model, tmp_path):

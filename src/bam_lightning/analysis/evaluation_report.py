@@ -86,7 +86,10 @@ def _notes(report: Report) -> list[str]:
     notes = [f"{report['rows']:,} rows: {report['input']}. Intervals are 95 % bootstrap intervals over the rows."]
     if "answered" in report:
         answered = report["answered"]
-        notes.append(f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain.")
+        notes.append(
+            f"{answered['rows']:,} rows ({100 * answered['share']:.1f} %) are answered; the others abstain. "
+            "The other tables count all rows, each with its likeliest label."
+        )
     if "f1" in report["metrics"] and len(report.get("per_class", ())) == 2:
         notes.append(f"f1 is that of {list(report['per_class'])[1]!r}, the second label.")
     if "mean_absolute_error" in report:

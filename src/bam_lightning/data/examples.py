@@ -658,7 +658,8 @@ def _texts(where: str, task: Task, title: str, column: pa.ChunkedArray, part: bo
         return [text or "" for text in texts]
     for row, text in enumerate(texts):
         if text is None:
-            raise DataError(f"{where}, row {row}: column {title!r} has no value; fill it or remove the row")
+            remedy = "write an empty text" if task.allow_empty_text else "fill it"
+            raise DataError(f"{where}, row {row}: column {title!r} has no value; {remedy} or remove the row")
         if not text.strip() and not task.allow_empty_text:
             raise DataError(
                 f"{where}, row {row}: column {title!r} is empty; fill it, remove the row, or allow it "

@@ -207,9 +207,12 @@ def _find_form(
             raise DataError(
                 f"{where}: confidence is for labels of classification and ordinal tasks, not of {task.kind}"
             )
-        for wanted, there in ((pattern, columns), (source.confidence, source.confidence in names)):
+        for use, wanted, there in (
+            (form, pattern, columns),
+            ("confidence", source.confidence, source.confidence in names),
+        ):
             if wanted is not None and not there:
-                raise DataError(f"{where}: no column {wanted!r} for {form}; columns there: {listed(names)}")
+                raise DataError(f"{where}: no column {wanted!r} for {use}; columns there: {listed(names)}")
         return form, columns
     guesses = [
         *((form, pattern) for form in FORMS for pattern in (form, f"{form}_*")),
@@ -510,9 +513,9 @@ class _Reader:
         for row in np.flatnonzero(present & ~known)[:1]:
             raise self._fault(int(row), f"column {title!r} is empty, but there is a label; fill it, or empty the label")
         for row in np.flatnonzero(present & ~((numbers >= 0) & (numbers <= 1)))[:1]:
+            hint = "; divide percentages by 100" if numbers[row] > 1 else ""
             raise self._fault(
-                int(row),
-                f"column {title!r} holds {cells[row]!r}; expected a probability from 0 to 1; divide percentages by 100",
+                int(row), f"column {title!r} holds {cells[row]!r}; expected a probability from 0 to 1{hint}"
             )
         left = (1 - numbers) / (len(self.classes) - 1)
         return np.where(values > 0, numbers[:, None], left[:, None])

@@ -4,17 +4,23 @@ C label names of a task."""
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from bam_lightning.config.exceptions import ConfigError, StoreError
 from bam_lightning.config.validation import check_range
+from bam_lightning.store.atomic_io import write_text
 from bam_lightning.store.json_schema import check_fields
 from bam_lightning.store.run_dir import CALIBRATION, WEIGHTS, RunFolder
 
@@ -252,6 +258,27 @@ def write_calibration(weights: str, tasks: Mapping[str, TaskCalibration]) -> str
     """
     content = {"weights": weights, "tasks": {name: asdict(task) for name, task in tasks.items()}}
     return json.dumps(content, indent=1) + "\n"
+
+
+def update_calibration(
+    run: RunFolder, labels: Mapping[str, Sequence[str]], fitted: Mapping[str, TaskCalibration]
+) -> None:
+    """Write what was fitted beside a model's weights, and keep the calibration of its other tasks.
+
+    Processes of one user that calibrate tasks of one model at the same time wait for each other.
+
+    Args:
+        run: The model's folder.
+        labels: Task -> its label names.
+        fitted: Task -> its calibration.
+
+    Raises:
+        StoreError: If there is a damaged file, or one of other weights, or the folder cannot be written.
+    """
+    place = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"bam-{getpass.getuser()}-{place}.lock"):
+        tasks = {**read_calibration(run, labels), **fitted}
+        write_text(run.path / CALIBRATION, write_calibration(run.files()[WEIGHTS], tasks))
 
 
 def read_calibration(run: RunFolder, labels: Mapping[str, Sequence[str]]) -> dict[str, TaskCalibration]:

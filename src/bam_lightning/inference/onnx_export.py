@@ -43,7 +43,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 GRAPH, INT8_GRAPH = "model.onnx", "model.int8.onnx"
 README = """# Run {run} as ONNX
 
-One graph with the encoder and {count} heads of a multi-task model trained by bam_lightning: `model.onnx`, for any
+One graph with the encoder and {heads} of a multi-task model trained by bam_lightning: `model.onnx`, for any
 batch size and length. Largest difference of its logits from those of the original model: {difference:.1g}.
 {int8}`export.json` says how to read each output.{items}
 
@@ -158,7 +158,7 @@ def export_onnx(model: Predictor, output: Path, tasks: Sequence[str] = (), int8:
             examples.setdefault(_example_rows(model.tasks[name]), []).append(name)
         kinds = {model.tasks[name].kind for name in names}
         readme = README.format(
-            run=model.info.id, count=len(names), difference=difference,
+            run=model.info.id, heads="one head" if len(names) == 1 else f"{len(names)} heads", difference=difference,
             graph=INT8_GRAPH if int8 else GRAPH, int8=INT8_README.format(**more["int8"]) if int8 else "",
             examples=", ".join(f"({list(map(list, rows))}, {tasks})" for rows, tasks in examples.items()),
             imports="import re\n\n" if kinds & {"tagging", "span"} else "",

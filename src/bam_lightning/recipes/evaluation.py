@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from bam_lightning.analysis import evaluation_report
 from bam_lightning.analysis.terminal import show
+from bam_lightning.config.data_config import metric_input
 from bam_lightning.config.escaping import csv_cell
 from bam_lightning.config.exceptions import ConfigError, DataError
 from bam_lightning.config.validation import check_choice
 from bam_lightning.data import row_cache
 from bam_lightning.data.writers import make_writer
-from bam_lightning.inference.calibration import Target, TaskCalibration
+from bam_lightning.inference.calibration import Target, TaskCalibration, update_calibration
 from bam_lightning.inference.evaluate import (
     WORST,
     LabelledInput,
@@ -46,6 +47,7 @@ from bam_lightning.store.run_store import Store
 if TYPE_CHECKING:
     from bam_lightning.inference.predictor import Predictor
 
+FEW_ANSWERS = 10  # rows
 MOVED = 0.1  # share of the range by which a score must move to count as changed
 
 
@@ -181,7 +183,7 @@ def calibrate(options: CalibrateOptions) -> dict[str, TaskCalibration]:
         notes += [f"{name}: {note}" for note in _threshold_notes(model, rows, logits)]
     if refused and not found:
         raise ConfigError("; ".join(refused))
-    model.save_calibration(info.run.path)
+    update_calibration(info.run, {name: task.label_names for name, task in info.tasks.items()}, found)
     errors = "calibration error"
     show(
         f"Calibration of {info.id}" + (f", thresholds for {options.target}" if str(options.target) else ""),
@@ -242,17 +244,20 @@ def _given_and_right(
 
 
 def _threshold_notes(model: Predictor, labelled: LabelledRows, logits: NDArray[np.float32]) -> Iterator[str]:
-    """Yield what thresholds leave of the rows: how many are answered, and labels that none of them is rightly given."""
+    """Yield what thresholds leave of the rows: how many are answered, and labels that rest on few of them or none."""
     name, thresholds = labelled.task.name, model.calibration[labelled.task.name].thresholds
     answered = model.decode(name, logits).answered
     if thresholds and labelled.gold.ndim == 1:
         count, total = int(answered.sum()), len(answered)
         yield f"answered {count:,} of {total:,} ({count / total:.0%})".replace("%", " %")
+        if count < FEW_ANSWERS:
+            few = f"the threshold rests on {count} row{'s' * (count > 1)}" if count else "no row is answered"
+            yield f"{few}: it says little about other rows; ask for less, or calibrate on more rows"
     for label, given, right in _given_and_right(model, labelled, logits):
         if thresholds[label] is None:
             yield f"no threshold of {label!r} reaches what was asked, so it is never predicted; ask for less"
         elif not (given & right).any():
-            yield f"the label {label!r} is never predicted rightly; ask for less, or train on more rows of it"
+            yield f"with its threshold no row is rightly given {label!r}; ask for less, or train on more rows of it"
 
 
 @dataclass(kw_only=True)
@@ -324,7 +329,10 @@ def compare(options: CompareOptions) -> int:
 
 
 def _check_same_labels(old: TaskInfo, new: TaskInfo) -> None:
-    if (old.label_names, old.label_range, old.metric) != (new.label_names, new.label_range, new.metric):
+    names, other = list(new.label_names), list(old.label_names)
+    if new.kind == "classification" and metric_input(new.metrics[0]) == "labels":
+        names, other = sorted(names), sorted(other)  # class ids are translated
+    if names != other or (old.label_range, old.metric) != (new.label_range, new.metric):
         raise ConfigError(
             f"task {new.name!r} has other labels or another metric in the two models: "
             f"{', '.join(old.label_names) or old.label_range} ({old.metric}); "
@@ -360,6 +368,9 @@ def _answer(model: Predictor, labelled: Sequence[LabelledRows]) -> dict[str, _An
             texts = [text_of(prediction.label) for prediction in model.postprocess(name, logits, rows.rows)]
         else:
             labels = model.decode(name, logits).values
+            if (own := model.tasks[name].label_names) != names:
+                places = np.array([names.index(label) for label in own])
+                values, labels = places[values], places[labels]
             right = (labels == gold).reshape(len(labels), -1).all(axis=1)
             texts = [label_text(value, names) for value in labels]
         answers[name] = _Answers(values, gold, right, texts)
