@@ -4,10 +4,10 @@ C label names of a task."""
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -276,7 +276,8 @@ def update_calibration(
         StoreError: If there is a damaged file, or one of other weights, or the folder cannot be written.
     """
     place = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"bam-{getpass.getuser()}-{place}.lock"):
+    user = getattr(os, "getuid", int)()  # each has locks of their own
+    with FileLock(Path(tempfile.gettempdir()) / f"bam-{user}-{place}.lock"):
         tasks = {**read_calibration(run, labels), **fitted}
         write_text(run.path / CALIBRATION, write_calibration(run.files()[WEIGHTS], tasks))
 
