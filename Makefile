@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-FAST := config data metrics models store training
+FAST := data metrics models store
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ demo: install  ## the main job, Single->Multi, on the demo scale: no GPU, no acc
 test: install  ## all tests; real text too where BAM_GLUE_DIR and BAM_ENCODER_DIR name it
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-fast: install  ## unit tests that start no process and train no recipe, in one to two minutes
+test-fast: install  ## unit tests that start no process and train no recipe, in a minute; tests/config and tests/training are in make test
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not slurm and not families and not chaos and not release' $(addprefix tests/,$(FAST))
 
 test-release: install  ## tests that a release needs and each commit does not: slow ways round, more pages; ten minutes

@@ -7,7 +7,7 @@ import warnings
 
 from bam_lightning.config.hydra_errors import format_error, is_user_error
 
-TRIES = int(os.environ.get("BAM_FUZZ_TRIES", "40"))
+TRIES = int(os.environ.get("BAM_FUZZ_TRIES", "30"))
 FIRST = int(os.environ.get("BAM_FUZZ_SEED", "0"))
 
 

@@ -75,7 +75,7 @@ def test_a_share_of_the_rows_is_drawn_row_by_row(module):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-@pytest.mark.parametrize("side", ["packed", "padded"])
+@pytest.mark.parametrize("side", ["packed", pytest.param("padded", marks=pytest.mark.release)])
 def test_what_is_measured_on_a_gpu_runs(side, module, monkeypatch):
     """On a CPU, a tiny encoder and few rows; what is CUDA's own is stood in for."""
     gpu, workload = module("gpu"), module("workload")

@@ -14,6 +14,7 @@ needs_glue = pytest.mark.skipif(not GLUE, reason="BAM_GLUE_DIR does not say wher
 needs_encoder = pytest.mark.skipif(not ENCODER, reason="BAM_ENCODER_DIR does not say where an encoder lies")
 
 
+@pytest.mark.release
 @needs_glue
 @needs_encoder
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_a_bad_file_is_one_message_before_any_training(tiny_job, tiny_data):
     )
 
 
+@pytest.mark.release
 def test_an_unreachable_hub_is_said_within_seconds(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

@@ -22,7 +22,7 @@ def words_of(tiny_job, **changes):
     return ["+experiment=single", *kept, *(f"{name}={value}" for name, value in changed.items())]
 
 
-@pytest.mark.parametrize("family", ["Qwen3", "T5"])
+@pytest.mark.parametrize("family", [pytest.param("Qwen3", marks=pytest.mark.release), "T5"])
 def test_an_encoder_of_another_family_needs_no_depth_without_layerwise_decay(
     family, tiny_job, tiny_bert, tmp_path, capsys
 ):

@@ -107,7 +107,11 @@ def test_a_stopped_run_ends_bit_equal(more, stop, workers, tiny_job, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "signalled", "saved"),
-    [pytest.param(signal.SIGINT, 2, 3, marks=pytest.mark.release), (signal.SIGTERM, 5, 6), (signal.SIGUSR2, 9, 10)],
+    [
+        pytest.param(signal.SIGINT, 2, 3, marks=pytest.mark.release),
+        (signal.SIGTERM, 5, 6),
+        pytest.param(signal.SIGUSR2, 9, 10, marks=pytest.mark.release),
+    ],
 )
 def test_a_run_stopped_by_a_signal_saves_the_step_and_ends_bit_equal(number, signalled, saved, tiny_job, tmp_path):
     """The step in which it comes is finished, the last one too; after that only the scores are left to do."""
@@ -233,6 +237,7 @@ def test_manifest_says_what_made_the_numbers(tiny_job, tmp_path):
     assert manifest["tokens_per_second"] > manifest["examples_per_second"] > 0
 
 
+@pytest.mark.release
 def test_a_student_of_an_ensemble_learns_from_the_mean_of_its_teachers(tiny_job, tmp_path):
     """At lam = 0 three equal teachers teach what one of them does, and three different ones something else."""
     overrides = [*tiny_job, "distillation=teacher_only", "recipe=ensemble_multi"]

@@ -75,6 +75,7 @@ def test_no_teacher_is_trained_on_the_rows_it_teaches(tiny_job, tmp_path, monkey
     np.testing.assert_array_equal(taught, expected)
 
 
+@pytest.mark.release
 def test_finished_folds_are_not_trained_again(tiny_job, tmp_path, capsys):
     words = [*tiny_job, *WORDS]
     run_recipe(compose(words), tmp_path / "out")

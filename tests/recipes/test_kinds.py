@@ -13,6 +13,7 @@ from bam_lightning.recipes.runner import run_recipe
 from bam_lightning.store.run_store import Store
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_recipe_of_all_kinds_teaches_scores_and_predicts(tiny_bert, tmp_path):
     kinds = ("tagging", "choice", "answer")

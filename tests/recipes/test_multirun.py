@@ -54,6 +54,7 @@ def test_a_failed_job_stops_no_other_and_the_same_command_finishes_it(tiny_job, 
     assert "sweep: 2 jobs ended, 0 of them failed" in again.stderr
 
 
+@pytest.mark.release
 def test_failures_are_counted_whatever_the_folders_are_called(tiny_job):
     done = call(
         "+experiment=multi", *tiny_job, "optimization.learning_rate=-1,1e-3", "hydra.sweep.subdir=a/${hydra.job.num}"

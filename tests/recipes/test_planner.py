@@ -381,6 +381,7 @@ def test_table_5_has_its_task_sets(name, tasks):
     assert all(run.id == whole[run.tasks[0]] for run in found["single"])  # teachers are shared with Table 1
 
 
+@pytest.mark.release
 def test_experiments_compose_with_the_reference_code():
     from bam_lightning.config.compose import conf_dir
 

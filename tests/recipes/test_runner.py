@@ -109,7 +109,9 @@ def test_label_sets_and_grades_from_csv_files_are_taught_distilled_and_scored(ti
     assert re.search(r"count +│ quadratic_kappa │ +\d+ │ +0\.0 │", printed)
 
 
-@pytest.mark.parametrize(("recipe", "seeds"), [("single_multi", 1), ("ensemble_multi", 3)])
+@pytest.mark.parametrize(
+    ("recipe", "seeds"), [("single_multi", 1), pytest.param("ensemble_multi", 3, marks=pytest.mark.release)]
+)
 def test_teachers_of_label_sets_and_grades_have_a_column_per_output(recipe, seeds, tiny_job, tmp_path):
     more = [*own_tasks(tmp_path), f"recipe={recipe}", "suite.include=[tags,count]", "trainer.max_steps=2"]
     config = compose([*tiny_job, *more])
@@ -143,6 +145,7 @@ def test_rows_that_were_kept_train_the_same_runs_and_tokens_are_made_of_their_te
     assert [(run["id"], run["metrics"]) for run in other] == [(run["id"], run["metrics"]) for run in plain[1]]
 
 
+@pytest.mark.release
 def test_a_run_that_did_not_teach_predicts_for_a_student_later(tiny_job, tmp_path):
     run_recipe(compose([*tiny_job, "recipe=single"]), tmp_path / "single")
     later = run_recipe(compose([*tiny_job, "paths.store=" + str(tmp_path / "store")]), tmp_path / "later")
@@ -165,6 +168,7 @@ def wide_bert(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.release
 def test_a_teacher_with_another_encoder_teaches(tiny_job, wide_bert, tmp_path):
     taught = run_recipe(compose([*tiny_job, "recipe=single", f"encoder.path={wide_bert}"]), tmp_path / "teacher")
     teacher = next(run["id"] for run in taught["runs"] if run["tasks"] == ["rte"])

@@ -106,6 +106,7 @@ def test_labels_that_cannot_be_tasks_are_refused(words, more, message):
         shared_job(words, *more)
 
 
+@pytest.mark.release
 def test_a_plan_counts_rows_of_the_source_and_keeps_the_ids_of_single_tasks(words):
     config = shared_job(words, "recipe=single_multi")
     rows, _, facts = load_data(config)

@@ -20,6 +20,7 @@ def decays(words: list[str]) -> dict[str, float]:
     return {run.tasks[0]: run.hyper.layerwise_decay for run in plan_runs(config, facts) if run.stage == "single"}
 
 
+@pytest.mark.release
 def test_the_better_value_is_kept_and_its_runs_are_the_teachers(tiny_job, tmp_path, capsys):
     assert decays(tiny_job) == {"rte": 1.0, "stsb": 1.0}
     job(ChooseOptions(values=[0.5, 0.1], seeds=2, output=f"{tmp_path}/trials"), tiny_job)

@@ -97,13 +97,13 @@ def refuse_different_teachers(encoder: Path, folder: Path, rank: int) -> str:
 
 def main() -> None:
     """Run everything; write a file of results per rank."""
-    encoder, folder = map(Path, sys.argv[1:3])
+    encoder, folder = map(Path, sys.argv[1:])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
-    for fit in sys.argv[3:]:  # such as "ddp double"
-        strategy, kind = fit.split()
-        results[fit] = exercise(strategy, kind == "double", encoder, folder)
+    for name in ("ddp", "fsdp2"):
+        for double in (True, False):
+            results[f"{name} {'double' if double else 'single'}"] = exercise(name, double, encoder, folder)
     rank = torch.distributed.get_rank()
     results["resumed"] = resume(encoder, folder)
     results["error"] = refuse_different_teachers(encoder, folder, rank)

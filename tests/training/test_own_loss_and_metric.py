@@ -127,6 +127,7 @@ def test_a_saved_metric_from_elsewhere_is_not_run_unless_it_is_allowed(tiny_bert
     sys.modules.pop("own_scores")
 
 
+@pytest.mark.release
 def test_a_recipe_teaches_and_scores_by_them(tiny_job, tmp_path):
     form = "{" + ", ".join(f"{key}: {value}" for key, value in MACRO.items()) + "}"
     words = [

@@ -18,15 +18,13 @@ from bam_lightning.data import collate
 from forked_python import python
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,  # in each commit tests/integration/test_scripts.py trains one model with two processes
     pytest.mark.xdist_group("processes"),  # they share what two fixtures train
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),
 ]
 HERE = Path(__file__).parent
-RELEASE = pytest.mark.release  # FSDP2, and float32: as much again for each
-EACH = pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=RELEASE)])
-KIND = pytest.mark.parametrize("kind", ["double", pytest.param("single", marks=RELEASE)])
+EACH = pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +37,9 @@ def one(still_bert, tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def two(still_bert, tmp_path_factory, request) -> tuple[list[dict], Path]:
+def two(still_bert, tmp_path_factory) -> tuple[list[dict], Path]:
     """What each of two processes found, and the folder they wrote to."""
     folder = tmp_path_factory.mktemp("two")
-    asked = [item for item in request.session.items if item.path == request.path and item.get_closest_marker("release")]
-    fits = ["ddp double", *(["ddp single", "fsdp2 double", "fsdp2 single"] if asked else [])]
     paths = [HERE.parents[1] / "src", HERE.parent, HERE]
     env = {
         **os.environ,
@@ -52,7 +48,7 @@ def two(still_bert, tmp_path_factory, request) -> tuple[list[dict], Path]:
         "PYTHON_EXEC": python(),
     }
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(HERE / "ddp_program.py"), str(still_bert), str(folder), *fits]
+    command = [*torchrun, str(HERE / "ddp_program.py"), str(still_bert), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(2)], folder
@@ -67,7 +63,6 @@ def test_two_processes_end_at_the_weights_of_one_in_float64(one, two, strategy):
         assert float((found[name] - value).abs().max()) < 1e-9, name
 
 
-@RELEASE
 @EACH
 def test_two_processes_have_the_classification_losses_of_one_in_float32(one, two, strategy):
     expected, found = one["single"]["losses"], two[0][0][f"{strategy} single"]["losses"]
@@ -77,7 +72,7 @@ def test_two_processes_have_the_classification_losses_of_one_in_float32(one, two
 
 
 @EACH
-@KIND
+@pytest.mark.parametrize("kind", ["double", "single"])
 def test_every_rank_has_every_row_once_and_the_same_scores(one, two, strategy, kind):
     for rank in two[0]:
         results = rank[f"{strategy} {kind}"]
@@ -86,14 +81,13 @@ def test_every_rank_has_every_row_once_and_the_same_scores(one, two, strategy, k
 
 
 @EACH
-@KIND
+@pytest.mark.parametrize("kind", ["double", "single"])
 def test_a_teacher_of_several_processes_predicts_what_that_of_one_predicts(one, two, strategy, kind):
     first, second = (rank[f"{strategy} {kind}"]["teacher"] for rank in two[0])
     assert torch.equal(first, second)
     assert float((first - one[kind]["teacher"]).abs().max()) < 1e-6
 
 
-@RELEASE
 def test_only_fsdp2_shards_and_it_shards_all_parameters(two):
     for rank in two[0]:
         assert rank["ddp double"]["sharded"] == 0
@@ -101,7 +95,6 @@ def test_only_fsdp2_shards_and_it_shards_all_parameters(two):
 
 
 @EACH
-@RELEASE
 def test_saved_models_and_checkpoints_load_in_one_process(still_bert, two, strategy, tmp_path):
     results, folder = two[0][0][f"{strategy} single"], two[1]
     loaded = bam.BamModule.load_from_checkpoint(folder / f"{strategy}.ckpt", weights_only=True)

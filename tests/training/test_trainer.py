@@ -166,6 +166,7 @@ def test_a_short_epoch_has_its_loss_for_callbacks(data):
     assert math.isfinite(float(trainer.callback_metrics["train/loss"]))
 
 
+@pytest.mark.release
 def test_wandb_logger_records_offline(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
