@@ -17,6 +17,11 @@ BAD = [
         "no option 'optimization.learning_rat'; did you mean 'optimization.learning_rate'?",
     ),
     ("++fo.bar=1", "no option 'fo'"),
+    ("distillation.scedule=1", "no option 'distillation.scedule'; did you mean 'distillation.schedule'?"),
+    (
+        "distillation.schedule.start=0.5",
+        "no option 'distillation.schedule.start' is set; add it with a plus, +distillation.schedule.start=VALUE",
+    ),
     ("scale=papr", "no scale 'papr'; choices: base, demo, paper, small; did you mean 'paper'?"),
     (
         "recipe=nope",

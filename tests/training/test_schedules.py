@@ -18,15 +18,22 @@ def test_linear_goes_from_teacher_to_gold_with_progress():
     assert [LinearAnnealing()(step / 8) for step in range(9)] == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
 
 
+def test_linear_may_start_above_the_teacher_and_end_below_gold():
+    assert [LinearAnnealing(start=0.5, end=0.9)(step / 4) for step in range(5)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+
+
 @pytest.mark.parametrize("lam", [0, 0.5, 1])
 def test_constant_is_the_same_at_every_progress(lam):
     assert {ConstantAnnealing(lam)(step / 10) for step in range(11)} == {lam}
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.5, float("nan")])
-def test_constant_out_of_range_names_the_value(lam):
+def test_lam_out_of_range_names_the_value(lam):
     with pytest.raises(ValueError, match=rf"^lam must be in \[0, 1\], got {lam}$"):
         ConstantAnnealing(lam)
+    for name in ("start", "end"):
+        with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\], got {lam}$"):
+            LinearAnnealing(**{name: lam})
 
 
 @pytest.mark.parametrize("steps", [10, 30, 70, 100, 730])

@@ -197,6 +197,9 @@ def _no_option(error: BaseException, unknown: re.Match[str]) -> str:
         return f"{former}{f' (in {file.group(1)}.yaml)' if file else ''}"
     if file and file.group(1) == "task/schema":
         return f"no option {key!r}{hint}; a task is added with +task@suite.tasks.NAME=FILE"
+    section, names = key.rpartition(".")[0], option_names()
+    if section in names and not any(name.startswith(f"{section}.") for name in names):  # the arguments of a class
+        return f"no option {key!r} is set; add it with a plus, +{key}=VALUE"
     return f"no option {key!r}{f' (in {file.group(1)}.yaml)' if file else ''}{hint}"
 
 

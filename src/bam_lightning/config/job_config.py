@@ -202,7 +202,7 @@ class DistillationConfig:
     A Run whose dev score is not above the commonest answer's by more than ``teacher_margin`` does not teach.
     """
 
-    schedule: dict[str, Any] = field(default_factory=dict)  # progress -> lam, the weight of gold
+    schedule: dict[str, Any] = field(default_factory=dict)  # progress -> lam; +distillation.schedule.start=0.5
     teacher_margin: float | None = 0.0
     other_seeds: int = 0
 

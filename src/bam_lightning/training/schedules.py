@@ -25,15 +25,29 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class LinearAnnealing:
-    """lam = progress: from the teacher's target to gold (teacher annealing, section 3.2).
+    """lam rises from ``start`` to ``end``: from the teacher's target to gold (teacher annealing, section 3.2).
+
+    A higher ``start`` than the paper's 0 listens less to teachers that are much weaker than their student.
+
+    Raises:
+        ValueError: if ``start`` or ``end`` lies outside [0, 1].
 
     >>> LinearAnnealing()(0.25)
     0.25
+    >>> LinearAnnealing(start=0.5)(0.5)
+    0.75
     """
+
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_lam("start", self.start)
+        _check_lam("end", self.end)
 
     def __call__(self, progress: float) -> float:
         """Return lam at ``progress``."""
-        return progress
+        return self.start + (self.end - self.start) * progress
 
 
 @dataclass(frozen=True)
@@ -47,12 +61,16 @@ class ConstantAnnealing:
     lam: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lam <= 1:
-            raise ValueError(f"lam must be in [0, 1], got {self.lam}")
+        _check_lam("lam", self.lam)
 
     def __call__(self, progress: float) -> float:
         """Return lam, whatever the progress."""
         return self.lam
+
+
+def _check_lam(name: str, lam: float) -> None:
+    if not 0 <= lam <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {lam}")
 
 
 def linear_rate(progress: float, warmup: float) -> float:
