@@ -344,6 +344,12 @@ def test_an_ablation_changes_the_student_and_not_its_teachers(name):
     assert cut["student"][0].steps == whole["student"][0].steps
 
 
+def test_a_temperature_changes_the_student_and_not_its_teachers():
+    whole, soft = stages(), stages("suite.tasks.rte.temperature=2")
+    assert [run.id for run in soft["single"]] == [run.id for run in whole["single"]]
+    assert soft["student"][0].id != whole["student"][0].id
+
+
 def test_ablations_are_what_they_say():
     students = {name: stages(f"+experiment={name}")["student"][0] for name in ABLATIONS}
     assert students["no_layerwise_rates"].hyper.layerwise_decay == 1.0

@@ -208,6 +208,7 @@ def run_spec(run: Run, config: Config, facts: DataSummary) -> dict[str, Any]:
     tasks = {
         task: {k: v for k, v in asdict(config.suite.tasks[task]).items() if k not in PLACES}
         | {"data": facts.fingerprints[task]}
+        | ({} if task in run.teachers else {"temperature": TaskConfig().temperature})  # it acts in distillation alone
         | _sources(config.suite.tasks[task])
         for task in run.tasks
     }
