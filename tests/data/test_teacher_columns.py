@@ -94,6 +94,11 @@ def test_a_label_has_its_confidence_and_the_other_classes_the_rest(topic):
         ({"sure": [None, *[0.5] * 29]}, {}, r"row 0: column 'sure' is empty, but there is a label; fill it, or empty"),
         ({"sure": -0.1}, {}, r"row 0: column 'sure' holds -0\.1; expected a probability from 0 to 1$"),
         ({"sure": "high"}, {}, r"row 0: column 'sure' holds 'high', not a number$"),
+        (
+            {"sure": "0,93"},
+            {},
+            r"row 0: column 'sure' holds '0,93', not a number; write 0\.93, with a point, in the file$",
+        ),
         ({}, {"confidence": "none"}, r"no column 'none' for confidence; columns there: text, answer, sure$"),
         (
             {},

@@ -19,7 +19,9 @@ def test_linear_goes_from_teacher_to_gold_with_progress():
 
 
 def test_linear_may_start_above_the_teacher_and_end_below_gold():
-    assert [LinearAnnealing(start=0.5, end=0.9)(step / 4) for step in range(5)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert [LinearAnnealing(start=0.5, end=0.9)(step / 4) for step in range(5)] == pytest.approx(
+        [0.5, 0.6, 0.7, 0.8, 0.9]
+    )
 
 
 @pytest.mark.parametrize("lam", [0, 0.5, 1])

@@ -119,7 +119,7 @@ def _infer_kind(
         comma = next(filter(_COMMA.match, values), None)
         if comma is not None:
             raise DataError(
-                f"{where}: column {task.label!r} holds numbers with commas, such as {comma}{_comma_hint(comma)}; if "
+                f"{where}: column {task.label!r} holds numbers with commas, such as {comma}{comma_hint(comma)}; if "
                 f"they are names, set {task.option('kind')} to classification, if several labels, to multi_label and "
                 f"{task.option('label_separator')} to a comma"
             )
@@ -130,7 +130,7 @@ def _infer_range(where: str, task: Task, values: list[Any]) -> tuple[Task, str]:
     numbers = [number for value in values if (number := _number(value)) is not None and math.isfinite(number)]
     if len(numbers) < len(values):
         wrong = next(value for value in values if _number(value) is None or not math.isfinite(float(value)))
-        raise DataError(f"{where}: label {wrong!r} is not a number, as a regression task needs{_comma_hint(wrong)}")
+        raise DataError(f"{where}: label {wrong!r} is not a number, as a regression task needs{comma_hint(wrong)}")
     low, high = min(numbers), max(numbers)
     if low == high:
         option = task.option("range")
@@ -188,7 +188,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _comma_hint(value: Any) -> str:
+def comma_hint(value: Any) -> str:
     """Return a hint where a number has a comma."""
     if not (isinstance(value, str) and _COMMA.match(value)):
         return ""
@@ -380,7 +380,7 @@ def _scores(where: str, task: Task, values: list, check_range: bool, rows: Seque
             option = task.option("range").rpartition(".")[2]
             raise DataError(
                 f"{where}, row {row}: label {value!r} is not a number from {low:g} to {high:g} ({option})"
-                f"{_comma_hint(value)}"
+                f"{comma_hint(value)}"
             )
     return np.asarray(numbers, dtype=np.float32)
 

@@ -21,7 +21,7 @@ from bam_lightning.config.exceptions import DataError, DataPathError
 from bam_lightning.config.teacher_config import FORMS, TeacherSource
 from bam_lightning.config.validation import listed
 from bam_lightning.data.examples import TaskSplit, text_columns
-from bam_lightning.data.labels import find_class
+from bam_lightning.data.labels import comma_hint, find_class
 from bam_lightning.data.readers import Columns, TableFile, missing_path, read_columns, read_error, split_ending
 from bam_lightning.data.task import Task
 from bam_lightning.data.word_labels import words_of
@@ -207,12 +207,10 @@ def _find_form(
             raise DataError(
                 f"{where}: confidence is for labels of classification and ordinal tasks, not of {task.kind}"
             )
-        for use, wanted, there in (
-            (form, pattern, columns),
-            ("confidence", source.confidence, source.confidence in names),
-        ):
-            if wanted is not None and not there:
-                raise DataError(f"{where}: no column {wanted!r} for {use}; columns there: {listed(names)}")
+        if not columns:
+            raise DataError(f"{where}: no column {pattern!r} for {form}; columns there: {listed(names)}")
+        if source.confidence not in (None, *names):
+            raise DataError(f"{where}: no column {source.confidence!r} for confidence; columns there: {listed(names)}")
         return form, columns
     guesses = [
         *((form, pattern) for form in FORMS for pattern in (form, f"{form}_*")),
@@ -403,10 +401,7 @@ class _Reader:
             if cell is None or cell == "":
                 known[row] = False
                 continue
-            try:
-                values[row] = float(cell)
-            except (TypeError, ValueError):
-                raise self._fault(row, f"column {title!r} holds {cell!r}, not a number") from None
+            values[row] = self._float(row, title, cell)
         return values, known
 
     def _cells(self, form: str, title: str, cells: list[Any]) -> tuple[Floats, NDArray[np.bool_]]:
@@ -459,7 +454,8 @@ class _Reader:
         try:
             return float(number)
         except (TypeError, ValueError):
-            raise self._fault(row, f"column {title!r} holds {number!r}, not a number") from None
+            message = f"column {title!r} holds {number!r}, not a number{comma_hint(number)}"
+            raise self._fault(row, message) from None
 
     def _spread(self, row: int, cell: Any, values: Floats) -> bool:
         """Fill in the probabilities of classes among the likeliest tokens; spread what is left over the others."""
