@@ -1,8 +1,9 @@
 """Train the real-text table seed by seed, and append each finished job's scores to a CSV.
 
     python experiments/real_text/sweep.py GLUE_DIR MINILM_DIR --seeds 20 --workers 2
+    python experiments/real_text/sweep.py GLUE_DIR MINILM_DIR --seeds 1 --methods multi_rate_3e4 multi_linear
 
-A job is one method with one seed; its teachers have the same seed. Jobs are taken seeds outermost. A job whose
+A job is one method, any ``+experiment``, with one seed; its teachers have the same seed. Jobs are taken seeds outermost. A job whose
 (algorithm, settings, method, seed) stands in the CSV is not trained again, even if the store is lost; one that was
 stopped resumes from its last checkpoint. Several machines or processes can share the folder of results: a lock file
 reserves a job. Dev logits are kept beside the CSV, since paired tests over rows need them.
@@ -74,7 +75,8 @@ def train(method: str, seed: int, words: list[str], output: Path) -> dict[str, A
     """Train one job with one thread and return its results."""
     folder = output / f"{method}_{seed}"
     command = [sys.executable, "-m", "bam_lightning.train", f"+experiment={method}", f"seed={seed}"]
-    command += [f"teacher_seed={seed}", *words, f"hydra.run.dir={folder}", "run.progress=false", "run.validations=0"]
+    command += [f"hydra.searchpath=[file://{HERE}]", f"teacher_seed={seed}", *words]
+    command += [f"hydra.run.dir={folder}", "run.progress=false", "run.validations=0"]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return results

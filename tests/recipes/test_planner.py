@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from bam_lightning.config.job_config import Hyperparameters, RecipeConfig, Stage
 from bam_lightning.recipes.planner import more_steps, plan_runs, required_predictions, resolve
 from bam_lightning.store.run_spec import DataSummary, EncoderSummary, PredictionRequest, run_from_json, to_json
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SIZES = {
     "cola": 8551,
     "sst2": 67349,
@@ -399,6 +402,16 @@ def test_experiments_compose_with_the_reference_code():
             assert run.spec.get("sampler", {"_target_": "ReplicationSampler"})["_target_"].endswith(
                 "ReplicationSampler"
             )
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/experiment/*.yaml")), ids=lambda path: path.stem)
+def test_experiments_of_ones_own_folder_compose(path):
+    suite = ["scale=small"] if "real_text" in path.parts else []
+    config = compose([f"hydra.searchpath=[file://{path.parents[1]}]", f"+experiment={path.stem}", *suite])
+    assert config.experiment == path.stem
+    recipe = re.search(r"override /recipe: (\w+)", path.read_text()).group(1)
+    usual = compose([f"recipe={recipe}", *suite])
+    assert replace(config, experiment=None) != usual  # its changes arrive
 
 
 def test_weights_do_not_start_from_an_ensemble():
