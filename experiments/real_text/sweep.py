@@ -3,10 +3,10 @@
     python experiments/real_text/sweep.py GLUE_DIR MINILM_DIR --seeds 20 --workers 2
     python experiments/real_text/sweep.py GLUE_DIR MINILM_DIR --seeds 1 --methods multi_rate_3e4 multi_linear
 
-A job is one method, any ``+experiment``, with one seed; its teachers have the same seed. Jobs are taken seeds outermost. A job whose
-(algorithm, settings, method, seed) stands in the CSV is not trained again, even if the store is lost; one that was
-stopped resumes from its last checkpoint. Several machines or processes can share the folder of results: a lock file
-reserves a job. Dev logits are kept beside the CSV, since paired tests over rows need them.
+A job is one method, any ``+experiment``, with one seed; its teachers have the same seed. Jobs are taken seeds
+outermost. A job whose (algorithm, settings, method, seed) stands in the CSV is not trained again, even if the store is
+lost; one that was stopped resumes from its last checkpoint. Several machines or processes can share the folder of
+results: a lock file reserves a job. Dev logits are kept beside the CSV, since paired tests over rows need them.
 """
 
 from __future__ import annotations
