@@ -39,7 +39,7 @@ def test_an_encoder_of_another_family_needs_no_depth_without_layerwise_decay(
     assert f"encoder.pooling: {chosen[family]}" in said
     assert "training and" in said
     assert "dev rows are cut at 8 tokens (longest_first)" in said
-    assert ("texts were padded" in said) is (family == "T5")
+    assert ("texts are padded, in batches of like length" in said) is (family == "T5")
     model = bam.load(found["runs"][-1]["id"], store=tmp_path / "store")
     assert model.predict([("a cat", "the dog")], "rte")
     assert model.info.manifest["spec"]["pooling"] == chosen[family].split()[0]

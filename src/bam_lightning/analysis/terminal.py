@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +24,9 @@ from rich.text import Text
 
 from bam_lightning.config.escaping import printable
 from bam_lightning.store.run_spec import Run
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero")
 
 
 class Speed(ProgressColumn):
@@ -56,6 +61,13 @@ class View:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(printable(text), soft_wrap=True)
+
+    def show_messages(self) -> None:
+        """From now on print what this package logs by way of Lightning, and of Lightning's own messages errors alone."""
+        for name in LOGGERS:
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = [_Messages(self)], False
+            logger.setLevel(logging.INFO)
 
     def plan(self, runs: Sequence[Run], finished: Collection[str], begun: Collection[str]) -> None:
         """Print the planned Runs: stage, tasks, examples, optimizer steps, and whether the store has them."""
@@ -120,6 +132,20 @@ class View:
         for bar in (self.total, self.current):
             if bar is not None:
                 self.bars.update(bar, visible=False)
+
+
+class _Messages(logging.Handler):
+    """Prints records of this package, and errors, above the bars: each text once, however many Runs it is true of."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view, self.said = view, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.said and (record.levelno >= logging.ERROR or PACKAGE in Path(record.pathname).parents):
+            self.said.add(text)
+            self.view.say(text)
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], sums: int = 0) -> None:

@@ -56,6 +56,7 @@ def check_recipe(config: Config, output: Path) -> dict[str, Any]:
         raise ConfigError("check=true runs in one process; start it without torchrun and srun")
     hardware.prepare()
     view = View(config.run.progress)
+    view.show_messages()
     context, _, runs, error = plan_recipe(config, output, view)
     if error is not None:
         raise error

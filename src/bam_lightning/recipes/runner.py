@@ -75,6 +75,7 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
+    view.show_messages()
     loaded = _choose_decays(config, output, others, view) if config.optimization.decays else None
     context, facts, runs, error = plan_recipe(config, output, view, others, loaded)
     save_job(config, output)
@@ -466,10 +467,7 @@ def _ensure_run(run: Run, context: Context, view: View) -> bool:
                         if not teacher.startswith(COLUMN):
                             _backfill_predictions(teacher, [PredictionRequest(task, task, TRAIN)], context, view)
                 view.begin(run)
-                manifest = fit_run(run, context)
-                view.done(run, manifest)
-                if reason := manifest.get("padded"):
-                    view.say(f"{run.label}: texts were padded, in batches of like length: {reason}")
+                view.done(run, fit_run(run, context))
             else:
                 _backfill_predictions(run.id, required_predictions(run, context.config), context, view)
     except Timeout:

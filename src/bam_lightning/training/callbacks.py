@@ -63,7 +63,11 @@ class RunCheckpoint(pl.Callback):
         return self.before + time.monotonic() - self.started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clocks; take the signals back from Lightning."""
+        """Start the clocks; take the signals back from Lightning. Say where a Run goes on."""
+        if trainer.global_step:
+            rank_zero_info(
+                f"Run {self.path.parent.name} goes on after step {trainer.global_step:,} of {trainer.max_steps:,}"
+            )
         self.started = self.saved = time.monotonic()
         self.listener.listen()
 
