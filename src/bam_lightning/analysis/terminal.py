@@ -63,7 +63,7 @@ class View:
         self.console.print(printable(text), soft_wrap=True)
 
     def show_messages(self) -> None:
-        """From now on print what this package logs by way of Lightning, and of Lightning's own messages errors alone."""
+        """Print what this package logs by way of Lightning from now on; of Lightning's own messages, errors."""
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [_Messages(self)], False
