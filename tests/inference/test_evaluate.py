@@ -192,3 +192,19 @@ def test_a_terminal_shows_the_most_frequent_confusions_of_many_labels(capsys):
     said = capsys.readouterr().out
     assert said.index("Most frequent confusions") < said.index("123") < said.index("label_1 ")
     assert re.search(r"label_3 +│ label_7 +│ +123 │", said)
+
+
+def test_of_many_groups_the_largest_are_shown_and_all_are_kept(capsys, tmp_path):
+    score = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    groups = {f"shop {number}": {"rows": number % 50 + 1, "metrics": score} for number in range(200)}
+    report = {
+        "run": "1a2b", "task": "many", "rows": 5100, "input": "x.csv", "metrics": score, "worst_rows": [],
+        "by": {"column": "shop", "groups": groups},
+    }  # fmt: skip
+    evaluation_report.print_report(report)
+    said = capsys.readouterr().out
+    assert "By shop, the largest 20 of 200 groups" in said
+    assert set(re.findall(r"shop (\d+) ", said)) == {str(number) for number in range(200) if number % 50 >= 45}
+    evaluation_report.save(report, tmp_path)
+    assert (tmp_path / "report.html").read_text().count("shop ") >= 200
+    assert len(json.loads((tmp_path / "report.json").read_text())["by"]["groups"]) == 200

@@ -15,6 +15,7 @@ from bam_lightning.store.atomic_io import write_text
 
 Report = Mapping[str, Any]
 Section = tuple[str, list[str], list[list[str]]]  # title, heading, rows
+SHOWN_GROUPS = 20  # groups of rows, the largest, there
 SHOWN_WORST = 5  # worst rows in the terminal and in Markdown; the page and the JSON have all
 WIDTH = 120  # characters of a row's texts there
 WIDEST_MATRIX, SHOWN_CONFUSIONS = 8, 10  # labels of a confusion matrix that a terminal shows; pairs in its place
@@ -59,11 +60,15 @@ def _confusions(report: Report) -> list[list[str]]:
 
 
 def _short_sections(report: Report) -> list[Section]:
-    """Return the tables of a report with a few worst rows and the beginnings of their texts."""
+    """Return the tables of a report with a few worst rows, the largest groups and the beginnings of texts."""
+    by = f"By {report['by']['column']}" if "by" in report else None
     found = []
     for title, heading, rows in sections(report, WIDTH):
         if title == "Worst rows" and len(rows) > SHOWN_WORST:
             title, rows = f"The worst {SHOWN_WORST} of {len(rows)} rows", rows[:SHOWN_WORST]
+        if title == by and len(rows) > SHOWN_GROUPS:
+            title = f"{by}, the largest {SHOWN_GROUPS} of {len(rows):,} groups"
+            rows = sorted(rows, key=lambda row: -int(row[1].replace(",", "")))[:SHOWN_GROUPS]
         found.append((title, heading, [[_cut(cell, WIDTH) for cell in row] for row in rows]))
     return found
 
