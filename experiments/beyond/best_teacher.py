@@ -1,6 +1,6 @@
 """Train the students of ``best_teacher.yaml``: for each task, the better of the seed's Single and Multi teaches.
 
-    python experiments/beyond/best_teacher.py --store store --seeds 12
+    python experiments/beyond/best_teacher.py --store store --seeds 0 1 2 3
 
 The models of both experiments are in the store, from the command in README.md. A tie goes to Single."""
 
@@ -33,14 +33,15 @@ def main() -> None:
     """Train a student for each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="store")
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
     options = parser.parse_args()
     store = Store(options.store)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         single, multi = scores(store, "single", seed), scores(store, "multi", seed)
         better = {task: max(single[task], multi[task], key=lambda one: one[0])[1] for task in single}
         command = [sys.executable, "-m", "bam_lightning.train", f"hydra.searchpath=[file://{HERE}]", "logger=none"]
         command += ["+experiment=best_teacher", f"seed={seed}", f"encoder.pretraining.seed={seed}"]
+        command += ["distillation.teacher_margin=null"]
         command += [f"paths.store={options.store}", *(f"teachers.{task}={run}" for task, run in better.items())]
         subprocess.run(command, check=True)
 
