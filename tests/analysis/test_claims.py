@@ -69,6 +69,18 @@ def test_rows_of_another_stream_are_not_paired(fake, manifest):
     assert {pair.test for pair in table.comparisons} == {"Mann-Whitney U"}
 
 
+def test_mixed_rows_are_paired_where_each_seed_has_one_encoder_in_both(fake):
+    for name, mean, others in (("multi", 0.70, 0), ("student", 0.71, 0), ("stranger", 0.72, 100)):
+        for seed in range(8):
+            manifest = {"spec": {**spec(seed), "encoder": f"encoder {seed + others}"}}
+            score = mean + NOISE[seed] / 10
+            fake.add(name, seed, {"cola": score, "rte": score}, settings=f"encoder {seed}", manifest=manifest)
+    against = {"student": ["multi"], "stranger": ["multi"]}
+    table = make(fake, "multi", "student", "stranger", against=against, tested=["average"], mix=True)
+    assert [(pair.row, pair.paired) for pair in table.comparisons] == [("student", True), ("stranger", False)]
+    assert table.comparisons[0].p == pytest.approx(2 / 2**8)
+
+
 def test_rows_that_start_from_a_pretrained_encoder_are_paired_since_their_heads_are_new(fake):
     fake.add_run("pretrain", 0, {}, tasks=[])
     add_row(fake, "multi", 70, init_from="pretrain")

@@ -104,7 +104,7 @@ def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice:
     candidates = [job for job in jobs if (job.scale, job.fidelity) == (choice.scale, choice.fidelity)]
     rows = []
     for name, label in table.rows.items():
-        row = Row(name, label, mixed=choice.mix)
+        row = Row(name, label)
         of_row = [job for job in candidates if job.experiment == name]
         if not of_row:
             others = {job.experiment for job in candidates} - set(table.rows)
@@ -114,6 +114,7 @@ def collect(table: TableConfig, jobs: Sequence[JobRecord], store: Store, choice:
         finished = [job for job in row.jobs if job.state == FINISHED]
         if choice.mix:
             row.jobs = list({tuple(job.last): job for job in finished}.values())  # the same Runs count once
+            row.mixed = len({job.seed for job in row.jobs}) < len(row.jobs)
             _note_mixed(row, manifests)
         else:  # if a seed was run twice, the later job counts
             row.jobs = list({job.seed: job for job in finished}.values())
@@ -407,7 +408,7 @@ def _fill_scores(row: Row, manifests: _Manifests, mismatched: bool) -> None:
 
 
 def _stream(runs: Sequence[str], manifests: _Manifests) -> str:
-    """Return a text that two jobs share if their Runs see the same examples in the same order from equal heads.
+    """Return a text that two jobs share if their Runs see the same examples in the same order from equal weights.
 
     Empty for Runs of a single task, and for Runs that start from another Run's heads or from one that is gone.
     """
@@ -419,7 +420,8 @@ def _stream(runs: Sequence[str], manifests: _Manifests) -> str:
         return ""
     if not all(name in spec for spec in specs for name in ("order", "seed")):
         return ""
-    return json.dumps([[spec.get(name) for name in STREAM] for spec in specs], sort_keys=True)
+    streams = [[spec.get(name) for name in (*STREAM, "encoder", "init_from")] for spec in specs]
+    return json.dumps(streams, sort_keys=True)
 
 
 def _teacher_scores(job: JobRecord, manifests: _Manifests) -> dict[str, tuple[str, float]]:
