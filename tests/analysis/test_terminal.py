@@ -1,5 +1,7 @@
 """What the terminal shows is text, and never markup or a terminal's commands."""
 
+import logging
+
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from bam_lightning.analysis.terminal import View, show
@@ -21,10 +23,13 @@ def test_a_table_shows_its_cells_as_they_are(capsys):
 
 
 def test_messages_of_this_package_are_shown_once_and_lightnings_are_not(tmp_path, capsys):
-    View(bars=False).show_messages()
     begun = RunCheckpoint(tmp_path / "abc", 5.0, None, None, {"threads": 4})
-    for _ in range(2):
-        RunCheckpoint(tmp_path / "abc", 5.0, None, None, {"threads": 2}).load_state_dict(begun.state_dict())
-    rank_zero_info("GPU available: False")
+    shared = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before = (list(shared.handlers), shared.propagate, shared.level)
+    with View(bars=False).messages():
+        for _ in range(2):
+            RunCheckpoint(tmp_path / "abc", 5.0, None, None, {"threads": 2}).load_state_dict(begun.state_dict())
+        rank_zero_info("GPU available: False")
     change = "Run abc goes on from a checkpoint begun under other conditions: threads 4 (now 2); "
     assert capsys.readouterr().err == f"{change}its weights are those of an undisturbed Run up to rounding only\n"
+    assert (list(shared.handlers), shared.propagate, shared.level) == before  # a Trainer of one's own logs as ever

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,20 @@ class View:
         """Print a line above the bars."""
         self.console.print(printable(text), soft_wrap=True)
 
-    def show_messages(self) -> None:
-        """Print what this package logs by way of Lightning from now on; of Lightning's own messages, errors."""
-        for name in LOGGERS:
-            logger = logging.getLogger(name)
+    @contextmanager
+    def messages(self) -> Iterator[None]:
+        """Print what this package logs by way of Lightning in the meantime; of Lightning's own messages, errors."""
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        before = [(one.handlers, one.propagate, one.level) for one in loggers]
+        for logger in loggers:
             logger.handlers, logger.propagate = [_Messages(self)], False
             logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)
 
     def plan(self, runs: Sequence[Run], finished: Collection[str], begun: Collection[str]) -> None:
         """Print the planned Runs: stage, tasks, examples, optimizer steps, and whether the store has them."""

@@ -56,28 +56,28 @@ def check_recipe(config: Config, output: Path) -> dict[str, Any]:
         raise ConfigError("check=true runs in one process; start it without torchrun and srun")
     hardware.prepare()
     view = View(config.run.progress)
-    view.show_messages()
-    context, _, runs, error = plan_recipe(config, output, view)
-    if error is not None:
-        raise error
-    check_trainable(config)
-    tokenized = tokens_of(context, new_tokenizer(context))
-    tasks = {name: describe_task(rows, tokenized) for name, rows in context.rows.items()}
-    spots = [f"{name}: {spot}" for name, rows in context.rows.items() for spot in weak_spots(rows, tasks[name])]
-    spots += _short_teachers(runs, config)
-    open_runs = [run for run in runs if not context.store.finished(run.id)]
-    lengths = {name: _mean_length(tokenized(rows.train), rows.train) for name, rows in context.rows.items()}
-    stages = [
-        _estimate([run for run in open_runs if run.stage == stage], context, lengths)
-        for stage in dict.fromkeys(run.stage for run in open_runs)
-    ]
-    report = {
-        "tasks": tasks,
-        "weak_spots": spots,
-        "stages": stages,
-        "seconds": sum(stage["seconds"] for stage in stages),
-        "peak_memory_bytes": _peak_memory(config),
-    }
+    with view.messages():
+        context, _, runs, error = plan_recipe(config, output, view)
+        if error is not None:
+            raise error
+        check_trainable(config)
+        tokenized = tokens_of(context, new_tokenizer(context))
+        tasks = {name: describe_task(rows, tokenized) for name, rows in context.rows.items()}
+        spots = [f"{name}: {spot}" for name, rows in context.rows.items() for spot in weak_spots(rows, tasks[name])]
+        spots += _short_teachers(runs, config)
+        open_runs = [run for run in runs if not context.store.finished(run.id)]
+        lengths = {name: _mean_length(tokenized(rows.train), rows.train) for name, rows in context.rows.items()}
+        stages = [
+            _estimate([run for run in open_runs if run.stage == stage], context, lengths)
+            for stage in dict.fromkeys(run.stage for run in open_runs)
+        ]
+        report = {
+            "tasks": tasks,
+            "weak_spots": spots,
+            "stages": stages,
+            "seconds": sum(stage["seconds"] for stage in stages),
+            "peak_memory_bytes": _peak_memory(config),
+        }
     _show(report, config)
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "check.json", json.dumps(report, indent=1))

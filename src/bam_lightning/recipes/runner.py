@@ -75,12 +75,12 @@ def run_recipe(config: Config, output: str | Path) -> dict[str, Any]:
 
 def _lead(config: Config, output: Path, others: Others | None = None) -> dict[str, Any]:
     view = View(config.run.progress)
-    view.show_messages()
-    loaded = _choose_decays(config, output, others, view) if config.optimization.decays else None
-    context, facts, runs, error = plan_recipe(config, output, view, others, loaded)
-    save_job(config, output)
-    runs = _execute_plan(runs, facts, error, context, view)
-    return _report(config, runs, context, output)
+    with view.messages():
+        loaded = _choose_decays(config, output, others, view) if config.optimization.decays else None
+        context, facts, runs, error = plan_recipe(config, output, view, others, loaded)
+        save_job(config, output)
+        runs = _execute_plan(runs, facts, error, context, view)
+        return _report(config, runs, context, output)
 
 
 def _choose_decays(config: Config, output: Path, others: Others | None, view: View) -> Loaded | None:
